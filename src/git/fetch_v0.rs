@@ -1,0 +1,244 @@
+//! Fetching with protocol version 0: the advertisement, and the request for a pack.
+//!
+//! Follows gitprotocol-pack(5), "Reference Discovery" and "Packfile Negotiation", and
+//! gitprotocol-capabilities(5). The whole negotiation is one request that ends in `done`: the mirror
+//! knows exactly what it has. Without `multi_ack` the answer is then one `ACK` or `NAK` line, and the
+//! pack ([`Demux::after_acks`](crate::git::sideband::Demux::after_acks)). Without `thin-pack` the
+//! pack is self-contained.
+
+use std::io::Read;
+
+use crate::git::object::Oid;
+use crate::git::pkt_line::{self, Packets, chomp, write_line};
+use crate::git::refs::{Advertised, Collector};
+use crate::git::{AGENT, ProtocolError, handshake};
+
+/// What a server of version 0 says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdvertisementV0 {
+    /// Its refs.
+    pub advertised: Advertised,
+    /// The capabilities that it offers and that are used here.
+    pub capabilities: CapabilitiesV0,
+}
+
+/// What of a server's capabilities matters for fetching.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitiesV0 {
+    side_band_64k: bool,
+    side_band: bool,
+    ofs_delta: bool,
+    include_tag: bool,
+    agent: bool,
+}
+
+/// Reads the refs up to the flush packet; `first` is the packet that was read already (`None`: it
+/// was a flush packet, and there is nothing, not even capabilities).
+pub(crate) fn read_advertisement<R: Read>(
+    first: Option<Vec<u8>>,
+    packets: &mut Packets<R>,
+) -> Result<AdvertisementV0, ProtocolError> {
+    let mut refs = Collector::default();
+    let Some(first) = first else {
+        return Err(ProtocolError::Lacks("any capability"));
+    };
+    let Some(nul) = first.iter().position(|&byte| byte == 0) else {
+        return Err(ProtocolError::unexpected("first line", &first));
+    };
+    let capabilities = parse_capabilities(chomp(&first[nul + 1..]), &mut refs)?;
+    add_line(&first[..nul], &mut refs)?;
+    while let Some(line) = handshake::next_data(packets)? {
+        add_line(chomp(&line), &mut refs)?;
+    }
+    Ok(AdvertisementV0 { advertised: refs.finish(), capabilities })
+}
+
+fn parse_capabilities(list: &[u8], refs: &mut Collector) -> Result<CapabilitiesV0, ProtocolError> {
+    let mut found = CapabilitiesV0::default();
+    for word in list.split(|&byte| byte == b' ') {
+        match word {
+            b"side-band-64k" => found.side_band_64k = true,
+            b"side-band" => found.side_band = true,
+            b"ofs-delta" => found.ofs_delta = true,
+            b"include-tag" => found.include_tag = true,
+            _ if word.starts_with(b"agent=") => found.agent = true,
+            _ => parse_value(word, refs)?,
+        }
+    }
+    Ok(found)
+}
+
+/// The capabilities that carry something to know.
+fn parse_value(word: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
+    if let Some(target) = word.strip_prefix(b"symref=HEAD:") {
+        refs.set_head_target(target);
+    }
+    match word.strip_prefix(b"object-format=") {
+        Some(b"sha1") | None => Ok(()),
+        Some(other) => Err(ProtocolError::ObjectFormat(pkt_line::clean_text(other, 20))),
+    }
+}
+
+fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
+    if line.starts_with(b"shallow ") {
+        return Err(ProtocolError::Shallow);
+    }
+    let Some((oid, name)) = split_ref(line) else {
+        return Err(ProtocolError::unexpected("ref line", line));
+    };
+    match name.strip_suffix(b"^{}") {
+        // An empty repository has capabilities, and no ref to hang them on.
+        Some(b"capabilities") if oid.is_null() => Ok(()),
+        Some(tag) => {
+            refs.add_peeled(tag, oid);
+            Ok(())
+        }
+        None => refs.add(name, oid, None),
+    }
+}
+
+fn split_ref(line: &[u8]) -> Option<(Oid, &[u8])> {
+    let (oid, rest) = line.split_at_checked(40)?;
+    Some((Oid::from_hex(oid)?, rest.strip_prefix(b" ")?))
+}
+
+/// The body of the POST to `git-upload-pack`: `wants`, of which there must be one, `haves`, `done`.
+///
+/// A server without side-bands is refused: no server in use is that old, and without them a pack that was
+/// cut can't be told from a whole one.
+pub fn fetch_request(
+    capabilities: CapabilitiesV0,
+    wants: &[Oid],
+    haves: &[Oid],
+) -> Result<Vec<u8>, ProtocolError> {
+    let CapabilitiesV0 { side_band_64k, side_band, ofs_delta, include_tag, agent } = capabilities;
+    if !side_band_64k && !side_band {
+        return Err(ProtocolError::Lacks("side-band-64k"));
+    }
+    let mut asked = String::from(if side_band_64k { " side-band-64k" } else { " side-band" });
+    for (offered, word) in [(ofs_delta, " ofs-delta"), (include_tag, " include-tag")] {
+        if offered {
+            asked += word;
+        }
+    }
+    if agent {
+        asked += &format!(" agent={AGENT}");
+    }
+    let mut body = Vec::new();
+    for want in wants {
+        // Only the first line carries capabilities.
+        write_line(&mut body, &format!("want {want}{}", std::mem::take(&mut asked)));
+    }
+    body.extend_from_slice(pkt_line::FLUSH);
+    for have in haves {
+        write_line(&mut body, &format!("have {have}"));
+    }
+    write_line(&mut body, "done");
+    Ok(body)
+}
+
+/// Reads the line `ACK` or `NAK` with which the answer begins; the pack's side-bands follow.
+pub fn read_ack<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
+    match handshake::next_data(packets)? {
+        Some(line) if line.starts_with(b"ACK ") || chomp(&line) == b"NAK" => Ok(()),
+        Some(line) if line.starts_with(b"shallow ") => Err(ProtocolError::Shallow),
+        Some(line) => Err(ProtocolError::unexpected("line before the pack", &line)),
+        None => Err(ProtocolError::unexpected("packet", b"Flush")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::handshake::{Greeting, read_greeting};
+    use crate::git::refs::{Head, RefName};
+
+    fn read(lines: &[&str]) -> Result<AdvertisementV0, ProtocolError> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            write_line(&mut bytes, line);
+        }
+        bytes.extend_from_slice(pkt_line::FLUSH);
+        match read_greeting(&bytes[..])? {
+            Greeting::V0(v0) => Ok(v0),
+            Greeting::V2(_) => panic!("version 0"),
+        }
+    }
+
+    const ONE: &str = "1111111111111111111111111111111111111111";
+
+    #[test]
+    fn a_recorded_advertisement_is_read() {
+        let bytes = include_bytes!("../../fixtures/wire/v0/advertisement.response");
+        let Greeting::V0(v0) = read_greeting(&bytes[..]).unwrap() else { panic!("version 0") };
+        let advertisement = v0.advertised.advertisement;
+        let names: Vec<_> = advertisement.refs.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["refs/heads/main", "refs/heads/topic", "refs/tags/light", "refs/tags/v1"]
+        );
+        assert_eq!(advertisement.head, Head::Branch(RefName::new("refs/heads/main").unwrap()));
+        let tag = &advertisement.refs[3];
+        assert_eq!(tag.peeled, Some(advertisement.refs[0].oid));
+        assert!(v0.capabilities.side_band_64k && v0.capabilities.ofs_delta);
+    }
+
+    #[test]
+    fn a_head_without_symref_is_detached() {
+        let v0 = read(&[&format!("{ONE} HEAD\0side-band-64k"), &format!("{ONE} refs/heads/a")]);
+        let head = v0.unwrap().advertised.advertisement.head;
+        assert_eq!(head, Head::Detached(Oid::from_bytes([0x11; 20])));
+    }
+
+    #[test]
+    fn shallow_sources_and_other_hashes_are_refused() {
+        let shallow = read(&[&format!("{ONE} HEAD\0side-band-64k"), &format!("shallow {ONE}")]);
+        assert!(matches!(shallow, Err(ProtocolError::Shallow)));
+        let long = "1".repeat(64);
+        let sha256 = read(&[&format!("{long} HEAD\0object-format=sha256")]);
+        assert!(matches!(sha256, Err(ProtocolError::ObjectFormat(f)) if f == "sha256"));
+    }
+
+    #[test]
+    fn lines_that_are_no_refs_are_refused() {
+        for bad in ["", "x", ONE, &format!("{ONE}\trefs/heads/a"), &format!("{ONE}0 refs/heads/a")]
+        {
+            let result = read(&[&format!("{ONE} HEAD\0side-band-64k"), bad]);
+            assert!(matches!(result, Err(ProtocolError::Unexpected { .. })), "{bad}");
+        }
+        assert!(matches!(read(&[&format!("{ONE} HEAD")]), Err(ProtocolError::Unexpected { .. })));
+        assert!(matches!(read(&[]), Err(ProtocolError::Lacks(_))));
+    }
+
+    #[test]
+    fn an_invalid_name_is_skipped_and_told() {
+        let v0 =
+            read(&[&format!("{ONE} refs/heads/a\0x"), &format!("{ONE} refs/../../etc")]).unwrap();
+        assert_eq!(v0.advertised.skipped, ["refs/../../etc"]);
+        assert_eq!(v0.advertised.advertisement.refs.len(), 1);
+    }
+
+    #[test]
+    fn the_request_asks_for_what_is_offered_and_nothing_else() {
+        let oid = Oid::from_bytes([0x11; 20]);
+        let capabilities =
+            CapabilitiesV0 { side_band_64k: true, ofs_delta: true, ..Default::default() };
+        let body = fetch_request(capabilities, &[oid, oid], &[oid]).unwrap();
+        let expected = format!(
+            "004awant {ONE} side-band-64k ofs-delta\n0032want {ONE}\n00000032have {ONE}\n0009done\n"
+        );
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+        let nothing = fetch_request(CapabilitiesV0::default(), &[oid], &[]);
+        assert!(matches!(nothing, Err(ProtocolError::Lacks("side-band-64k"))));
+    }
+
+    #[test]
+    fn the_answer_begins_with_one_ack_or_nak() {
+        for (line, good) in [("NAK", true), (&format!("ACK {ONE}"), true), ("\x01PACK", false)] {
+            let mut bytes = Vec::new();
+            write_line(&mut bytes, line);
+            assert_eq!(read_ack(&mut Packets::new(&bytes[..])).is_ok(), good, "{line}");
+        }
+        assert!(read_ack(&mut Packets::new(pkt_line::FLUSH)).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Fetching with protocol version 2: capabilities, `ls-refs`, and `fetch`.
+//!
+//! Follows gitprotocol-v2(5). As in version 0 the negotiation is one request that ends in `done`, so
+//! that the answer always has a pack. What the server offers decides what is asked for; `thin-pack`
+//! never is, so that the pack is self-contained, and neither are `shallow`, `filter` and
+//! `packfile-uris`.
+
+use std::io::Read;
+
+use crate::git::object::Oid;
+use crate::git::pkt_line::{self, Packet, Packets, chomp, clean_text, write_line};
+use crate::git::refs::{Advertised, Collector};
+use crate::git::{AGENT, ProtocolError, handshake};
+
+/// What of a server's capabilities matters for fetching.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    agent: bool,
+    object_format: bool,
+    ls_refs_unborn: bool,
+}
+
+/// Reads the capabilities after the line `version 2`, up to the flush packet.
+pub(crate) fn read_capabilities<R: Read>(
+    packets: &mut Packets<R>,
+) -> Result<Capabilities, ProtocolError> {
+    let mut found = Capabilities::default();
+    let (mut ls_refs, mut fetch) = (false, false);
+    while let Some(line) = handshake::next_data(packets)? {
+        let line = chomp(&line);
+        let mut halves = line.splitn(2, |&byte| byte == b'=');
+        let key = halves.next().unwrap_or_default();
+        let value = halves.next().unwrap_or_default();
+        match key {
+            b"agent" => found.agent = true,
+            b"fetch" => fetch = true,
+            b"ls-refs" => {
+                ls_refs = true;
+                found.ls_refs_unborn = value.split(|&b| b == b' ').any(|word| word == b"unborn");
+            }
+            b"object-format" if value != b"sha1" => {
+                return Err(ProtocolError::ObjectFormat(clean_text(value, 20)));
+            }
+            b"object-format" => found.object_format = true,
+            _ => {}
+        }
+    }
+    match (ls_refs, fetch) {
+        (true, true) => Ok(found),
+        (false, _) => Err(ProtocolError::Lacks("ls-refs")),
+        (true, false) => Err(ProtocolError::Lacks("fetch")),
+    }
+}
+
+fn begin_command(capabilities: Capabilities, command: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    write_line(&mut body, &format!("command={command}"));
+    if capabilities.agent {
+        write_line(&mut body, &format!("agent={AGENT}"));
+    }
+    if capabilities.object_format {
+        write_line(&mut body, "object-format=sha1");
+    }
+    body.extend_from_slice(pkt_line::DELIMITER);
+    body
+}
+
+/// The body of the POST that asks for all refs. No `ref-prefix`: the filter is ours, and a mirror
+/// must see when refs go away.
+pub fn ls_refs_request(capabilities: Capabilities) -> Vec<u8> {
+    let mut body = begin_command(capabilities, "ls-refs");
+    write_line(&mut body, "peel");
+    write_line(&mut body, "symrefs");
+    if capabilities.ls_refs_unborn {
+        write_line(&mut body, "unborn");
+    }
+    body.extend_from_slice(pkt_line::FLUSH);
+    body
+}
+
+/// Reads the answer to [`ls_refs_request`].
+pub fn read_refs<R: Read>(input: R) -> Result<Advertised, ProtocolError> {
+    let mut packets = Packets::new(input);
+    let mut refs = Collector::default();
+    while let Some(line) = handshake::next_data(&mut packets)? {
+        let line = chomp(&line);
+        add_line(line, &mut refs)?.ok_or_else(|| ProtocolError::unexpected("ref line", line))?;
+    }
+    Ok(refs.finish())
+}
+
+/// Takes one line; `None`: it is malformed.
+fn add_line(line: &[u8], refs: &mut Collector) -> Result<Option<()>, ProtocolError> {
+    let mut words = line.split(|&byte| byte == b' ');
+    let (Some(first), Some(name)) = (words.next(), words.next()) else { return Ok(None) };
+    let mut peeled = None;
+    for attribute in words {
+        if let Some(oid) = attribute.strip_prefix(b"peeled:") {
+            let Some(oid) = Oid::from_hex(oid) else { return Ok(None) };
+            peeled = Some(oid);
+        } else if let Some(target) = attribute.strip_prefix(b"symref-target:")
+            && name == b"HEAD"
+        {
+            refs.set_head_target(target);
+        }
+    }
+    if first == b"unborn" {
+        // Only HEAD can say more by being unborn than by not being there.
+        return Ok(Some(()));
+    }
+    let Some(oid) = Oid::from_hex(first) else { return Ok(None) };
+    refs.add(name, oid, peeled)?;
+    Ok(Some(()))
+}
+
+/// The body of the POST that asks for a pack: `wants`, of which there must be one, `haves`, `done`.
+pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -> Vec<u8> {
+    let mut body = begin_command(capabilities, "fetch");
+    write_line(&mut body, "ofs-delta");
+    write_line(&mut body, "include-tag");
+    for want in wants {
+        write_line(&mut body, &format!("want {want}"));
+    }
+    for have in haves {
+        write_line(&mut body, &format!("have {have}"));
+    }
+    write_line(&mut body, "done");
+    body.extend_from_slice(pkt_line::FLUSH);
+    body
+}
+
+/// Reads the sections of the answer to [`fetch_request`] up to the line `packfile`; the pack's
+/// side-bands follow.
+pub fn read_until_pack<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
+    loop {
+        let section = match handshake::next_data(packets)? {
+            Some(line) => line,
+            None => return Err(ProtocolError::unexpected("end before the pack", b"Flush")),
+        };
+        match chomp(&section) {
+            b"packfile" => return Ok(()),
+            // A server must leave the first one out after `done`, but one that sends it is understood.
+            b"acknowledgments" | b"wanted-refs" => skip_section(packets)?,
+            b"shallow-info" => return Err(ProtocolError::Shallow),
+            other => return Err(ProtocolError::unexpected("section", other)),
+        }
+    }
+}
+
+fn skip_section<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
+    loop {
+        match packets.read()? {
+            Packet::Data(_) => {}
+            Packet::Delimiter => return Ok(()),
+            other => {
+                let got = format!("{other:?}");
+                return Err(ProtocolError::unexpected("end before the pack", got.as_bytes()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::handshake::{Greeting, read_greeting};
+    use crate::git::refs::{Head, RefName};
+
+    const ONE: &str = "1111111111111111111111111111111111111111";
+    const CAPABILITIES: &[u8] = include_bytes!("../../fixtures/wire/v2/capabilities.response");
+    const LS_REFS: &[u8] = include_bytes!("../../fixtures/wire/v2/ls-refs.response");
+    const UNBORN: &[u8] = include_bytes!("../../fixtures/wire/v2/ls-refs-unborn.response");
+    const FETCH: &[u8] = include_bytes!("../../fixtures/wire/v2/fetch.response");
+
+    fn packets(lines: &[&str], end: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            write_line(&mut bytes, line);
+        }
+        bytes.extend_from_slice(end);
+        bytes
+    }
+
+    fn greet(lines: &[&str]) -> Result<Greeting, ProtocolError> {
+        read_greeting(&packets(lines, pkt_line::FLUSH)[..])
+    }
+
+    fn name(name: &str) -> RefName {
+        RefName::new(name).unwrap()
+    }
+
+    #[test]
+    fn recorded_capabilities_are_read() {
+        let all = Capabilities { agent: true, object_format: true, ls_refs_unborn: true };
+        assert_eq!(read_greeting(CAPABILITIES).unwrap(), Greeting::V2(all));
+    }
+
+    #[test]
+    fn a_server_without_a_command_or_with_another_hash_is_refused() {
+        let error = |lines: &[&str]| greet(lines).unwrap_err().to_string();
+        assert!(error(&["version 2", "fetch"]).contains("does not offer ls-refs"));
+        assert!(error(&["version 2", "ls-refs"]).contains("does not offer fetch"));
+        let sha256 = ["version 2", "ls-refs", "fetch", "object-format=sha256"];
+        assert!(error(&sha256).contains("only sha1"));
+        assert!(greet(&["version 2", "ls-refs", "fetch=shallow", "future=1"]).is_ok());
+    }
+
+    #[test]
+    fn recorded_refs_are_read() {
+        let advertisement = read_refs(LS_REFS).unwrap().advertisement;
+        let names: Vec<_> = advertisement.refs.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["refs/heads/main", "refs/heads/topic", "refs/tags/light", "refs/tags/v1"]
+        );
+        assert_eq!(advertisement.head, Head::Branch(name("refs/heads/main")));
+        assert_eq!(advertisement.refs[3].peeled, Some(advertisement.refs[0].oid));
+        assert_eq!(advertisement.refs[2].peeled, None);
+    }
+
+    #[test]
+    fn the_unborn_branch_of_an_empty_repository_is_known() {
+        let advertisement = read_refs(UNBORN).unwrap().advertisement;
+        assert_eq!(advertisement.refs, []);
+        assert_eq!(advertisement.head, Head::Unborn(name("refs/heads/main")));
+    }
+
+    #[test]
+    fn a_head_without_target_is_detached() {
+        let bytes = packets(&[&format!("{ONE} HEAD")], pkt_line::FLUSH);
+        let head = read_refs(&bytes[..]).unwrap().advertisement.head;
+        assert_eq!(head, Head::Detached(Oid::from_bytes([0x11; 20])));
+    }
+
+    #[test]
+    fn lines_that_are_no_refs_are_refused() {
+        for bad in ["", ONE, "x refs/heads/a", &format!("{ONE} refs/tags/t peeled:1")] {
+            let error = read_refs(&packets(&[bad], pkt_line::FLUSH)[..]).unwrap_err();
+            assert!(matches!(error, ProtocolError::Unexpected { .. }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refs_cut_at_any_byte_are_an_error() {
+        for cut in 0..LS_REFS.len() {
+            assert!(read_refs(&LS_REFS[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn requests_follow_what_is_offered() {
+        let oid = Oid::from_bytes([0x11; 20]);
+        let bare = Capabilities::default();
+        assert_eq!(ls_refs_request(bare), b"0014command=ls-refs\n00010009peel\n000csymrefs\n0000");
+        let all = Capabilities { agent: true, object_format: true, ls_refs_unborn: true };
+        let text = String::from_utf8(ls_refs_request(all)).unwrap();
+        assert!(text.contains("object-format=sha1\n0001") && text.ends_with("000bunborn\n0000"));
+        let text = String::from_utf8(fetch_request(bare, &[oid], &[oid])).unwrap();
+        let lines = format!("000eofs-delta\n0010include-tag\n0032want {ONE}\n0032have {ONE}\n");
+        assert_eq!(text, format!("0012command=fetch\n0001{lines}0009done\n0000"));
+    }
+
+    #[test]
+    fn the_pack_is_found_behind_other_sections() {
+        let mut recorded = Packets::new(FETCH);
+        read_until_pack(&mut recorded).unwrap();
+        let acks = packets(&["acknowledgments", &format!("ACK {ONE}"), "ready"], b"0001");
+        let bytes = [&acks[..], FETCH].concat();
+        read_until_pack(&mut Packets::new(&bytes[..])).unwrap();
+        let rest = |end: &[u8]| {
+            let bytes = packets(&["acknowledgments", "NAK"], end);
+            read_until_pack(&mut Packets::new(&bytes[..])).unwrap_err().to_string()
+        };
+        assert!(rest(b"0000").contains("end before the pack"));
+        assert!(rest(b"").contains("ends too early"));
+    }
+
+    #[test]
+    fn a_shallow_answer_and_unknown_sections_are_refused() {
+        let read = |line: &str| read_until_pack(&mut Packets::new(&packets(&[line], b"0001")[..]));
+        assert!(matches!(read("shallow-info"), Err(ProtocolError::Shallow)));
+        assert!(matches!(read("packfile-uris"), Err(ProtocolError::Unexpected { .. })));
+        assert!(read_until_pack(&mut Packets::new(pkt_line::FLUSH)).is_err());
+    }
+}

@@ -1,0 +1,448 @@
+//! A pack's index, version 2: written byte for byte as `git index-pack` writes it, and read
+//! strictly, for verification.
+//!
+//! Follows gitformat-pack(5), "Version 2 pack-*.idx files", and git's `pack-write.c`
+//! (`write_idx_file`).
+
+use std::io::{self, Write};
+
+use sha1::{Digest, Sha1};
+
+use crate::git::object::Oid;
+
+/// One object of a pack: 32 bytes in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The object's name.
+    pub oid: Oid,
+    /// CRC-32 of the entry's raw bytes ([`crate::pack::reader::EntryEnd::crc32`]).
+    pub crc32: u32,
+    /// Where the entry starts in the pack, in bytes.
+    pub offset: u64,
+}
+
+/// `\377tOc` and version 2.
+const HEADER: [u8; 8] = [0xff, b't', b'O', b'c', 0, 0, 0, 2];
+
+/// Offsets above this are in the table of 64-bit offsets.
+const GREATEST_SMALL_OFFSET: u32 = 0x7fff_ffff;
+
+/// In the table of 32-bit offsets: the other bits are a place in the table of 64-bit offsets.
+const LARGE: u32 = 0x8000_0000;
+
+/// Writes the index of the pack whose trailer is `pack_trailer`; answers the index's own checksum
+/// (its last 20 bytes).
+///
+/// Sorts `entries` in place by oid, equal ones by offset (git writes an object that is twice in
+/// a pack twice, in pack order). Written as a stream in small pieces: give it a buffered writer,
+/// and flush that. More entries than a pack can hold (2^32 - 1) are an error of kind
+/// `InvalidInput`.
+pub fn write_index(
+    entries: &mut [IndexEntry],
+    pack_trailer: &Oid,
+    out: &mut impl Write,
+) -> io::Result<Oid> {
+    write_index_with_limit(entries, pack_trailer, GREATEST_SMALL_OFFSET, out)
+}
+
+/// [`write_index`] with offsets above `greatest_small_offset` in the table of 64-bit offsets, as
+/// `git index-pack --index-version=2,<offset>` does. For tests: the true limit is 2 GiB.
+#[doc(hidden)]
+pub fn write_index_with_limit(
+    entries: &mut [IndexEntry],
+    pack_trailer: &Oid,
+    greatest_small_offset: u32,
+    out: &mut impl Write,
+) -> io::Result<Oid> {
+    let count = u32::try_from(entries.len()).map_err(|_| too_many())?;
+    entries.sort_unstable_by_key(|entry| (entry.oid, entry.offset));
+    let mut out = HashingWriter { out, sha1: Sha1::new() };
+    out.put(&HEADER)?;
+    write_fanout(entries, count, &mut out)?;
+    for entry in &*entries {
+        out.put(entry.oid.as_bytes())?;
+    }
+    for entry in &*entries {
+        out.put(&entry.crc32.to_be_bytes())?;
+    }
+    write_offsets(entries, greatest_small_offset.min(GREATEST_SMALL_OFFSET), &mut out)?;
+    out.put(pack_trailer.as_bytes())?;
+    out.finish()
+}
+
+/// For each first byte of an oid, how many objects have it or a smaller one.
+fn write_fanout(
+    entries: &[IndexEntry],
+    count: u32,
+    out: &mut HashingWriter<impl Write>,
+) -> io::Result<()> {
+    let mut counts = [0u32; 256];
+    for entry in entries {
+        counts[usize::from(entry.oid.as_bytes()[0])] += 1;
+    }
+    let mut sum = 0;
+    for of_this_byte in counts {
+        sum += of_this_byte;
+        out.put(&sum.to_be_bytes())?;
+    }
+    debug_assert_eq!(sum, count);
+    Ok(())
+}
+
+fn write_offsets(
+    entries: &[IndexEntry],
+    greatest_small: u32,
+    out: &mut HashingWriter<impl Write>,
+) -> io::Result<()> {
+    let small = |offset: u64| u32::try_from(offset).ok().filter(|offset| *offset <= greatest_small);
+    let mut large_count = 0u32;
+    for entry in entries {
+        let word = match small(entry.offset) {
+            Some(offset) => offset,
+            None if large_count < LARGE => {
+                large_count += 1;
+                LARGE | (large_count - 1)
+            }
+            None => return Err(too_many()),
+        };
+        out.put(&word.to_be_bytes())?;
+    }
+    for entry in entries.iter().filter(|entry| small(entry.offset).is_none()) {
+        out.put(&entry.offset.to_be_bytes())?;
+    }
+    Ok(())
+}
+
+fn too_many() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "more objects than a pack index can hold")
+}
+
+/// Hashes what it passes on.
+struct HashingWriter<W> {
+    out: W,
+    sha1: Sha1,
+}
+
+impl<W: Write> HashingWriter<W> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sha1.update(bytes);
+        self.out.write_all(bytes)
+    }
+
+    fn finish(mut self) -> io::Result<Oid> {
+        let checksum: [u8; 20] = self.sha1.finalize().into();
+        self.out.write_all(&checksum)?;
+        Ok(Oid::from_bytes(checksum))
+    }
+}
+
+/// Why an index was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// It does not start with the magic number and version 2.
+    #[error("not a pack index of version 2")]
+    BadHeader,
+    /// Its length does not agree with the number of objects in it.
+    #[error("pack index of {object_count} objects can't have {len} bytes")]
+    WrongLen {
+        /// What the fan-out table says.
+        object_count: u32,
+        /// The file's length in bytes.
+        len: u64,
+    },
+    /// The last 20 bytes are not the SHA-1 of those before.
+    #[error("checksum of the pack index is {found}, but its bytes give {computed}")]
+    WrongChecksum {
+        /// What the index says.
+        found: Oid,
+        /// The SHA-1 of its bytes.
+        computed: Oid,
+    },
+    /// The fan-out table does not rise, or does not agree with the names.
+    #[error("fan-out table of the pack index is wrong at {first_byte:#04x}")]
+    BadFanout {
+        /// The first byte of a name at which that was noticed.
+        first_byte: u8,
+    },
+    /// The names are not sorted.
+    #[error("pack index is not sorted at {oid}")]
+    NotSorted {
+        /// The name that is smaller than the one before.
+        oid: Oid,
+    },
+    /// The object has no offset: its place in the table of 64-bit offsets is not there.
+    #[error("pack index has no offset for {oid}")]
+    BadOffset {
+        /// The object.
+        oid: Oid,
+    },
+}
+
+/// Checks an index and gives access to it. `bytes` is the whole file.
+///
+/// Checked: the version, the length, the index's own checksum, that the fan-out table rises and
+/// agrees with the names, that the names are sorted (an object may be there twice, as in the
+/// pack), and that every object has an offset. What the offsets mean, only the pack can say.
+pub fn parse_index<B: AsRef<[u8]>>(bytes: B) -> Result<IndexReader<B>, IndexError> {
+    let index = bytes.as_ref();
+    let fixed_len = HEADER.len() + FANOUT_LEN + 2 * OID_LEN;
+    if index.len() < fixed_len || index[..HEADER.len()] != HEADER {
+        return Err(IndexError::BadHeader);
+    }
+    let count = word(index, fanout_at(255));
+    let wrong_len = IndexError::WrongLen { object_count: count, len: index.len() as u64 };
+    let rest = (index.len() - fixed_len) as u64;
+    let large_len = rest.checked_sub(u64::from(count) * ENTRY_LEN).ok_or(wrong_len)?;
+    if !large_len.is_multiple_of(8) || large_len / 8 > count.into() {
+        return Err(wrong_len);
+    }
+    let reader = IndexReader { count: count as usize, large_count: large_len as usize / 8, bytes };
+    reader.check_checksum()?;
+    reader.check_names()?;
+    reader.check_offsets()?;
+    Ok(reader)
+}
+
+const FANOUT_LEN: usize = 256 * 4;
+const OID_LEN: usize = 20;
+/// A name, a CRC-32 and a 32-bit offset.
+const ENTRY_LEN: u64 = 28;
+
+fn fanout_at(first_byte: u8) -> usize {
+    HEADER.len() + usize::from(first_byte) * 4
+}
+
+/// The big-endian word at `at`, which the caller knows to lie inside.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]))
+}
+
+fn oid_at(bytes: &[u8], at: usize) -> Oid {
+    Oid::from_bytes(*bytes[at..].first_chunk().expect("the index's length has been checked"))
+}
+
+/// An index that has been checked: [`parse_index`].
+pub struct IndexReader<B> {
+    bytes: B,
+    count: usize,
+    large_count: usize,
+}
+
+impl<B: AsRef<[u8]>> IndexReader<B> {
+    /// How many objects it lists.
+    pub fn object_count(&self) -> u32 {
+        self.count as u32 // it came from a u32
+    }
+
+    /// Where the object's entry starts in the pack; the first of several.
+    pub fn lookup(&self, oid: &Oid) -> Option<u64> {
+        let range = self.fanout(oid.as_bytes()[0]);
+        let (mut low, mut high) = (range.start, range.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.oid(middle) < *oid { low = middle + 1 } else { high = middle }
+        }
+        (low < range.end && self.oid(low) == *oid).then(|| self.offset(low)).flatten()
+    }
+
+    /// All objects, by name.
+    pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
+        (0..self.count).map(|i| IndexEntry {
+            oid: self.oid(i),
+            crc32: word(self.bytes.as_ref(), self.crc_table() + i * 4),
+            offset: self.offset(i).expect("parse_index has checked every offset"),
+        })
+    }
+
+    /// The trailer of the pack that it belongs to.
+    pub fn pack_trailer(&self) -> Oid {
+        let bytes = self.bytes.as_ref();
+        oid_at(bytes, bytes.len() - 2 * OID_LEN)
+    }
+
+    /// The index's own checksum.
+    pub fn checksum(&self) -> Oid {
+        let bytes = self.bytes.as_ref();
+        oid_at(bytes, bytes.len() - OID_LEN)
+    }
+
+    fn check_checksum(&self) -> Result<(), IndexError> {
+        let bytes = self.bytes.as_ref();
+        let computed: [u8; 20] = Sha1::digest(&bytes[..bytes.len() - OID_LEN]).into();
+        let (found, computed) = (self.checksum(), Oid::from_bytes(computed));
+        if found == computed { Ok(()) } else { Err(IndexError::WrongChecksum { found, computed }) }
+    }
+
+    fn check_names(&self) -> Result<(), IndexError> {
+        for first_byte in 0..=255 {
+            let range = self.fanout(first_byte);
+            let bad = range.start > range.end
+                || range.end > self.count
+                || range.clone().any(|i| self.oid(i).as_bytes()[0] != first_byte);
+            if bad {
+                return Err(IndexError::BadFanout { first_byte });
+            }
+        }
+        match (1..self.count).find(|i| self.oid(*i) < self.oid(i - 1)) {
+            Some(i) => Err(IndexError::NotSorted { oid: self.oid(i) }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_offsets(&self) -> Result<(), IndexError> {
+        match (0..self.count).find(|i| self.offset(*i).is_none()) {
+            Some(i) => Err(IndexError::BadOffset { oid: self.oid(i) }),
+            None => Ok(()),
+        }
+    }
+
+    /// The places of the names that start with this byte.
+    fn fanout(&self, first_byte: u8) -> std::ops::Range<usize> {
+        let at = |byte| word(self.bytes.as_ref(), fanout_at(byte)) as usize;
+        first_byte.checked_sub(1).map_or(0, at)..at(first_byte)
+    }
+
+    fn oid(&self, i: usize) -> Oid {
+        oid_at(self.bytes.as_ref(), HEADER.len() + FANOUT_LEN + i * OID_LEN)
+    }
+
+    fn crc_table(&self) -> usize {
+        HEADER.len() + FANOUT_LEN + self.count * OID_LEN
+    }
+
+    fn offset(&self, i: usize) -> Option<u64> {
+        let offset_table = self.crc_table() + self.count * 4;
+        let word = word(self.bytes.as_ref(), offset_table + i * 4);
+        if word & LARGE == 0 {
+            return Some(word.into());
+        }
+        let place = (word & !LARGE) as usize;
+        let at = offset_table + self.count * 4 + place * 8;
+        let large = self.bytes.as_ref().get(at..at + 8).filter(|_| place < self.large_count)?;
+        Some(u64::from_be_bytes(*large.first_chunk()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(first: u8, last: u8, offset: u64) -> IndexEntry {
+        let mut oid = [0; 20];
+        (oid[0], oid[19]) = (first, last);
+        IndexEntry { oid: Oid::from_bytes(oid), crc32: u32::from(last) << 24 | 7, offset }
+    }
+
+    fn trailer() -> Oid {
+        Oid::from_bytes([9; 20])
+    }
+
+    fn sample() -> Vec<IndexEntry> {
+        vec![
+            entry(255, 1, 0x1_0000_0000),
+            entry(3, 2, 12),
+            entry(3, 1, 0x7fff_ffff),
+            entry(0, 0, 0x8000_0000),
+        ]
+    }
+
+    fn written(entries: &mut [IndexEntry]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let checksum = write_index(entries, &trailer(), &mut out).unwrap();
+        assert_eq!(out[out.len() - 20..], *checksum.as_bytes());
+        out
+    }
+
+    /// `bytes` with its checksum made right again.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let body = bytes.len() - 20;
+        let sum = Sha1::digest(&bytes[..body]);
+        bytes[body..].copy_from_slice(&sum);
+        bytes
+    }
+
+    fn refused(bytes: &[u8]) -> IndexError {
+        parse_index(bytes).err().expect("a wrong index must be refused")
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_sorted() {
+        let mut entries = sample();
+        let bytes = written(&mut entries);
+        let reader = parse_index(&bytes).unwrap();
+        let names: Vec<_> =
+            entries.iter().map(|e| (e.oid.as_bytes()[0], e.oid.as_bytes()[19])).collect();
+        assert_eq!(names, [(0, 0), (3, 1), (3, 2), (255, 1)]);
+        assert_eq!(reader.entries().collect::<Vec<_>>(), entries);
+        assert_eq!((reader.object_count(), reader.pack_trailer()), (4, trailer()));
+        for entry in &entries {
+            assert_eq!(reader.lookup(&entry.oid), Some(entry.offset));
+        }
+        for (first, last) in [(3, 0), (3, 3), (0, 1), (254, 0), (255, 2)] {
+            assert_eq!(reader.lookup(&entry(first, last, 0).oid), None);
+        }
+    }
+
+    #[test]
+    fn object_that_is_there_twice_is_listed_twice_in_pack_order() {
+        let mut entries = [entry(5, 5, 900), entry(5, 5, 12), entry(5, 5, 40)];
+        let bytes = written(&mut entries);
+        let reader = parse_index(&bytes).unwrap();
+        let offsets: Vec<_> = reader.entries().map(|e| e.offset).collect();
+        assert_eq!(offsets, [12, 40, 900]);
+        assert_eq!(reader.lookup(&entries[0].oid), Some(12));
+    }
+
+    #[test]
+    fn empty_index_is_read_back() {
+        let bytes = written(&mut []);
+        let reader = parse_index(&bytes).unwrap();
+        assert_eq!((reader.object_count(), reader.lookup(&Oid::NULL)), (0, None));
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_cut_is_refused() {
+        let bytes = written(&mut sample());
+        for i in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[i] ^= 0x41;
+            refused(&flipped);
+            refused(&bytes[..i]);
+        }
+        refused(&[&bytes[..], &[0; 8]].concat());
+    }
+
+    #[test]
+    fn each_wrong_table_is_named_even_if_the_checksum_is_right() {
+        let bytes = written(&mut sample());
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            refused(&sealed(bytes))
+        };
+        assert_eq!(changed(7, 1), IndexError::BadHeader);
+        let fanout = IndexError::BadFanout { first_byte: 2 };
+        assert_eq!(changed(fanout_at(2) + 3, 9), fanout);
+        assert_eq!(changed(fanout_at(2) + 3, 2), fanout);
+        assert_eq!(changed(fanout_at(2) + 3, 0), fanout);
+        let names = HEADER.len() + FANOUT_LEN;
+        let unsorted = changed(names + 20 + 19, 5);
+        assert_eq!(unsorted, IndexError::NotSorted { oid: entry(3, 2, 0).oid });
+        let first_offset = names + 4 * 24;
+        let no_offset = changed(first_offset + 3, 9);
+        assert_eq!(no_offset, IndexError::BadOffset { oid: Oid::NULL });
+        let count = changed(fanout_at(255) + 3, 200);
+        assert!(matches!(count, IndexError::WrongLen { object_count: 200, .. }), "{count}");
+    }
+
+    #[test]
+    fn error_of_the_writer_comes_through() {
+        let mut full = [0u8; 2000];
+        let len = written(&mut sample()).len();
+        for room in 0..len {
+            let mut out = &mut full[..room];
+            let error = write_index(&mut sample(), &trailer(), &mut out).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WriteZero, "{room}");
+        }
+    }
+}

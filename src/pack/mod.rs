@@ -1,0 +1,16 @@
+//! Packs, pure over [`std::io::Read`]: no socket, no thread, no log.
+//!
+//! Follows gitformat-pack(5). A stream of pack bytes becomes entries ([`reader`]), a delta and its
+//! base become a result ([`delta`]), objects become loose objects ([`loose`]) or a pack's index
+//! ([`index`]). Nothing that the bytes say is trusted: every length is checked, memory grows with
+//! what really arrives, and no input can panic this module.
+
+pub mod deflate;
+pub mod delta;
+pub mod entry;
+pub mod entry_stream;
+pub mod index;
+pub mod inflate;
+pub mod loose;
+pub mod reader;
+pub mod resolver;
