@@ -2,4 +2,6 @@
 //! them from the bucket over plain HTTP (the 'dumb' protocol), with no server.
 
 pub mod git;
+pub mod http;
 pub mod pack;
+pub mod store;

@@ -1,0 +1,742 @@
+//! A directory: `file:///dir`. A key's slashes are its folders.
+//!
+//! A write goes to a temporary file below `mirror_tmp/.partial` first and is renamed, so that a
+//! reader sees the old bytes or the new ones. Multipart uploads are folders there. Nothing below
+//! that folder can be a key, and no listing shows it. A symbolic link on the way of a key is
+//! refused: no key leads out of the directory. Files get the usual permissions (umask), so that
+//! git can clone by path.
+//!
+//! What changes, and what is large enough to be uploaded in parts, is synced to disk before its
+//! rename; small immutable files are not, as a sync for each costs more than all else. Git makes
+//! the same choice for loose objects (`core.fsync` is `committed,-loose-object` by default).
+//!
+//! Conditions are compared under a file lock that only conditional writes take, so two programs
+//! that both set one see each other.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use super::{
+    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
+    StoreError, StoreErrorKind, Upload,
+};
+
+/// The folder of temporary files and uploads.
+const PARTIAL: &str = "mirror_tmp/.partial";
+/// Where the key of an upload is kept, inside its folder.
+const KEY_FILE: &str = "key";
+/// What single writes in the temporary folder are called.
+const PUT_NAME: &str = "put-";
+/// What uploads in the temporary folder are called.
+const UPLOAD_NAME: &str = "upload-";
+/// Temporary files of a killed run are removed when they are older.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Up to this many bytes, an entity tag is the MD5 of the content.
+const MAX_HASHED: u64 = 1 << 20;
+
+/// A directory as a store.
+#[derive(Debug)]
+pub struct DirStore {
+    root: PathBuf,
+    page_size: usize,
+    requests: AtomicU64,
+    names: AtomicU64,
+}
+
+type Done<T> = Result<T, Trouble>;
+
+/// A failure before its request is named.
+struct Trouble(StoreErrorKind, String);
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::*;
+        let kind = match error.kind() {
+            NotFound => StoreErrorKind::NotFound,
+            PermissionDenied | ReadOnlyFilesystem => StoreErrorKind::Denied,
+            Interrupted | TimedOut | ResourceBusy | StaleNetworkFileHandle => {
+                StoreErrorKind::Transient { retry_after: None }
+            }
+            _ => StoreErrorKind::Other,
+        };
+        Trouble(kind, error.to_string())
+    }
+}
+
+fn refused(why: impl Into<String>) -> Trouble {
+    Trouble(StoreErrorKind::Other, why.into())
+}
+
+impl DirStore {
+    /// Makes `root` if it does not exist, and removes what killed runs left there a day ago.
+    ///
+    /// # Errors
+    /// Kind Denied or Other: it can't be made, or is no directory.
+    pub fn new(root: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
+        let root = root.into();
+        let store = DirStore {
+            root,
+            page_size: 1000,
+            requests: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+        };
+        store.request("use", "", || Ok(fs::create_dir_all(&store.root)?))?;
+        store.remove_stale();
+        Ok(store)
+    }
+
+    /// Gives at most `keys` keys a page of a listing (default: 1,000).
+    #[must_use]
+    pub fn with_page_size(mut self, keys: usize) -> Self {
+        self.page_size = keys.max(1);
+        self
+    }
+
+    fn request<T>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        effect: impl FnOnce() -> Done<T>,
+    ) -> Result<T, StoreError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        effect().map_err(|Trouble(kind, message)| {
+            StoreError::new(kind, verb, format!("{}/{key}", self.describe()), message)
+        })
+    }
+
+    /// The file of `key`, with no symbolic link on the way to it.
+    fn path(&self, key: &Key) -> Done<PathBuf> {
+        if is_partial(key.as_str()) {
+            return Err(refused(format!("{PARTIAL} is for temporary files")));
+        }
+        let mut path = self.root.clone();
+        for part in key.as_str().split('/') {
+            // On Windows a key could name a drive.
+            if Path::new(part).components().count() != 1 || part.contains('\\') {
+                return Err(refused("the key can't be a file's name"));
+            }
+            path.push(part);
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+                return Err(refused(format!("{} is a symbolic link", path.display())));
+            }
+        }
+        Ok(path)
+    }
+
+    fn open_file(&self, key: &Key) -> Done<(File, fs::Metadata)> {
+        let path = self.path(key)?;
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            // `a/b` where `a` is a file: there is no such key.
+            io::ErrorKind::NotADirectory => Trouble(StoreErrorKind::NotFound, error.to_string()),
+            _ => error.into(),
+        })?;
+        let about = file.metadata()?;
+        if about.is_dir() {
+            return Err(Trouble(StoreErrorKind::NotFound, "it is a directory".into()));
+        }
+        Ok((file, about))
+    }
+
+    /// A name that no other process or thread uses.
+    fn new_name(&self, kind: &str) -> String {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("{kind}{}-{}-{number}", std::process::id(), now.as_nanos())
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.root.join(PARTIAL)
+    }
+
+    /// A new file in the temporary folder. Removed when dropped, unless it was renamed.
+    fn temporary(&self) -> Done<Temporary> {
+        let path = self.partial().join(self.new_name(PUT_NAME));
+        let file = again(|| {
+            fs::create_dir_all(self.partial())?;
+            OpenOptions::new().write(true).create_new(true).open(&path)
+        })?;
+        Ok(Temporary { path, file })
+    }
+
+    /// Lets `from` appear under `key`.
+    fn publish(&self, from: &Path, key: &Key) -> Done<()> {
+        let to = self.path(key)?;
+        let folder = to.parent().unwrap_or(&self.root);
+        Ok(again(|| {
+            // Tried first, as the folder is most often there.
+            match fs::rename(from, &to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(folder)?;
+                    fs::rename(from, &to)
+                }
+                done => done,
+            }
+        })?)
+    }
+
+    fn put_file(&self, key: &Key, body: &[u8], headers: ObjectHeaders) -> Done<()> {
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(body)?;
+        if headers.cache_control == Some("no-cache") {
+            temporary.file.sync_data()?;
+        }
+        self.publish(&temporary.path, key)
+    }
+
+    fn check(&self, key: &Key, condition: &Condition) -> Done<()> {
+        let now = match self.open_file(key) {
+            Ok((mut file, about)) => Some(etag_of(&mut file, &about)?),
+            Err(Trouble(StoreErrorKind::NotFound, _)) => None,
+            Err(trouble) => return Err(trouble),
+        };
+        let holds = match condition {
+            Condition::Absent => now.is_none(),
+            Condition::Matches(etag) => now.as_ref() == Some(etag),
+        };
+        let words = || "the condition does not hold".to_owned();
+        if holds { Ok(()) } else { Err(Trouble(StoreErrorKind::ConditionFailed, words())) }
+    }
+
+    /// Held until it is dropped. File systems without locks go without.
+    fn lock(&self) -> Done<File> {
+        let lock = again(|| {
+            fs::create_dir_all(self.partial())?;
+            File::create(self.partial().join("lock"))
+        })?;
+        match lock.lock() {
+            Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(error.into()),
+            _ => Ok(lock),
+        }
+    }
+
+    /// The folder of an upload that exists.
+    fn upload_dir(&self, upload: &Upload) -> Done<PathBuf> {
+        let gone = || Trouble(StoreErrorKind::NotFound, "there is no such upload".to_owned());
+        if !upload.id.starts_with(UPLOAD_NAME) || upload.id.contains(['/', '\\']) {
+            return Err(gone());
+        }
+        let dir = self.partial().join(&upload.id);
+        match fs::read_to_string(dir.join(KEY_FILE)) {
+            Ok(key) if key == upload.key.as_str() => Ok(dir),
+            _ => Err(gone()),
+        }
+    }
+
+    fn put_part_from(
+        &self,
+        upload: &Upload,
+        number: u32,
+        mut from: impl Read,
+        wanted: Option<u64>,
+    ) -> Done<Part> {
+        let dir = self.upload_dir(upload)?;
+        if number == 0 || number > Limits::S3.max_parts {
+            return Err(refused(format!("part {number} of 1 to {}", Limits::S3.max_parts)));
+        }
+        let mut temporary = self.temporary()?;
+        let mut hashed = Hashed { file: &mut temporary.file, md5: md5::Context::new() };
+        let len = io::copy(&mut from, &mut hashed)?;
+        let etag = format!("{:x}", hashed.md5.finalize());
+        if wanted.is_some_and(|wanted| wanted != len) {
+            return Err(refused("the range is not inside the source"));
+        }
+        // The entity tag is in the name, so that a part stored twice is found by its tag.
+        fs::rename(&temporary.path, dir.join(part_name(number, &etag)))?;
+        Ok(Part { number, etag: ETag(etag) })
+    }
+
+    fn complete(&self, upload: &Upload, parts: &[Part]) -> Done<()> {
+        let dir = self.upload_dir(upload)?;
+        if parts.is_empty() || !parts.is_sorted_by(|a, b| a.number < b.number) {
+            return Err(refused("parts must be in order of their numbers, one at least"));
+        }
+        let mut whole = self.temporary()?;
+        for part in parts {
+            let name = part_name(part.number, &part.etag.0);
+            let sound = part.etag.0.chars().all(|c| c.is_ascii_hexdigit());
+            let file = File::open(dir.join(name)).ok().filter(|_| sound);
+            let Some(mut file) = file else {
+                return Err(refused(format!("part {} is not stored", part.number)));
+            };
+            io::copy(&mut file, &mut whole.file)?;
+        }
+        whole.file.sync_data()?;
+        self.publish(&whole.path, &upload.key)?;
+        Ok(fs::remove_dir_all(dir)?)
+    }
+
+    fn open_upload(&self, entry: &fs::DirEntry) -> Option<OpenUpload> {
+        let id = entry.file_name().into_string().ok()?;
+        if !id.starts_with(UPLOAD_NAME) {
+            return None;
+        }
+        let key_file = entry.path().join(KEY_FILE);
+        let key = Key::new(fs::read_to_string(&key_file).ok()?).ok()?;
+        let initiated = fs::metadata(&key_file).and_then(|about| about.modified()).ok();
+        Some(OpenUpload { upload: Upload { key, id }, initiated })
+    }
+
+    /// Single writes only: uploads are listed, so others can clean them up.
+    fn remove_stale(&self) {
+        for entry in fs::read_dir(self.partial()).into_iter().flatten().flatten() {
+            let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PUT_NAME));
+            let modified = entry.metadata().and_then(|about| about.modified());
+            let age = modified.ok().and_then(|time| time.elapsed().ok());
+            if ours && age.is_some_and(|age| age > STALE) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Objects below `folder` (a key with a slash at its end, or nothing) into `found`, in order,
+    /// until there are `limit`.
+    fn walk(&self, folder: &str, wanted: &Wanted<'_>, found: &mut Vec<ObjectInfo>) -> Done<()> {
+        let mut names = Vec::new();
+        for entry in read_dir_if_there(&self.root.join(folder))? {
+            let entry = entry?;
+            // What has no text for a name can't be a key. Links are not followed.
+            let Ok(mut name) = entry.file_name().into_string() else { continue };
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                // In byte order of keys `a-b` comes before `a/c`.
+                name.push('/');
+            } else if !kind.is_file() {
+                continue;
+            }
+            names.push(format!("{folder}{name}"));
+        }
+        names.sort_unstable();
+        for name in names {
+            if found.len() >= wanted.limit {
+                return Ok(());
+            }
+            if let Some(folder) = name.strip_suffix('/') {
+                if !is_partial(folder) && wanted.may_be_below(&name) {
+                    self.walk(&name, wanted, found)?;
+                }
+            } else if wanted.is_wanted(&name)
+                && let Ok(key) = Key::new(name)
+                // It may be gone by now.
+                && let Ok(about) = fs::metadata(self.root.join(key.as_str()))
+            {
+                let last_modified = about.modified().ok();
+                found.push(ObjectInfo { key, len: about.len(), last_modified, etag: None });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DirStore {
+    /// The temporary folder, if nothing is in it.
+    fn drop(&mut self) {
+        let partial = self.partial();
+        // A lock file that another program holds only loses its name.
+        let only_lock = fs::read_dir(&partial).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock"))
+        });
+        if only_lock {
+            let _ = fs::remove_file(partial.join("lock"));
+            let _ = fs::remove_dir(&partial);
+            let _ = fs::remove_dir(self.root.join("mirror_tmp"));
+        }
+    }
+}
+
+/// What a listing wants.
+struct Wanted<'a> {
+    prefix: &'a str,
+    after: Option<&'a str>,
+    limit: usize,
+}
+
+impl Wanted<'_> {
+    fn is_wanted(&self, key: &str) -> bool {
+        key.starts_with(self.prefix) && self.after.is_none_or(|after| key > after)
+    }
+
+    /// Can a key that begins with `folder` be wanted?
+    fn may_be_below(&self, folder: &str) -> bool {
+        let inside = folder.starts_with(self.prefix) || self.prefix.starts_with(folder);
+        inside && self.after.is_none_or(|after| folder > after || after.starts_with(folder))
+    }
+}
+
+fn is_partial(key: &str) -> bool {
+    key.strip_prefix(PARTIAL).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn part_name(number: u32, etag: &str) -> String {
+    format!("{number:05}.{etag}")
+}
+
+/// Folders are removed when they are empty, perhaps just before a file is made in them.
+fn again<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..10 {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    make()
+}
+
+fn read_dir_if_there(
+    dir: &Path,
+) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The MD5 of a small file's content; of a large one, what changes with every write.
+fn etag_of(file: &mut File, about: &fs::Metadata) -> io::Result<ETag> {
+    if about.len() > MAX_HASHED {
+        let modified = about.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        return Ok(ETag(format!("{:x}-{:x}", modified.as_nanos(), about.len())));
+    }
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    file.rewind()?;
+    Ok(ETag(format!("{:x}", md5::compute(&bytes))))
+}
+
+struct Temporary {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is gone already if it was renamed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Hashes what it writes.
+struct Hashed<'a> {
+    file: &'a mut File,
+    md5: md5::Context,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.md5.consume(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Store for DirStore {
+    fn describe(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_copy_bytes: u64::MAX, ..Limits::S3 }
+    }
+
+    fn is_read_by_path(&self) -> bool {
+        true
+    }
+
+    fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+        max_len: u64,
+    ) -> Result<(Vec<u8>, Option<ETag>), StoreError> {
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Ok((Vec::new(), None));
+        }
+        self.request("get", key.as_str(), || {
+            let (mut file, about) = self.open_file(key)?;
+            let etag = etag_of(&mut file, &about)?;
+            let len = about.len();
+            let range = range.unwrap_or(0..u64::MAX);
+            if range.start > 0 && range.start >= len {
+                return Err(refused(format!("a range from byte {} of {len}", range.start)));
+            }
+            let wanted = range.end.min(len) - range.start;
+            if wanted > max_len {
+                return Err(refused(format!("{wanted} bytes, more than the {max_len} allowed")));
+            }
+            file.seek(SeekFrom::Start(range.start))?;
+            let mut bytes = Vec::new();
+            file.take(wanted).read_to_end(&mut bytes)?;
+            Ok((bytes, Some(etag)))
+        })
+    }
+
+    fn open(&self, key: &Key, offset: u64) -> Result<Box<dyn Read + Send>, StoreError> {
+        self.request("get", key.as_str(), || {
+            let (mut file, about) = self.open_file(key)?;
+            if offset > 0 && offset >= about.len() {
+                return Err(refused(format!("a range from byte {offset} of {}", about.len())));
+            }
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(Box::new(file) as Box<dyn Read + Send>)
+        })
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        self.request("look up", key.as_str(), || {
+            let (mut file, about) = match self.open_file(key) {
+                Err(Trouble(StoreErrorKind::NotFound, _)) => return Ok(None),
+                found => found?,
+            };
+            Ok(Some(ObjectInfo {
+                key: key.clone(),
+                len: about.len(),
+                last_modified: about.modified().ok(),
+                etag: Some(etag_of(&mut file, &about)?),
+            }))
+        })
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        body: &[u8],
+        headers: ObjectHeaders,
+        condition: Option<&Condition>,
+    ) -> Result<Option<ETag>, StoreError> {
+        self.request("put", key.as_str(), || {
+            let _lock = match condition {
+                None => None,
+                Some(condition) => {
+                    let lock = self.lock()?;
+                    self.check(key, condition)?;
+                    Some(lock)
+                }
+            };
+            self.put_file(key, body, headers)?;
+            let hashed = body.len() as u64 <= MAX_HASHED;
+            Ok(hashed.then(|| ETag(format!("{:x}", md5::compute(body)))))
+        })
+    }
+
+    fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
+        keys.iter().try_for_each(|key| {
+            self.request("delete", key.as_str(), || {
+                let path = self.path(key)?;
+                match fs::remove_file(&path) {
+                    Err(error) if is_absent(&error) => return Ok(()),
+                    done => done?,
+                }
+                // S3 has no folders: those that are empty now go too.
+                let folders = path.ancestors().skip(1).take_while(|folder| *folder != self.root);
+                for folder in folders {
+                    if fs::remove_dir(folder).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+        self.request("list", prefix, || {
+            let wanted = Wanted { prefix, after: page, limit: self.page_size + 1 };
+            let mut objects = Vec::new();
+            self.walk("", &wanted, &mut objects)?;
+            let more = objects.len() > self.page_size;
+            objects.truncate(self.page_size);
+            let next = objects.last().filter(|_| more).map(|object| object.key.to_string());
+            Ok(ListPage { objects, next })
+        })
+    }
+
+    fn copy(&self, from: &Key, to: &Key, _headers: ObjectHeaders) -> Result<(), StoreError> {
+        self.request("copy to", to.as_str(), || {
+            let (mut source, _) = self.open_file(from)?;
+            let mut temporary = self.temporary()?;
+            io::copy(&mut source, &mut temporary.file)?;
+            temporary.file.sync_data()?;
+            self.publish(&temporary.path, to)
+        })
+    }
+
+    fn create_upload(&self, key: &Key, _headers: ObjectHeaders) -> Result<Upload, StoreError> {
+        self.request("begin an upload of", key.as_str(), || {
+            self.path(key)?;
+            let id = self.new_name(UPLOAD_NAME);
+            let dir = self.partial().join(&id);
+            again(|| fs::create_dir_all(&dir))?;
+            fs::write(dir.join(KEY_FILE), key.as_str())?;
+            Ok(Upload { key: key.clone(), id })
+        })
+    }
+
+    fn put_part(&self, upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError> {
+        self.request("put a part of", upload.key.as_str(), || {
+            self.put_part_from(upload, number, body, None)
+        })
+    }
+
+    fn copy_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        from: &Key,
+        range: Range<u64>,
+    ) -> Result<Part, StoreError> {
+        self.request("copy a part of", upload.key.as_str(), || {
+            let wanted = range.end.saturating_sub(range.start);
+            if wanted == 0 {
+                return Err(refused("a part can't be copied from an empty range"));
+            }
+            let (mut source, _) = self.open_file(from)?;
+            source.seek(SeekFrom::Start(range.start))?;
+            self.put_part_from(upload, number, source.take(wanted), Some(wanted))
+        })
+    }
+
+    fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<(), StoreError> {
+        self.request("complete the upload of", upload.key.as_str(), || self.complete(upload, parts))
+    }
+
+    fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.request("abort the upload of", upload.key.as_str(), || match self.upload_dir(upload) {
+            Err(Trouble(StoreErrorKind::NotFound, _)) => Ok(()),
+            Err(trouble) => Err(trouble),
+            Ok(dir) => Ok(fs::remove_dir_all(dir)?),
+        })
+    }
+
+    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.request("list the uploads of", prefix, || {
+            let entries = read_dir_if_there(&self.partial())?;
+            let open = entries.flatten().filter_map(|entry| self.open_upload(&entry));
+            Ok(open.filter(|open| open.upload.key.as_str().starts_with(prefix)).collect())
+        })
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
+
+    fn key(name: &str) -> Key {
+        Key::new(name).unwrap()
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_symbolic_link_never_leads_out_of_the_directory() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("secret"), "secret").unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("way")).unwrap();
+        let file = inside.path().join("file");
+        std::os::unix::fs::symlink(outside.path().join("secret"), file).unwrap();
+        let store = DirStore::new(inside.path()).unwrap();
+        for name in ["way/secret", "file"] {
+            assert!(store.get(&key(name), None, 99).is_err(), "{name}");
+            assert!(store.put(&key(name), b"x", TEXT, None).is_err(), "{name}");
+            assert!(store.delete(&[key(name)]).is_err(), "{name}");
+        }
+        assert!(store.list("", None).unwrap().objects.is_empty());
+        assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn the_temporary_folder_is_no_key_and_goes_with_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path()).unwrap();
+        store.put(&key("a/b"), b"1", TEXT, Some(&Condition::Absent)).unwrap();
+        store.put(&key("mirror_tmp/run/x"), b"1", TEXT, None).unwrap();
+        assert!(store.put(&key("mirror_tmp/.partial/x"), b"1", TEXT, None).is_err());
+        assert!(store.get(&key("mirror_tmp/.partial/lock"), None, 9).is_err());
+        let listed = store.list("", None).unwrap().objects;
+        let names: Vec<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        assert_eq!(names, ["a/b", "mirror_tmp/run/x"]);
+        store.delete(&[key("mirror_tmp/run/x")]).unwrap();
+        drop(store);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn an_open_upload_outlives_the_store_and_can_be_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let upload = {
+            let store = DirStore::new(dir.path()).unwrap();
+            let upload = store.create_upload(&key("a"), TEXT).unwrap();
+            store.put_part(&upload, 1, b"1").unwrap();
+            upload
+        };
+        let store = DirStore::new(dir.path()).unwrap();
+        assert_eq!(store.list_uploads("").unwrap()[0].upload, upload);
+        store.abort_upload(&upload).unwrap();
+        assert!(store.list_uploads("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_upload_id_cannot_name_a_folder_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path().join("store")).unwrap();
+        fs::create_dir(dir.path().join("upload-x")).unwrap();
+        fs::write(dir.path().join("upload-x/key"), "a").unwrap();
+        let upload = Upload { key: key("a"), id: "upload-/../../../../upload-x".into() };
+        assert!(store.put_part(&upload, 1, b"").unwrap_err().is_not_found());
+        store.abort_upload(&upload).unwrap();
+        assert!(dir.path().join("upload-x").exists());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn files_have_the_usual_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path()).unwrap();
+        store.put(&key("by/store"), b"", TEXT, None).unwrap();
+        fs::write(dir.path().join("by-hand"), "").unwrap();
+        let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("by/store"), mode("by-hand"));
+    }
+
+    #[test]
+    fn a_stale_temporary_file_is_removed_and_a_new_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = dir.path().join(PARTIAL);
+        fs::create_dir_all(&partial).unwrap();
+        fs::write(partial.join("put-new"), "").unwrap();
+        let old = File::create(partial.join("put-old")).unwrap();
+        old.set_modified(SystemTime::now() - STALE * 2).unwrap();
+        let _store = DirStore::new(dir.path()).unwrap();
+        assert!(partial.join("put-new").exists() && !partial.join("put-old").exists());
+    }
+
+    #[test]
+    fn a_file_cannot_be_a_folder_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path()).unwrap();
+        store.put(&key("a"), b"1", TEXT, None).unwrap();
+        assert!(store.put(&key("a/b"), b"1", TEXT, None).is_err());
+        assert!(store.head(&key("a/b")).unwrap().is_none());
+        store.put(&key("c/d"), b"1", TEXT, None).unwrap();
+        assert!(store.head(&key("c")).unwrap().is_none());
+    }
+}
