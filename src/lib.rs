@@ -4,4 +4,5 @@
 pub mod git;
 pub mod http;
 pub mod pack;
+pub mod source;
 pub mod store;

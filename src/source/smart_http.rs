@@ -1,0 +1,744 @@
+//! A repository behind git's smart HTTP protocol, versions 0 and 2 (gitprotocol-http(5)).
+//!
+//! One GET asks who is there, and follows redirects; for version 2 a POST asks for the refs; one POST
+//! asks for the pack and streams it. The beginnings of these requests are repeated when they fail for
+//! a while; a pack that breaks off in the middle is the caller's to ask for again. Credentials go to
+//! the source's own host alone ([`auth`](super::auth)). No error and no log line shows userinfo, a
+//! query or a header.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ureq::http::header::{self, HeaderMap, HeaderValue};
+use ureq::http::{Method, Request, Response, StatusCode, Uri};
+use ureq::{AsSendBody, Body, BodyReader};
+use url::Url;
+use zlib_rs::{Deflate, DeflateFlush, Status};
+
+use crate::git::fetch_v0::CapabilitiesV0;
+use crate::git::handshake::{self, Greeting};
+use crate::git::lfs_pointer::lfs_url;
+use crate::git::object::Oid;
+use crate::git::pkt_line::{PacketError, Packets, clean_text};
+use crate::git::refs::{Advertised, Advertisement};
+use crate::git::sideband::{Demux, SidebandError};
+use crate::git::{ProtocolError, fetch_v0, fetch_v2};
+use crate::http::{self, Client};
+use crate::source::auth::{Auth, Credentials};
+use crate::source::lfs::{LfsServer, default_endpoint};
+use crate::source::{LfsSource, Source, SourceError, SourceErrorKind};
+
+/// Some forges look for `git/` before they speak git at all.
+pub const USER_AGENT: &str = concat!("git/2.0 (mirror-git-to-s3 ", env!("CARGO_PKG_VERSION"), ")");
+
+/// As many as git allows libcurl by default would be 20; no forge needs more than two.
+pub(super) const MAX_REDIRECTS: usize = 5;
+
+/// Bodies above this are sent gzipped, as git does (`remote-curl.c`, `post_rpc`).
+const GZIP_ABOVE: usize = 1024;
+
+/// The most bytes of refs that are read: ten million refs would be some 700 MB.
+const MAX_REFS_BYTES: u64 = 1 << 30;
+
+/// How failures that may pass are dealt with.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How often a request is sent at most.
+    pub tries: u32,
+    /// The wait after the first failure; it doubles each time.
+    pub first_wait: Duration,
+    /// No new try begins after this long, whatever the server asks for.
+    pub total: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            tries: 5,
+            first_wait: Duration::from_millis(500),
+            total: Duration::from_secs(180),
+        }
+    }
+}
+
+/// How often a wait looks whether it is still wanted.
+const CANCEL_EVERY: Duration = Duration::from_millis(50);
+
+/// Is what a source does still wanted?
+type Cancelled = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// A source behind smart HTTP(S).
+pub struct SmartHttp {
+    /// Without userinfo, query, fragment and trailing slash.
+    url: Url,
+    client: Client,
+    credentials: Credentials,
+    patience: Patience,
+    cancelled: Cancelled,
+    requests: Arc<AtomicU64>,
+    /// May `.lfsconfig` name another host?
+    lfs_other_host: bool,
+    /// What the last greeting said; guarded for copying it alone.
+    session: Mutex<Option<Session>>,
+}
+
+/// Where the server is, after redirects, and what it speaks.
+#[derive(Clone, Debug)]
+struct Session {
+    url: Url,
+    protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    V0(CapabilitiesV0),
+    V2(fetch_v2::Capabilities),
+}
+
+impl SmartHttp {
+    /// A source at `url`, which is http or https. Nothing is sent yet.
+    pub fn new(url: &str, client: Client, auth: Auth) -> Result<SmartHttp, SourceError> {
+        // The text itself can't be shown: it may hold a password.
+        let fail = |message: &str| fatal("source", message.to_owned());
+        let mut url = Url::parse(url.trim()).map_err(|e| fail(&format!("not a URL: {e}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(fail("the URL is neither http nor https"));
+        }
+        let credentials = Credentials::take_from(&mut url, &auth);
+        if url.query().is_some() || url.fragment().is_some() {
+            let message = "a source's URL has no query and no fragment; for a token use userinfo, \
+                           .netrc or --source-header-file";
+            return Err(fatal(&shown(&url), message.to_owned()));
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(SmartHttp {
+            url,
+            client,
+            credentials,
+            patience: Patience::default(),
+            cancelled: Box::new(|| false),
+            requests: Arc::default(),
+            lfs_other_host: false,
+            session: Mutex::new(None),
+        })
+    }
+
+    /// The same with another patience.
+    pub fn with_patience(self, patience: Patience) -> Self {
+        SmartHttp { patience, ..self }
+    }
+
+    /// No further try, and no further wait between two, once `cancelled` is true: the last failure
+    /// is the answer. A wait for the server itself ends with [`Client::cut`].
+    #[must_use]
+    pub fn with_cancel(self, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        SmartHttp { cancelled: Box::new(cancelled), ..self }
+    }
+
+    /// The same; with `allowed`, `.lfsconfig` may name an LFS server on another host.
+    pub fn with_lfs_other_host(self, allowed: bool) -> Self {
+        SmartHttp { lfs_other_host: allowed, ..self }
+    }
+
+    /// Where the repository is: after redirects, once it has been asked. No userinfo, no query, no
+    /// trailing slash.
+    pub fn url(&self) -> Url {
+        self.last_session().map_or_else(|| self.url.clone(), |session| session.url)
+    }
+
+    /// What this source gets of the user's credentials, for requests beside git's own (LFS).
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The LFS server that a `.lfsconfig` names, if it may be used.
+    ///
+    /// Whoever can push a commit writes that file. A mirror that followed it anywhere would send
+    /// requests from inside its network to wherever that somebody likes, so another host than the
+    /// repository's own needs the user's word.
+    fn configured_lfs(&self, lfsconfig: &[u8]) -> Option<Url> {
+        let text = lfs_url(lfsconfig)?;
+        let place = self.describe();
+        let usable = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(url) = usable else {
+            log::warn!("{place}: lfs.url of .lfsconfig is no http or https URL and is not used");
+            return None;
+        };
+        let own = [self.url.host_str(), self.url().host_str()].contains(&url.host_str());
+        if own || self.lfs_other_host {
+            log::info!("{place}: .lfsconfig names the LFS server {}", shown(&url));
+            return Some(url);
+        }
+        log::warn!(
+            "{place}: .lfsconfig names an LFS server on another host, {}, and is not followed: \
+             whoever can push could send this mirror anywhere; if it is right, allow it with \
+             --lfs-allow-other-host",
+            shown(&url)
+        );
+        None
+    }
+
+    fn last_session(&self) -> Option<Session> {
+        self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The session, begun if there is none; with version 0 the refs come along.
+    fn begin(&self) -> Result<(Session, Option<Advertised>), SourceError> {
+        let (url, greeting) = self.patiently(|| self.greet())?;
+        let (protocol, refs) = match greeting {
+            Greeting::V0(v0) => (Protocol::V0(v0.capabilities), Some(v0.advertised)),
+            Greeting::V2(capabilities) => (Protocol::V2(capabilities), None),
+        };
+        let session = Session { url, protocol };
+        let mut last = self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *last = Some(session.clone());
+        Ok((session, refs))
+    }
+
+    /// The first GET. Answers where it led to in the end, and what was said there.
+    fn greet(&self) -> Result<(Url, Greeting), SourceError> {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/info/refs", self.url.path().trim_end_matches('/')));
+        url.set_query(Some("service=git-upload-pack"));
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Method::GET, &url, &[("git-protocol", "version=2")], ())?;
+            match redirect_target(&response, &url)? {
+                Some(target) => url = target,
+                None => return self.read_greeting(url, response),
+            }
+        }
+        Err(fatal(&shown(&self.url), format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    fn read_greeting(
+        &self,
+        mut url: Url,
+        response: Response<Body>,
+    ) -> Result<(Url, Greeting), SourceError> {
+        let place = shown(&url);
+        let response = self.check_status(&url, response)?;
+        let content_type = content_type(response.headers());
+        let mut body = response.into_body().into_reader().take(MAX_REFS_BYTES);
+        let start = read_start(&mut body).map_err(|error| from_io(&place, error))?;
+        if content_type != "application/x-git-upload-pack-advertisement"
+            && !handshake::looks_smart(&start)
+        {
+            return Err(not_smart(&place, &content_type, &start));
+        }
+        // The POSTs go to where the GET was led to (git's `update_url_from_redirect`).
+        let Some(path) = url.path().strip_suffix("/info/refs").map(str::to_owned) else {
+            let message = "the server redirects to an address that is not a repository's info/refs";
+            return Err(fatal(&place, message.to_owned()));
+        };
+        let greeting = handshake::read_greeting((&start[..]).chain(&mut body))
+            .map_err(|error| from_protocol(&place, error))?;
+        drain(&mut body);
+        url.set_path(&path);
+        url.set_query(None);
+        Ok((url, greeting))
+    }
+
+    fn ls_refs(
+        &self,
+        session: &Session,
+        capabilities: fetch_v2::Capabilities,
+    ) -> Result<Advertised, SourceError> {
+        let body = fetch_v2::ls_refs_request(capabilities);
+        self.patiently(|| {
+            let mut answer = self.post(session, &body)?.take(MAX_REFS_BYTES);
+            let refs = fetch_v2::read_refs(&mut answer)
+                .map_err(|error| from_protocol(&shown(&session.url), error))?;
+            drain(&mut answer);
+            Ok(refs)
+        })
+    }
+
+    /// Asks for the pack and reads up to where its side-bands begin.
+    fn begin_pack(
+        &self,
+        session: &Session,
+        body: &[u8],
+    ) -> Result<BodyReader<'static>, SourceError> {
+        let mut packets = Packets::new(self.post(session, body)?);
+        match session.protocol {
+            Protocol::V0(_) => fetch_v0::read_ack(&mut packets),
+            Protocol::V2(_) => fetch_v2::read_until_pack(&mut packets),
+        }
+        .map_err(|error| from_protocol(&shown(&session.url), error))?;
+        Ok(packets.into_inner())
+    }
+
+    /// One POST to `git-upload-pack`, and the answer's body if it is one.
+    fn post(&self, session: &Session, body: &[u8]) -> Result<BodyReader<'static>, SourceError> {
+        let mut url = session.url.clone();
+        // A repository at the root of its host has a lone slash for a path.
+        let path = session.url.path().trim_end_matches('/');
+        url.set_path(&format!("{path}/git-upload-pack"));
+        let mut headers = vec![
+            ("content-type", "application/x-git-upload-pack-request"),
+            ("accept", "application/x-git-upload-pack-result"),
+        ];
+        if matches!(session.protocol, Protocol::V2(_)) {
+            headers.push(("git-protocol", "version=2"));
+        }
+        let zipped = if body.len() > GZIP_ABOVE { gzip(body) } else { None };
+        if zipped.is_some() {
+            headers.push(("content-encoding", "gzip"));
+        }
+        let body = zipped.as_deref().unwrap_or(body);
+        let response = self.send(Method::POST, &url, &headers, body)?;
+        if response.status().is_redirection() {
+            let message = "the server redirects the request for a pack, which git does not follow";
+            return Err(fatal(&shown(&url), message.to_owned()));
+        }
+        let response = self.check_status(&url, response)?;
+        let content_type = content_type(response.headers());
+        let mut body = response.into_body().into_reader();
+        if content_type != "application/x-git-upload-pack-result" {
+            let start = read_start(&mut body).map_err(|error| from_io(&shown(&url), error))?;
+            return Err(not_smart(&shown(&url), &content_type, &start));
+        }
+        Ok(body)
+    }
+
+    /// Sends one request, counted, with the credentials that are for this address.
+    fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(&'static str, &'static str)],
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, SourceError> {
+        let place = shown(url);
+        let uri: Uri =
+            url.as_str().parse().map_err(|_| fatal(&place, "not a usable URL".into()))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri.clone())
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::PRAGMA, "no-cache");
+        for &(name, value) in headers {
+            request = request.header(name, HeaderValue::from_static(value));
+        }
+        for (name, value) in self.credentials.headers_for(url) {
+            request = request.header(name, value);
+        }
+        let request = request.body(body).map_err(|error| fatal(&place, error.to_string()))?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.client.agent(&uri).run(request).map_err(|error| from_ureq(&place, &error))
+    }
+
+    /// Lets 200 through, and makes an error of everything else.
+    fn check_status(
+        &self,
+        url: &Url,
+        response: Response<Body>,
+    ) -> Result<Response<Body>, SourceError> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        let retry_after = retry_after(response.headers());
+        let words = plain_words(response);
+        let sent = !self.credentials.headers_for(url).is_empty();
+        let (kind, message) = refusal(status, sent, retry_after);
+        Err(SourceError { kind, url: shown(url), message: message + &words })
+    }
+
+    /// Repeats what may go well the next time, a bounded number of times in a bounded time.
+    fn patiently<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let begun = Instant::now();
+        let mut wait = self.patience.first_wait;
+        for _ in 1..self.patience.tries {
+            let error = match attempt() {
+                Err(error) => error,
+                done => return done,
+            };
+            let SourceErrorKind::Transient { retry_after } = error.kind else { return Err(error) };
+            // Between half of the wait and all of it, so that many mirrors don't come back at once;
+            // never sooner than the server asks.
+            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+            let pause = retry_after.map_or(backoff, |asked| asked.max(backoff));
+            if begun.elapsed() + pause > self.patience.total {
+                return Err(error);
+            }
+            log::info!("{error}; trying again in {} ms", pause.as_millis());
+            if !self.wait(pause) {
+                return Err(error);
+            }
+            wait *= 2;
+        }
+        attempt()
+    }
+
+    /// `false`: cancelled.
+    fn wait(&self, mut left: Duration) -> bool {
+        while !left.is_zero() && !(self.cancelled)() {
+            let nap = left.min(CANCEL_EVERY);
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+        !(self.cancelled)()
+    }
+}
+
+impl fmt::Debug for SmartHttp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmartHttp")
+            .field("url", &shown(&self.url))
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Source for SmartHttp {
+    fn describe(&self) -> String {
+        shown(&self.url)
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        let (session, refs) = self.begin()?;
+        let refs = match (session.protocol, refs) {
+            (Protocol::V2(capabilities), _) => self.ls_refs(&session, capabilities)?,
+            (Protocol::V0(_), Some(refs)) => refs,
+            (Protocol::V0(_), None) => {
+                unreachable!("with version 0 the refs come with the greeting")
+            }
+        };
+        for name in &refs.skipped {
+            log::warn!("{}: skipped a ref whose name git does not allow: {name}", self.describe());
+        }
+        Ok(refs.advertisement)
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        let session = match self.last_session() {
+            Some(session) => session,
+            None => self.begin()?.0,
+        };
+        let place = shown(&session.url);
+        if wants.is_empty() {
+            return Err(fatal(&place, "nothing is wanted".into()));
+        }
+        // Many refs may point at one object.
+        let (wants, haves) = (distinct(wants), distinct(haves));
+        let body = match session.protocol {
+            Protocol::V0(capabilities) => fetch_v0::fetch_request(capabilities, &wants, &haves)
+                .map_err(|error| from_protocol(&place, error))?,
+            Protocol::V2(capabilities) => fetch_v2::fetch_request(capabilities, &wants, &haves),
+        };
+        let input = self.patiently(|| self.begin_pack(&session, &body))?;
+        let demux = match session.protocol {
+            Protocol::V0(_) => Demux::after_acks(input, words),
+            Protocol::V2(_) => Demux::new(input, words),
+        };
+        Ok(Box::new(PackStream { demux, place }))
+    }
+
+    fn lfs(&self, lfsconfig: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
+        let endpoint = lfsconfig
+            .and_then(|file| self.configured_lfs(file))
+            .unwrap_or_else(|| default_endpoint(&self.url()));
+        let server = LfsServer::new(endpoint, self.client.clone(), self.credentials.clone());
+        Some(Box::new(server.counting(self.requests.clone())))
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// Who hears the server's progress.
+type Words<'a> = Box<dyn FnMut(&str) + Send + 'a>;
+
+/// The pack's bytes; its errors are [`SourceError`]s.
+struct PackStream<'a> {
+    demux: Demux<BodyReader<'static>, Words<'a>>,
+    place: String,
+}
+
+impl Read for PackStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.demux.read(buffer).map_err(|error| match error.kind() {
+            // Not a failure: `read` is to be called again.
+            io::ErrorKind::Interrupted => error,
+            kind => io::Error::new(kind, from_io(&self.place, error)),
+        })?;
+        if got == 0 && !buffer.is_empty() {
+            drain(self.demux.input());
+        }
+        Ok(got)
+    }
+}
+
+fn distinct(oids: &[Oid]) -> Vec<Oid> {
+    let mut oids = oids.to_vec();
+    oids.sort_unstable();
+    oids.dedup();
+    oids
+}
+
+/// Reads an answer to its end after its last packet: only then does its connection go back to the
+/// pool. There is nothing to read but HTTP's own last chunk; a server that sends more loses the
+/// connection.
+fn drain(body: &mut impl Read) {
+    // Whatever happens here, the answer was read already.
+    let _ = io::copy(&mut body.take(256), &mut io::sink());
+}
+
+/// A URL for people: no userinfo, no query, no fragment.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = (url.set_username(""), url.set_password(None));
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+pub(super) fn fatal(place: &str, message: String) -> SourceError {
+    SourceError { kind: SourceErrorKind::Fatal, url: place.to_owned(), message }
+}
+
+pub(super) fn transient(place: &str, message: String) -> SourceError {
+    let kind = SourceErrorKind::Transient { retry_after: None };
+    SourceError { kind, url: place.to_owned(), message }
+}
+
+pub(super) fn from_ureq(place: &str, error: &ureq::Error) -> SourceError {
+    let make = if http::is_transient(error) { transient } else { fatal };
+    make(place, http::explain(error))
+}
+
+/// An error from a body: of the side-bands, or of the connection.
+fn from_io(place: &str, error: io::Error) -> SourceError {
+    match SidebandError::from_io(&error) {
+        Some(cut @ SidebandError::Truncated) => transient(place, cut.to_string()),
+        Some(SidebandError::Server(words)) => from_server(place, words),
+        Some(other) => fatal(place, other.to_string()),
+        None => from_ureq(place, &ureq::Error::from(error)),
+    }
+}
+
+fn from_protocol(place: &str, error: ProtocolError) -> SourceError {
+    match error {
+        ProtocolError::Packet(PacketError::Io(error)) => from_io(place, error),
+        ProtocolError::Packet(cut @ PacketError::Truncated) => transient(place, cut.to_string()),
+        ProtocolError::Packet(PacketError::Server(words)) => from_server(place, &words),
+        other => fatal(place, other.to_string()),
+    }
+}
+
+/// An `ERR` packet.
+fn from_server(place: &str, words: &str) -> SourceError {
+    // A ref moved, or went away, between the advertisement and the request: the next run sees it.
+    let make = if words.contains("not our ref") { transient } else { fatal };
+    make(place, format!("the server says: {words}"))
+}
+
+/// Where a redirect leads, if `response` is one.
+pub(super) fn redirect_target(
+    response: &Response<Body>,
+    url: &Url,
+) -> Result<Option<Url>, SourceError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let fail = |message: &str| fatal(&shown(url), message.to_owned());
+    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| fail("a redirect that says not whither"))?;
+    let mut target = url.join(location).map_err(|_| fail("a redirect to what is no URL"))?;
+    match (url.scheme(), target.scheme()) {
+        (_, "https") | ("http", "http") => {}
+        ("https", "http") => return Err(fail("a redirect from https to http is not followed")),
+        _ => return Err(fail("a redirect to what is neither http nor https")),
+    }
+    // A server must not choose who we are.
+    let _ = (target.set_username(""), target.set_password(None));
+    target.set_fragment(None);
+    log::debug!("{} redirects to {}", shown(url), shown(&target));
+    Ok(Some(target))
+}
+
+/// What a status means, and what the user can do.
+pub(super) fn refusal(
+    status: StatusCode,
+    credentials_sent: bool,
+    retry_after: Option<Duration>,
+) -> (SourceErrorKind, String) {
+    const HELP: &str = "a user and token in the URL, an entry in ~/.netrc (or the file that NETRC \
+                        names), or --source-header-file";
+    let (kind, text) = match (status.as_u16(), credentials_sent) {
+        (401, false) => (SourceErrorKind::Denied, format!("it wants a login: give it {HELP}")),
+        (401, true) => (SourceErrorKind::Denied, "it does not accept the login or token".into()),
+        (403, false) => (SourceErrorKind::Denied, format!("it refuses; with a login: {HELP}")),
+        (403, true) => (SourceErrorKind::Denied, "this login or token may not read it".into()),
+        (404, false) => (
+            SourceErrorKind::Denied,
+            format!("no such repository, or one that needs a login: {HELP}"),
+        ),
+        (404, true) => (
+            SourceErrorKind::Denied,
+            "no such repository, or one that this login or token may not see".into(),
+        ),
+        (407, _) => (SourceErrorKind::Denied, "the proxy wants a login".into()),
+        (408 | 429 | 500 | 502 | 503 | 504 | 520..=529, _) => {
+            (SourceErrorKind::Transient { retry_after }, "it is not available now".into())
+        }
+        _ => (SourceErrorKind::Fatal, "an answer that git does not know".into()),
+    };
+    (kind, format!("HTTP {}: {text}", status.as_u16()))
+}
+
+/// `Retry-After` in seconds; the form with a date is left to our own backoff.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The media type in lower case, without parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = value.unwrap_or_default().split(';').next().unwrap_or_default();
+    media.trim().to_ascii_lowercase()
+}
+
+/// The server's own words beside a status, if they are plain text.
+fn plain_words(response: Response<Body>) -> String {
+    if content_type(response.headers()) != "text/plain" {
+        return String::new();
+    }
+    let start = read_start(&mut response.into_body().into_reader()).unwrap_or_default();
+    let words = clean_text(&start, 200);
+    if words.is_empty() { words } else { format!(" ({words})") }
+}
+
+/// Up to 200 bytes, enough to tell what an answer is.
+fn read_start(body: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(200);
+    body.take(200).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// What an answer is that is no smart server's.
+fn not_smart(place: &str, content_type: &str, start: &[u8]) -> SourceError {
+    let is_hex = |byte: &u8| byte.is_ascii_hexdigit();
+    let dumb = start.iter().take(40).filter(|byte| is_hex(byte)).count() == 40
+        || (start.is_empty() && content_type == "text/plain");
+    let message = if dumb {
+        "the server speaks only git's dumb protocol; a mirror needs the smart one".to_owned()
+    } else if content_type == "text/html" || start.trim_ascii_start().starts_with(b"<") {
+        "the answer is a web page, not a git repository: is the URL right, and does it need a login?"
+            .to_owned()
+    } else {
+        let what = clean_text(content_type.as_bytes(), 60);
+        format!("not a git repository: the answer has the type {what:?}")
+    };
+    fatal(place, message)
+}
+
+/// `bytes` as a gzip member (RFC 1952). None if they don't get smaller.
+fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+    // Magic, deflate, no flags, no time, no extra flags, unknown system.
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    let mut deflated = vec![0; bytes.len()];
+    let mut deflate = Deflate::new(6, false, 15);
+    match deflate.compress(bytes, &mut deflated, DeflateFlush::Finish) {
+        Ok(Status::StreamEnd) => {}
+        _ => return None,
+    }
+    let len = usize::try_from(deflate.total_out()).ok()?;
+    out.extend_from_slice(&deflated[..len]);
+    out.extend_from_slice(&zlib_rs::crc32::crc32(0, bytes).to_le_bytes());
+    // The length modulo 2^32, by the format.
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Environment, Settings};
+
+    fn source(url: &str) -> Result<SmartHttp, SourceError> {
+        let client = Client::with_environment(&Settings::default(), &Environment::default());
+        SmartHttp::new(url, client.unwrap(), Auth::none())
+    }
+
+    #[test]
+    fn no_text_shows_userinfo_or_query() {
+        let source = source("https://user:hush@git.example/a/b.git/").unwrap();
+        assert_eq!(source.describe(), "https://git.example/a/b.git");
+        assert_eq!(source.url().as_str(), "https://git.example/a/b.git");
+        assert!(!format!("{source:?}").contains("hush"));
+    }
+
+    #[test]
+    fn urls_that_cannot_be_sources_are_refused_without_showing_them() {
+        for bad in
+            ["hush", "ssh://u:hush@h/x", "https://h/x?token=hush", "https://u:hush@/", "file:///x"]
+        {
+            let text = source(bad).unwrap_err().to_string();
+            assert!(!text.contains("hush"), "{text}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_read_back_by_an_inflater_and_given_up_when_it_does_not_help() {
+        let bytes = b"0032have 1111111111111111111111111111111111111111\n".repeat(100);
+        let zipped = gzip(&bytes).unwrap();
+        assert!(zipped.len() < bytes.len() / 10);
+        let mut out = vec![0; bytes.len()];
+        let mut inflate = zlib_rs::Inflate::new(true, 31);
+        let status = inflate.decompress(&zipped, &mut out, zlib_rs::InflateFlush::Finish);
+        assert_eq!(status, Ok(Status::StreamEnd));
+        assert_eq!(out, bytes);
+        assert_eq!(gzip(b"x"), None);
+    }
+
+    #[test]
+    fn each_status_has_a_kind() {
+        let kind = |status: u16| refusal(StatusCode::from_u16(status).unwrap(), false, None).0;
+        for status in [401, 403, 404, 407] {
+            assert_eq!(kind(status), SourceErrorKind::Denied, "{status}");
+        }
+        for status in [408, 429, 500, 502, 503, 504, 522] {
+            assert_eq!(kind(status), SourceErrorKind::Transient { retry_after: None }, "{status}");
+        }
+        for status in [204, 400, 405, 410, 415, 501] {
+            assert_eq!(kind(status), SourceErrorKind::Fatal, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_source_error_is_found_again_in_an_io_error() {
+        let error = io::Error::other(transient("x", "y".into()));
+        assert!(SourceError::from_io(&error).is_some());
+    }
+
+    #[test]
+    fn a_redirect_never_leaves_https_and_never_brings_a_login() {
+        let target = |from: &str, to: &str| {
+            let response = Response::builder().status(301).header(header::LOCATION, to);
+            let response = response.body(Body::builder().data("")).unwrap();
+            redirect_target(&response, &Url::parse(from).unwrap())
+        };
+        let error = target("https://h/x/info/refs?a=hush", "http://h/y").unwrap_err().to_string();
+        assert!(error.contains("from https to http") && !error.contains("hush"), "{error}");
+        let found = target("http://h/a/info/refs", "https://u:p@other/b/info/refs#c").unwrap();
+        assert_eq!(found.unwrap().as_str(), "https://other/b/info/refs");
+        let found = target("https://h/a/info/refs", "../b/refs?x").unwrap();
+        assert_eq!(found.unwrap().as_str(), "https://h/a/b/refs?x");
+    }
+}
