@@ -3,6 +3,8 @@
 
 pub mod git;
 pub mod http;
+pub mod mirror;
 pub mod pack;
+pub mod progress;
 pub mod source;
 pub mod store;

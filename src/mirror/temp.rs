@@ -1,0 +1,245 @@
+//! A run's temporary keys and multipart uploads, under `mirror_tmp/<run id>/`.
+//!
+//! Everything temporary is written down here *before* it is made, so that [`TempKeys::clean`] finds
+//! it on every way out. What a killed run leaves is swept by a later one ([`sweep`]).
+//!
+//! Which run is dead? A run id is `<host>-<boot>-<namespace>-<pid>-<start>-<random>`. A run of this
+//! host's earlier boot is dead; in this boot and pid namespace the process table tells. For others
+//! (containers, several VMs on one target) only age can, and it errs on the side of leaving things:
+//! [`ABANDONED_AFTER`]. A host is its name and its machine-id(5), so clones of a VM need a
+//! machine-id each, as systemd wants it anyway.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::store::{Key, ObjectHeaders, Store, StoreError, Upload};
+
+/// The folder of all temporary keys.
+pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
+
+/// A foreign host's run that has written nothing for so long is dead: every temporary key of a
+/// live run is younger than its slowest single upload.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// The temporary keys and uploads of one run.
+pub(crate) struct TempKeys<'e> {
+    store: &'e dyn Store,
+    run_id: String,
+    next: AtomicU32,
+    made: Mutex<Made>,
+}
+
+/// Guarded by [`TempKeys::made`].
+#[derive(Default)]
+struct Made {
+    keys: BTreeSet<Key>,
+    uploads: Vec<Upload>,
+}
+
+impl<'e> TempKeys<'e> {
+    pub(crate) fn new(store: &'e dyn Store) -> Self {
+        TempKeys { store, run_id: new_run_id(), next: AtomicU32::new(0), made: Mutex::default() }
+    }
+
+    /// A new temporary key; `what` says what for, in the bucket's listing.
+    pub(crate) fn key(&self, what: &str) -> Key {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let key = Key::new(format!("{TEMP_PREFIX}{}/{what}-{number}", self.run_id))
+            .expect("a run id has no slash and no control character");
+        self.made().keys.insert(key.clone());
+        key
+    }
+
+    /// Begins a multipart upload, which [`TempKeys::clean`] will abort unless it is completed.
+    pub(crate) fn create_upload(
+        &self,
+        key: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<Upload, StoreError> {
+        let upload = self.store.create_upload(key, headers)?;
+        self.made().uploads.push(upload.clone());
+        Ok(upload)
+    }
+
+    /// The upload has been completed or aborted.
+    pub(crate) fn upload_ended(&self, upload: &Upload) {
+        self.made().uploads.retain(|known| known != upload);
+    }
+
+    /// Deletes one temporary key now.
+    pub(crate) fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.store.delete(std::slice::from_ref(key))?;
+        self.made().keys.remove(key);
+        Ok(())
+    }
+
+    /// The key was never written (its upload was aborted).
+    pub(crate) fn forget(&self, key: &Key) {
+        self.made().keys.remove(key);
+    }
+
+    /// Aborts and deletes all that is left. The first error is answered after everything has been
+    /// tried.
+    pub(crate) fn clean(&self) -> Result<(), StoreError> {
+        let made = std::mem::take(&mut *self.made());
+        let mut outcome = Ok(());
+        for upload in &made.uploads {
+            outcome = outcome.and(self.store.abort_upload(upload));
+        }
+        let keys: Vec<Key> = made.keys.into_iter().collect();
+        if keys.is_empty() { outcome } else { outcome.and(self.store.delete(&keys)) }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes what dead runs have left, and aborts their uploads. Answers how many keys and uploads.
+///
+/// Uploads that were begun by dead runs to a final key (a copy of over 5 GiB) are found too: no key
+/// of a mirror is ever uploaded in parts but by such a copy.
+pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
+    let now = SystemTime::now();
+    let mut dead_keys = Vec::new();
+    let mut page = None;
+    loop {
+        let listed = store.list(TEMP_PREFIX, page.as_deref())?;
+        let dead = listed.objects.into_iter().filter(|o| is_dead(&o.key, o.last_modified, now));
+        dead_keys.extend(dead.map(|o| o.key));
+        page = listed.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    let uploads = store.list_uploads(TEMP_PREFIX)?;
+    let dead_uploads = uploads.iter().filter(|u| is_dead(&u.upload.key, u.initiated, now));
+    let mut swept = dead_keys.len();
+    for open in dead_uploads {
+        store.abort_upload(&open.upload)?;
+        swept += 1;
+    }
+    if !dead_keys.is_empty() {
+        store.delete(&dead_keys)?;
+    }
+    Ok(swept)
+}
+
+fn is_dead(key: &Key, last_written: Option<SystemTime>, now: SystemTime) -> bool {
+    let old = last_written
+        .and_then(|at| now.duration_since(at).ok())
+        .is_some_and(|age| age > ABANDONED_AFTER);
+    let run_id = key.as_str().strip_prefix(TEMP_PREFIX).and_then(|rest| rest.split('/').next());
+    old || run_id.is_some_and(is_dead_here)
+}
+
+/// Does the run id name a process of this host that is no more?
+fn is_dead_here(run_id: &str) -> bool {
+    let parts: Vec<&str> = run_id.split('-').collect();
+    let [host, boot, namespace, pid, started, _random] = parts[..] else { return false };
+    let here = Here::look();
+    if host != here.host || here.boot == UNKNOWN {
+        return false;
+    }
+    if boot != here.boot {
+        return true;
+    }
+    namespace == here.namespace
+        && pid.bytes().all(|c| c.is_ascii_digit())
+        && process_start("self").is_some()
+        && process_start(pid).as_deref() != Some(started)
+}
+
+fn new_run_id() -> String {
+    use std::hash::BuildHasher;
+    let Here { host, boot, namespace } = Here::look();
+    let started = process_start("self").unwrap_or_else(|| UNKNOWN.into());
+    let random = std::hash::RandomState::new().hash_one(SystemTime::now());
+    format!("{host}-{boot}-{namespace}-{}-{started}-{random:016x}", std::process::id())
+}
+
+/// For what this system does not tell.
+const UNKNOWN: &str = "0";
+
+/// Which host, boot and pid namespace this is, each as a word without `-` and `/`.
+struct Here {
+    host: String,
+    boot: String,
+    namespace: String,
+}
+
+impl Here {
+    fn look() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let boot = read("/proc/sys/kernel/random/boot_id");
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let name = read("/proc/sys/kernel/hostname");
+        // Without a machine-id, another boot can't be told from another host: it becomes one.
+        let machine = match read("/etc/machine-id") {
+            id if id.trim().is_empty() => boot.clone(),
+            id => id,
+        };
+        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '.';
+        let name: String = name.trim().chars().filter(plain).take(40).collect();
+        Here {
+            host: format!("{name}.{}", word(&machine)),
+            boot: word(&boot),
+            namespace: word(&namespace.to_string_lossy()),
+        }
+    }
+}
+
+/// Eight hexadecimal digits that stand for `text` (FNV-1a), or [`UNKNOWN`] for nothing.
+fn word(text: &str) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in text.trim().bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    if text.trim().is_empty() { UNKNOWN.into() } else { format!("{:08x}", hash as u32) }
+}
+
+/// When a process was started, in clock ticks since boot: field 22 of proc_pid_stat(5).
+fn process_start(pid: &str) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name, is in parentheses and may hold anything.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_ascii_whitespace().nth(19).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(run_id: &str) -> Key {
+        Key::new(format!("{TEMP_PREFIX}{run_id}/part-0")).unwrap()
+    }
+
+    fn run_id(host: &str, boot: &str, namespace: &str, started: &str) -> String {
+        format!("{host}-{boot}-{namespace}-{}-{started}-00ff", std::process::id())
+    }
+
+    #[test]
+    fn own_run_is_alive() {
+        let alive = new_run_id();
+        assert!(!is_dead(&key(&alive), Some(SystemTime::now()), SystemTime::now()), "{alive}");
+    }
+
+    #[test]
+    fn process_that_is_no_more_and_earlier_boot_are_dead() {
+        let Here { host, boot, namespace } = Here::look();
+        assert!(is_dead_here(&run_id(&host, &boot, &namespace, "1")));
+        assert!(is_dead_here(&run_id(&host, "00000000", &namespace, "1")));
+        assert!(!is_dead_here(&run_id(&host, &boot, "00000000", "1")), "another pid namespace");
+    }
+
+    #[test]
+    fn run_of_another_host_is_dead_by_age_alone() {
+        let now = SystemTime::now();
+        let foreign = key(&run_id("elsewhere.01234567", "1", "2", "3"));
+        assert!(!is_dead(&foreign, Some(now), now));
+        assert!(!is_dead(&foreign, None, now));
+        assert!(is_dead(&foreign, Some(now - 2 * ABANDONED_AFTER), now));
+    }
+}

@@ -1,0 +1,60 @@
+//! What a run tells its watcher: counters and messages, as a trait.
+//!
+//! The mirror calls [`Progress`] from many threads, for every object; implementations must be cheap
+//! and must not block. What they show, and how often, is theirs: nothing ([`Silent`]), log lines
+//! now and then ([`Lines`]), or bars on a terminal ([`Bars`]). [`Counters`] adds the increments up
+//! for whoever shows them. Whatever else is written to the terminal while bars are drawn goes
+//! through [`Screen`].
+
+mod bars;
+mod counters;
+mod lines;
+
+pub use self::bars::{Bars, Screen};
+pub use self::counters::{Counters, Counts};
+pub(crate) use self::counters::{bytes, grouped};
+pub use self::lines::Lines;
+
+/// Hears what a run does. All counts are increments.
+pub trait Progress: Send + Sync {
+    /// The pack's header says that `entries` objects will come (they add up over several fetches).
+    fn expect_objects(&self, entries: u64) {
+        let _ = entries;
+    }
+
+    /// `bytes` of the pack have arrived from the source.
+    fn received(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// One object is done: stored with `bytes`, or found stored already (`bytes` 0).
+    fn object_done(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// An LFS object of `bytes` is awaited.
+    fn expect_lfs(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// `bytes` of LFS objects have arrived.
+    fn lfs_received(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// The source's own words: one line, no control characters.
+    fn source_says(&self, line: &str) {
+        let _ = line;
+    }
+
+    /// What the run is at now: `asking for refs`, `publishing`.
+    fn phase(&self, what: &str) {
+        let _ = what;
+    }
+}
+
+/// Shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {}

@@ -1,0 +1,144 @@
+//! A [`MemoryStore`] with a hook before every write, and with the ways in which stores treat
+//! conditions; and the check that a reader of a store finds whole what is published.
+#![allow(dead_code)] // Each test crate uses a part of it.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use mirror_git_to_s3::store::memory::MemoryStore;
+use mirror_git_to_s3::store::{
+    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
+    StoreError, StoreErrorKind, Upload,
+};
+
+/// What becomes of a condition on a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    /// As S3 does it.
+    Enforced,
+    /// Some stores don't look at them.
+    Ignored,
+    /// Some answer 501.
+    Unsupported,
+    /// One refuses every `If-Match` with a quoted tag.
+    MatchesRefused,
+}
+
+pub type Hook = Box<dyn Fn(&Key) + Send + Sync>;
+
+pub struct Hooked {
+    pub inner: MemoryStore,
+    pub conditions: Conditions,
+    /// Called before every put.
+    pub before_put: Hook,
+}
+
+impl Hooked {
+    pub fn new(inner: &MemoryStore, conditions: Conditions) -> Self {
+        Hooked { inner: inner.clone(), conditions, before_put: Box::new(|_| ()) }
+    }
+
+    pub fn before_put(self, hook: impl Fn(&Key) + Send + Sync + 'static) -> Self {
+        Hooked { before_put: Box::new(hook), ..self }
+    }
+}
+
+impl Store for Hooked {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+    fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+        max_len: u64,
+    ) -> Result<(Vec<u8>, Option<ETag>), StoreError> {
+        self.inner.get(key, range, max_len)
+    }
+    fn open(&self, key: &Key, offset: u64) -> Result<Box<dyn Read + Send>, StoreError> {
+        self.inner.open(key, offset)
+    }
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        self.inner.head(key)
+    }
+    fn put(
+        &self,
+        key: &Key,
+        body: &[u8],
+        headers: ObjectHeaders,
+        condition: Option<&Condition>,
+    ) -> Result<Option<ETag>, StoreError> {
+        (self.before_put)(key);
+        let refused = |kind| Err(StoreError::new(kind, "put", key.as_str(), "as told"));
+        match (self.conditions, condition) {
+            (Conditions::Ignored, _) => self.inner.put(key, body, headers, None),
+            (Conditions::Unsupported, Some(_)) => refused(StoreErrorKind::Unsupported),
+            (Conditions::MatchesRefused, Some(Condition::Matches(_))) => {
+                refused(StoreErrorKind::ConditionFailed)
+            }
+            _ => self.inner.put(key, body, headers, condition),
+        }
+    }
+    fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
+        self.inner.delete(keys)
+    }
+    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+        self.inner.list(prefix, page)
+    }
+    fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
+        self.inner.copy(from, to, headers)
+    }
+    fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {
+        self.inner.create_upload(key, headers)
+    }
+    fn put_part(&self, upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError> {
+        self.inner.put_part(upload, number, body)
+    }
+    fn copy_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        from: &Key,
+        range: Range<u64>,
+    ) -> Result<Part, StoreError> {
+        self.inner.copy_part(upload, number, from, range)
+    }
+    fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<(), StoreError> {
+        self.inner.complete_upload(upload, parts)
+    }
+    fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.inner.abort_upload(upload)
+    }
+    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.inner.list_uploads(prefix)
+    }
+    fn requests(&self) -> u64 {
+        self.inner.requests()
+    }
+}
+
+/// Writes what a reader can reach of `store` into `dir`, as a bare repository. `false`: nothing is
+/// published.
+pub fn dump(store: &MemoryStore, dir: &Path) -> bool {
+    let objects = store.snapshot();
+    let Some(refs) = objects.get("info/refs") else { return false };
+    for (key, object) in objects.iter().filter(|(key, _)| !key.starts_with("mirror_tmp/")) {
+        let path = dir.join(key);
+        std::fs::create_dir_all(path.parent().expect("below dir")).expect("a folder");
+        std::fs::write(path, &object.bytes).expect("written");
+    }
+    let refs = String::from_utf8(refs.bytes.to_vec()).expect("refs are UTF-8 here");
+    let packed: String = refs
+        .lines()
+        .filter(|line| !line.ends_with("^{}"))
+        .map(|line| line.replace('\t', " ") + "\n")
+        .collect();
+    std::fs::create_dir_all(dir.join("refs")).expect("a folder");
+    std::fs::create_dir_all(dir.join("objects")).expect("a folder");
+    std::fs::write(dir.join("packed-refs"), packed).expect("written");
+    true
+}

@@ -1,0 +1,245 @@
+//! Repositories for tests: made by the `git` of this machine with fixed names and dates, read by a
+//! [`Source`] that asks that git for the pack, and compared with what a mirror became.
+//!
+//! No network: the wire has tests of its own.
+#![allow(dead_code)] // Each test crate uses a part of it.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::refs::{Advertisement, Head, Ref, RefName};
+use mirror_git_to_s3::source::{Source, SourceError};
+
+/// A repository in a temporary folder, bare, with helpers to change it.
+pub struct Repo {
+    dir: tempfile::TempDir,
+}
+
+impl Repo {
+    /// An empty bare repository whose HEAD is an unborn `main`.
+    pub fn new() -> Self {
+        let repo = Repo { dir: tempfile::tempdir().expect("a temporary folder") };
+        repo.git(&["init", "-q", "--bare", "-b", "main", "."]);
+        repo
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs git here and returns what it printed, without the last line feed.
+    pub fn git(&self, args: &[&str]) -> String {
+        self.git_with_input(args, b"")
+    }
+
+    pub fn git_with_input(&self, args: &[&str], input: &[u8]) -> String {
+        let out = run(git(self.path()).args(args), input);
+        String::from_utf8(out).expect("git prints UTF-8 here").trim_end().to_owned()
+    }
+
+    /// Stores a blob and gives its oid.
+    pub fn blob(&self, content: &[u8]) -> String {
+        self.git_with_input(&["hash-object", "-w", "--stdin"], content)
+    }
+
+    /// A commit on `branch` (a full ref name) that has exactly `files`, on top of what is there.
+    pub fn commit(&self, branch: &str, files: &[(&str, &[u8])]) -> String {
+        let parent = self.rev(branch);
+        let parents: Vec<&str> = parent.as_deref().into_iter().collect();
+        let oid = self.commit_with_parents(&parents, files);
+        self.git(&["update-ref", branch, &oid]);
+        oid
+    }
+
+    pub fn commit_with_parents(&self, parents: &[&str], files: &[(&str, &[u8])]) -> String {
+        let mut tree = String::new();
+        for (name, content) in files {
+            tree += &format!("100644 blob {}\t{name}\n", self.blob(content));
+        }
+        let tree = self.git_with_input(&["mktree"], tree.as_bytes());
+        let mut args = vec!["commit-tree", &tree, "-m", "a commit"];
+        for parent in parents {
+            args.extend(["-p", parent]);
+        }
+        self.git(&args)
+    }
+
+    pub fn rev(&self, name: &str) -> Option<String> {
+        let out = git(self.path()).args(["rev-parse", "-q", "--verify", name]).output().unwrap();
+        out.status.success().then(|| String::from_utf8(out.stdout).unwrap().trim().to_owned())
+    }
+
+    /// All objects that refs reach, sorted.
+    pub fn objects(&self) -> Vec<String> {
+        all_objects(self.path())
+    }
+
+    /// All refs as git prints them.
+    pub fn refs(&self) -> String {
+        all_refs(self.path())
+    }
+}
+
+/// git without anybody's configuration, with fixed names and dates.
+pub fn git(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .current_dir(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_AUTHOR_NAME", "A U Thor")
+        .env("GIT_AUTHOR_EMAIL", "author@example.com")
+        .env("GIT_AUTHOR_DATE", "1700000000 +0000")
+        .env("GIT_COMMITTER_NAME", "C O Mitter")
+        .env("GIT_COMMITTER_EMAIL", "committer@example.com")
+        .env("GIT_COMMITTER_DATE", "1700000000 +0000");
+    command
+}
+
+/// Runs `command` with `input`; panics with its words if it fails.
+pub fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("git runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let out = child.wait_with_output().expect("git ends");
+    writer.join().expect("the writer ends");
+    let words = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{command:?} failed: {words}");
+    out.stdout
+}
+
+pub fn all_objects(dir: &Path) -> Vec<String> {
+    let out = run(git(dir).args(["rev-list", "--objects", "--all", "--no-object-names"]), b"");
+    let mut oids: Vec<String> = String::from_utf8(out).unwrap().lines().map(Into::into).collect();
+    oids.sort_unstable();
+    oids
+}
+
+pub fn all_refs(dir: &Path) -> String {
+    let format = "--format=%(objectname) %(refname) %(*objectname)";
+    String::from_utf8(run(git(dir).args(["for-each-ref", format]), b"")).unwrap()
+}
+
+/// Checks that the bare repository `mirror` is what `source` is: refs, HEAD, objects, fsck.
+pub fn assert_same_repository(source: &Path, mirror: &Path) {
+    assert_eq!(all_refs(source), all_refs(mirror), "refs");
+    assert_eq!(all_objects(source), all_objects(mirror), "objects");
+    let head = |dir| std::fs::read_to_string(Path::join(dir, "HEAD")).expect("a HEAD");
+    assert_eq!(head(source), head(mirror), "HEAD");
+    run(git(mirror).args(["fsck", "--full", "--strict"]), b"");
+}
+
+/// A [`Source`] over a local repository: its pack comes from `git pack-objects`.
+pub struct LocalGit {
+    path: PathBuf,
+    pack_args: Vec<String>,
+    requests: AtomicU64,
+}
+
+impl LocalGit {
+    pub fn new(path: &Path) -> Self {
+        Self::with_pack_args(path, &["--delta-base-offset"])
+    }
+
+    pub fn with_pack_args(path: &Path, args: &[&str]) -> Self {
+        LocalGit {
+            path: path.into(),
+            pack_args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            requests: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Source for LocalGit {
+    fn describe(&self) -> String {
+        "https://git.example/repo".into()
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut refs = Vec::new();
+        for line in all_refs(&self.path).lines() {
+            let mut words = line.split(' ');
+            let mut oid = || words.next().and_then(|hex| hex.parse::<Oid>().ok());
+            let first = oid().expect("an oid");
+            let name = words.next().expect("a name");
+            let peeled = words.next().and_then(|hex| hex.parse().ok());
+            refs.push(Ref { name: RefName::new(name).unwrap(), oid: first, peeled });
+        }
+        refs.sort_by(|a, b| a.name.cmp(&b.name));
+        let head = std::fs::read_to_string(self.path.join("HEAD")).expect("a HEAD");
+        let head = match head.trim().strip_prefix("ref: ") {
+            None => Head::Detached(head.trim().parse().expect("an oid")),
+            Some(name) => {
+                let name = RefName::new(name).unwrap();
+                match refs.iter().any(|r| r.name == name) {
+                    true => Head::Branch(name),
+                    false => Head::Unborn(name),
+                }
+            }
+        };
+        Ok(Advertisement { refs, head })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        _words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut revs: String = wants.iter().map(|oid| format!("{oid}\n")).collect();
+        revs.extend(haves.iter().map(|oid| format!("^{oid}\n")));
+        let mut command = git(&self.path);
+        command.args(["pack-objects", "--revs", "--stdout", "-q"]).args(&self.pack_args);
+        let pack = run(&mut command, revs.as_bytes());
+        Ok(Box::new(std::io::Cursor::new(pack)))
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// A [`Source`] with one branch whose pack is given as bytes: for packs made by hand.
+pub struct GivenPack {
+    pub tip: Oid,
+    pub pack: Vec<u8>,
+}
+
+impl Source for GivenPack {
+    fn describe(&self) -> String {
+        "https://git.example/by-hand".into()
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        let name = RefName::new("refs/heads/main").unwrap();
+        let refs = vec![Ref { name: name.clone(), oid: self.tip, peeled: None }];
+        Ok(Advertisement { refs, head: Head::Branch(name) })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        _wants: &[Oid],
+        _haves: &[Oid],
+        _words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        Ok(Box::new(&self.pack[..]))
+    }
+
+    fn requests(&self) -> u64 {
+        0
+    }
+}

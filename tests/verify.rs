@@ -1,0 +1,317 @@
+//! `verify` finds each kind of damage, and nothing in a mirror that is sound.
+
+#[path = "support/local_git.rs"]
+mod local_git;
+
+use std::collections::BTreeMap;
+
+use local_git::{LocalGit, Repo, git, run};
+use mirror_git_to_s3::mirror::verify::{VerifyOptions, VerifyReport, verify};
+use mirror_git_to_s3::mirror::{MirrorError, Options, mirror};
+use mirror_git_to_s3::pack::index::{parse_index, write_index};
+use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
+
+/// SHA-256 of `abc`.
+const LFS_OID: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+fn lfs_key() -> String {
+    format!("lfs/objects/ba/78/{LFS_OID}")
+}
+
+fn put(store: &MemoryStore, key: &str, body: &[u8]) {
+    let headers = ObjectHeaders::immutable("application/octet-stream");
+    store.put(&Key::new(key).unwrap(), body, headers, None).unwrap();
+}
+
+fn delete(store: &MemoryStore, key: &str) {
+    assert!(store.bytes(key).is_some(), "{key}");
+    store.delete(&[Key::new(key).unwrap()]).unwrap();
+}
+
+/// A growing file, so that packs have deltas; tags; an LFS pointer.
+fn sample() -> Repo {
+    let repo = Repo::new();
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{LFS_OID}\nsize 3\n");
+    let mut text = String::new();
+    for round in 0..20 {
+        text += &format!("line {round} of a file that grows, so that deltas are worth it\n");
+        let files: [(&str, &[u8]); 3] = [
+            (".gitattributes", b"*.bin filter=lfs\n"),
+            ("a.bin", pointer.as_bytes()),
+            ("grows", text.as_bytes()),
+        ];
+        repo.commit("refs/heads/main", &files);
+    }
+    repo.git(&["tag", "-a", "-m", "annotated", "v1", "main~2"]);
+    repo
+}
+
+fn loose(repo: &Repo) -> MemoryStore {
+    let store = MemoryStore::new();
+    mirror(&LocalGit::new(repo.path()), &store, &Options::default(), &Silent).unwrap();
+    put(&store, &lfs_key(), b"abc");
+    store
+}
+
+/// The same mirror with everything in one pack. Answers the pack's key without its ending.
+fn packed(repo: &Repo) -> (MemoryStore, String) {
+    let store = loose(repo);
+    for oid in repo.objects() {
+        delete(&store, &loose_key(&oid));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("pack");
+    let args = ["pack-objects", "-q", "--all", base.to_str().unwrap()];
+    let name = String::from_utf8(run(git(repo.path()).args(args), b"")).unwrap();
+    let name = format!("pack-{}", name.trim());
+    for extension in ["pack", "idx"] {
+        let file = std::fs::read(dir.path().join(format!("{name}.{extension}"))).unwrap();
+        put(&store, &format!("objects/pack/{name}.{extension}"), &file);
+    }
+    put(&store, "objects/info/packs", format!("P {name}.pack\n\n").as_bytes());
+    (store, format!("objects/pack/{name}"))
+}
+
+fn loose_key(oid: &str) -> String {
+    format!("objects/{}/{}", &oid[..2], &oid[2..])
+}
+
+fn check(store: &MemoryStore, quick: bool) -> VerifyReport {
+    let options = VerifyOptions { quick, concurrency: 4, ..VerifyOptions::default() };
+    verify(store, &options).unwrap()
+}
+
+/// All findings of both kinds of verification as text; each must name `key`.
+fn findings(store: &MemoryStore, quick: bool, key: &str) -> String {
+    let report = check(store, quick);
+    assert!(!report.is_sound(), "quick {quick}: {key} is not found");
+    let text: String = report.findings.iter().map(|finding| format!("{finding}\n")).collect();
+    assert!(text.contains(key), "quick {quick}: {text}");
+    text
+}
+
+#[test]
+fn sound_mirrors_have_no_findings_loose_or_packed() {
+    let repo = sample();
+    for store in [loose(&repo), packed(&repo).0] {
+        store.clear_recorded();
+        for quick in [false, true] {
+            let report = check(&store, quick);
+            assert_eq!(report.findings, [], "quick {quick}");
+            assert_eq!(report.objects as usize, repo.objects().len());
+            assert_eq!((report.refs, report.lfs_objects), (2, 1));
+        }
+        assert!(store.recorded().iter().all(|request| request.operation != Operation::Delete));
+    }
+}
+
+#[test]
+fn missing_loose_objects_of_each_kind_are_named_with_a_ref() {
+    let repo = sample();
+    for name in ["main~3", "main^{tree}", "main:grows", "v1"] {
+        let store = loose(&repo);
+        let key = loose_key(&repo.rev(name).unwrap());
+        delete(&store, &key);
+        for quick in [false, true] {
+            let text = findings(&store, quick, &key);
+            assert!(text.contains("missing (reached by refs/"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn flipped_byte_of_a_loose_object_is_found() {
+    let repo = sample();
+    let store = loose(&repo);
+    let key = loose_key(&repo.rev("main:grows").unwrap());
+    let mut bytes = store.bytes(&key).unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    put(&store, &key, &bytes);
+    findings(&store, false, &key);
+    assert!(check(&store, true).is_sound(), "quick does not read blobs");
+}
+
+#[test]
+fn another_object_under_a_name_is_found() {
+    let repo = sample();
+    let store = loose(&repo);
+    let key = loose_key(&repo.rev("main:grows").unwrap());
+    let other = store.bytes(&loose_key(&repo.rev("main~1:grows").unwrap())).unwrap();
+    put(&store, &key, &other);
+    assert!(findings(&store, false, &key).contains("its content has the name"));
+}
+
+#[test]
+fn ref_to_nothing_and_refs_that_do_not_parse_are_found() {
+    let repo = sample();
+    let store = loose(&repo);
+    let mut refs = store.bytes("info/refs").unwrap().to_vec();
+    refs.extend(format!("{}\trefs/heads/nothing\n", "ab".repeat(20)).bytes());
+    put(&store, "info/refs", &refs);
+    for quick in [false, true] {
+        let text = findings(&store, quick, &loose_key(&"ab".repeat(20)));
+        assert!(text.contains("reached by refs/heads/nothing"), "{text}");
+    }
+    put(&store, "info/refs", b"<html>\n");
+    findings(&store, false, "info/refs: line 1");
+    delete(&store, "info/refs");
+    findings(&store, false, "info/refs: missing");
+}
+
+#[test]
+fn head_that_is_missing_or_names_nothing_is_found() {
+    let repo = sample();
+    let store = loose(&repo);
+    put(&store, "HEAD", b"ref: refs/heads/gone\n");
+    findings(&store, true, "HEAD: names refs/heads/gone");
+    put(&store, "HEAD", b"what?\n");
+    findings(&store, true, "HEAD: not a HEAD");
+    delete(&store, "HEAD");
+    findings(&store, true, "HEAD: missing");
+}
+
+#[test]
+fn lacking_short_and_damaged_lfs_objects_are_found() {
+    let repo = sample();
+    for store in [loose(&repo), packed(&repo).0] {
+        put(&store, &lfs_key(), b"abd");
+        assert!(findings(&store, false, &lfs_key()).contains("SHA-256"));
+        assert!(check(&store, true).is_sound(), "quick compares sizes");
+        put(&store, &lfs_key(), b"ab");
+        delete_and_find(&store);
+    }
+}
+
+fn delete_and_find(store: &MemoryStore) {
+    for quick in [false, true] {
+        assert!(findings(store, quick, &lfs_key()).contains("2 bytes, its pointer says 3"));
+    }
+    delete(store, &lfs_key());
+    for quick in [false, true] {
+        let text = findings(store, quick, &lfs_key());
+        assert!(text.contains("LFS object missing (reached by refs/"), "{text}");
+    }
+}
+
+#[test]
+fn truncated_and_damaged_packs_are_found() {
+    let repo = sample();
+    let (store, pack) = packed(&repo);
+    let key = format!("{pack}.pack");
+    let sound = store.bytes(&key).unwrap().to_vec();
+    put(&store, &key, &sound[..sound.len() - 30]);
+    for quick in [false, true] {
+        findings(&store, quick, &pack);
+    }
+    for at in (0..sound.len()).step_by(sound.len() / 20) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x10;
+        put(&store, &key, &damaged);
+        findings(&store, false, &pack);
+    }
+    delete(&store, &key);
+    for quick in [false, true] {
+        assert!(findings(&store, quick, &key).contains("listed in objects/info/packs"));
+    }
+}
+
+#[test]
+fn wrong_indices_are_found() {
+    let repo = sample();
+    let (store, pack) = packed(&repo);
+    let key = format!("{pack}.idx");
+    let sound = store.bytes(&key).unwrap().to_vec();
+    let mut flipped = sound.clone();
+    flipped[1100] ^= 1;
+    put(&store, &key, &flipped);
+    findings(&store, true, &key);
+    // Wrong in what it says, though it is whole in itself.
+    let reader = parse_index(&sound[..]).unwrap();
+    type Change = fn(&mut Vec<mirror_git_to_s3::pack::index::IndexEntry>);
+    let changes: [(Change, &str); 4] = [
+        (|entries| entries[3].crc32 ^= 1, ".idx: CRC-32 of"),
+        (|entries| entries[3].offset += 1, ".idx: the pack has an entry at"),
+        (
+            |entries| {
+                entries.pop();
+            },
+            "the index",
+        ),
+        (
+            |entries| {
+                let first = entries[0].offset;
+                entries[0].offset = std::mem::replace(&mut entries[1].offset, first);
+            },
+            "its content has the name",
+        ),
+    ];
+    for (change, wanted) in changes {
+        let mut entries: Vec<_> = reader.entries().collect();
+        change(&mut entries);
+        let mut index = Vec::new();
+        write_index(&mut entries, &reader.pack_trailer(), &mut index).unwrap();
+        put(&store, &key, &index);
+        let text = findings(&store, false, &pack);
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    delete(&store, &key);
+    findings(&store, true, &key);
+}
+
+#[test]
+fn unreachable_damage_in_loose_objects_is_nobodys() {
+    let repo = sample();
+    let store = loose(&repo);
+    put(&store, &loose_key(&"cd".repeat(20)), b"garbage");
+    put(&store, "mirror_state/state.json", b"not even JSON");
+    assert!(check(&store, false).is_sound());
+}
+
+#[test]
+fn small_memory_verifies_a_pack_by_reading_bases_again() {
+    let repo = sample();
+    let (store, _) = packed(&repo);
+    let options =
+        VerifyOptions { memory_bytes: 8 << 10, concurrency: 1, ..VerifyOptions::default() };
+    let report = verify(&store, &options).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn store_that_fails_is_an_error_and_no_finding() {
+    let repo = sample();
+    for (operation, kind) in [
+        (Operation::Get, StoreErrorKind::Denied),
+        (Operation::Open, StoreErrorKind::Denied),
+        (Operation::Open, StoreErrorKind::Other),
+    ] {
+        let store = loose(&repo);
+        store.inject(Fault::new(kind).on(operation).nth(3));
+        let error = verify(&store, &VerifyOptions::default()).unwrap_err();
+        assert!(matches!(&error, MirrorError::Store(e) if e.kind == kind), "{error}");
+    }
+}
+
+#[test]
+fn interrupted_verification_says_so() {
+    let repo = sample();
+    let store = loose(&repo);
+    let options = VerifyOptions::default();
+    options.cancel.cancel();
+    assert!(matches!(verify(&store, &options), Err(MirrorError::Interrupted)));
+}
+
+#[test]
+fn verification_writes_nothing() {
+    let repo = sample();
+    let (store, _) = packed(&repo);
+    let before: BTreeMap<_, _> = store.snapshot().into_iter().map(|(k, o)| (k, o.etag)).collect();
+    check(&store, false);
+    check(&store, true);
+    let after: BTreeMap<_, _> = store.snapshot().into_iter().map(|(k, o)| (k, o.etag)).collect();
+    assert_eq!(before, after);
+}
