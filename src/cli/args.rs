@@ -1,0 +1,296 @@
+//! The options as `argh` reads them: words to fields, with the range of each number.
+//!
+//! URLs stay text here and are read in [`super::urls`], whose errors don't repeat them: argh's own
+//! errors quote the value, and a URL may hold a password.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::{Addressing, ProgressMode, Shard};
+use crate::mirror::Layout;
+
+/// Mirrors git repositories to S3-compatible storage.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct MirrorArgs {
+    /// repository to read
+    #[argh(option)]
+    pub source: Vec<String>,
+    /// where its mirror is
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// file with a pair a line
+    #[argh(option)]
+    pub manifest: Option<String>,
+    /// loose or pack
+    #[argh(option, from_str_fn(layout))]
+    pub layout: Option<Layout>,
+    /// which refs
+    #[argh(option)]
+    pub refs: Vec<String>,
+    /// which refs not
+    #[argh(option)]
+    pub exclude_refs: Vec<String>,
+    /// leave LFS objects out
+    #[argh(switch)]
+    pub no_lfs: bool,
+    /// let .lfsconfig name another host
+    #[argh(switch)]
+    pub lfs_allow_other_host: bool,
+    /// ask for everything again
+    #[argh(switch)]
+    pub full: bool,
+    /// let the mirror lose its refs
+    #[argh(switch)]
+    pub force: bool,
+    /// write nothing
+    #[argh(switch, short = 'n')]
+    pub dry_run: bool,
+    /// store requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// repositories at once
+    #[argh(option, from_str_fn(jobs))]
+    pub jobs: Option<usize>,
+    /// working memory in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// share of a manifest
+    #[argh(option, from_str_fn(shard))]
+    pub shard: Option<Shard>,
+    /// stop at the first failure
+    #[argh(switch)]
+    pub fail_fast: bool,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// storage class of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub storage_class: Option<String>,
+    /// encryption at rest
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse: Option<String>,
+    /// key of that encryption
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse_kms_key_id: Option<String>,
+    /// canned ACL of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub acl: Option<String>,
+    /// header lines for the source
+    #[argh(option)]
+    pub source_header_file: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// bars
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
+    /// packs before a fresh start
+    #[argh(option, from_str_fn(max_packs))]
+    pub max_packs: Option<usize>,
+    /// metrics as a Prometheus textfile
+    #[argh(option)]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// Reads a mirror back.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct VerifyArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// by name and size
+    #[argh(switch)]
+    pub quick: bool,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// memory for packs in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Deletes what no ref reaches.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct GcArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// what is younger stays
+    #[argh(option, from_str_fn(duration))]
+    pub grace: Option<Duration>,
+    /// delete nothing
+    #[argh(switch, short = 'n')]
+    pub dry_run: bool,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// memory for packs in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// `90s`, `30m`, `24h`, `7d`; a bare `0` too.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = || "want a number and s, m, h or d, such as 24h".to_owned();
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let unit = text.chars().last().ok_or_else(wanted)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(wanted()),
+    };
+    let digits = &text[..text.len() - 1];
+    let number: u64 = if digits.is_empty() { None } else { decimal(digits) }.ok_or_else(wanted)?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wanted)
+}
+
+fn layout(text: &str) -> Result<Layout, String> {
+    match text {
+        "loose" => Ok(Layout::Loose),
+        "pack" => Ok(Layout::Pack),
+        _ => Err("want loose or pack".to_owned()),
+    }
+}
+
+fn addressing(text: &str) -> Result<Addressing, String> {
+    match text {
+        "auto" => Ok(Addressing::Auto),
+        "path" => Ok(Addressing::Path),
+        "virtual" => Ok(Addressing::Virtual),
+        _ => Err("want auto, path or virtual".to_owned()),
+    }
+}
+
+fn progress(text: &str) -> Result<ProgressMode, String> {
+    match text {
+        "auto" => Ok(ProgressMode::Auto),
+        "always" => Ok(ProgressMode::Always),
+        "never" => Ok(ProgressMode::Never),
+        _ => Err("want auto, always or never".to_owned()),
+    }
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    let wanted = || "want I/N with 0 <= I < N, such as 0/4".to_owned();
+    let (index, count) = text.split_once('/').ok_or_else(wanted)?;
+    let (index, count) = (decimal(index).ok_or_else(wanted)?, decimal(count).ok_or_else(wanted)?);
+    if index < count { Ok(Shard { index, count }) } else { Err(wanted()) }
+}
+
+// The upper bounds catch slips of the finger; the lower bound of memory is what one upload part
+// (5 MiB, S3's smallest) and a pack's entries need side by side.
+fn concurrency(text: &str) -> Result<usize, String> {
+    number(text, 1..=1024)
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    number(text, 1..=256)
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    number(text, super::MIN_MEMORY_MIB..=1 << 20)
+}
+
+fn max_packs(text: &str) -> Result<usize, String> {
+    number(text, 1..=100_000)
+}
+
+fn number<T: FromStr + PartialOrd + std::fmt::Display>(
+    text: &str,
+    range: RangeInclusive<T>,
+) -> Result<T, String> {
+    decimal(text)
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| format!("want a number from {} to {}", range.start(), range.end()))
+}
+
+/// Digits alone: `str::parse` would also take a `+`.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// What goes into a header or a signature's scope: no blank, no control character, not empty.
+fn header_safe(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("want printable ASCII without blanks".to_owned())
+    }
+}

@@ -1,0 +1,144 @@
+//! The raw words of the command line, brought into the form that `argh` reads.
+//!
+//! argh 0.1 knows `--option value` and single switches only. People and scripts also write
+//! `--option=value`, `-vv` and `-nq`, and expect `--help` to win wherever it stands. So every word
+//! is looked up in argh's own table of options first. Errors name options, never their values: a
+//! value may be a URL with a password in it.
+
+use argh::{FlagInfo, FlagInfoKind};
+
+use super::CliError;
+
+/// What the words ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Argv {
+    /// `-h` or `--help` stands among the options.
+    Help,
+    /// `-V` or `--version` stands among the options.
+    Version,
+    /// Words for argh: one option or one value each.
+    Words(Vec<String>),
+}
+
+/// Brings `words` (without the program's name) into argh's form. `flags` is argh's own table.
+pub(super) fn normalise(words: &[String], flags: &[FlagInfo<'_>]) -> Result<Argv, CliError> {
+    let mut out = Vec::with_capacity(words.len());
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-h" | "--help" => return Ok(Argv::Help),
+            "-V" | "--version" => return Ok(Argv::Version),
+            "--" => {
+                out.push(word.clone());
+                out.extend(words.by_ref().cloned());
+            }
+            long if long.starts_with("--") => {
+                let (name, value) = match long.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (long, None),
+                };
+                let flag = flags
+                    .iter()
+                    .find(|flag| flag.long == name)
+                    .ok_or_else(|| CliError::new(format!("unknown option {name}")))?;
+                out.push(name.to_owned());
+                match (takes_value(flag), value) {
+                    (true, Some(value)) => out.push(value.to_owned()),
+                    (true, None) => out.push(value_of(name, words.next(), flags)?),
+                    (false, Some(_)) => {
+                        return Err(CliError::new(format!("{name} takes no value")));
+                    }
+                    (false, None) => {}
+                }
+            }
+            short if short.len() > 1 && short.starts_with('-') => {
+                for letter in short.chars().skip(1) {
+                    if !flags.iter().any(|flag| flag.short == Some(letter) && !takes_value(flag)) {
+                        return Err(CliError::new(format!("unknown option -{letter}")));
+                    }
+                    out.push(format!("-{letter}"));
+                }
+            }
+            // argv words that belong to no option: the mirror has none, and the word is not
+            // repeated, since it may be a URL with a password.
+            _ => {
+                return Err(CliError::new(
+                    "a word that belongs to no option; sources and targets need --source and --target",
+                ));
+            }
+        }
+    }
+    Ok(Argv::Words(out))
+}
+
+fn takes_value(flag: &FlagInfo<'_>) -> bool {
+    matches!(flag.kind, FlagInfoKind::Option { .. })
+}
+
+/// The word after an option that takes a value. Another option's name there is a forgotten value;
+/// `--name=value` still passes any text.
+fn value_of(name: &str, next: Option<&String>, flags: &[FlagInfo<'_>]) -> Result<String, CliError> {
+    match next {
+        Some(value) if !flags.iter().any(|flag| flag.long == value.as_str()) => Ok(value.clone()),
+        _ => Err(CliError::new(format!("{name} needs a value"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::MirrorArgs;
+    use argh::ArgsInfo;
+
+    fn run(words: &[&str]) -> Result<Argv, String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        normalise(&words, MirrorArgs::get_args_info().flags).map_err(|error| error.to_string())
+    }
+
+    fn words(words: &[&str]) -> Result<Argv, String> {
+        Ok(Argv::Words(words.iter().map(|word| (*word).to_owned()).collect()))
+    }
+
+    #[test]
+    fn an_equals_sign_separates_an_option_from_its_value() {
+        assert_eq!(run(&["--source=a=b", "--full"]), words(&["--source", "a=b", "--full"]));
+        assert_eq!(run(&["--source="]), words(&["--source", ""]));
+    }
+
+    #[test]
+    fn a_value_is_never_taken_apart() {
+        assert_eq!(run(&["--source", "-"]), words(&["--source", "-"]));
+        assert_eq!(run(&["--region", "-vv"]), words(&["--region", "-vv"]));
+        assert_eq!(run(&["--region=--help"]), words(&["--region", "--help"]));
+    }
+
+    #[test]
+    fn short_switches_may_stand_together() {
+        assert_eq!(run(&["-vv", "-nq"]), words(&["-v", "-v", "-n", "-q"]));
+    }
+
+    #[test]
+    fn help_and_version_win_wherever_they_stand() {
+        assert_eq!(run(&["--full", "-h"]), Ok(Argv::Help));
+        assert_eq!(run(&["--source", "x", "--help", "--bad"]), Ok(Argv::Help));
+        assert_eq!(run(&["--version"]), Ok(Argv::Version));
+        assert_eq!(run(&["-V"]), Ok(Argv::Version));
+    }
+
+    #[test]
+    fn errors_name_the_option_and_not_its_value() {
+        for (given, wanted) in [
+            (&["--sauce=https://u:secret@h/r"][..], "unknown option --sauce"),
+            (&["--full=yes"], "--full takes no value"),
+            (&["--source"], "--source needs a value"),
+            (&["--source", "--target", "s3://b"], "--source needs a value"),
+            (&["-vx"], "unknown option -x"),
+            (&["https://u:secret@h/r"], "a word that belongs to no option"),
+            (&["-"], "a word that belongs to no option"),
+        ] {
+            let error = run(given).unwrap_err();
+            assert!(error.starts_with(wanted), "{given:?}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

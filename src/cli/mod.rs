@@ -1,0 +1,713 @@
+//! The command line and the environment, read into one [`Command`].
+//!
+//! A flag beats the environment, the environment beats a file. Everything that can be found wrong
+//! without asking the source or the store is found here, before anything is begun: [`CliError`] is
+//! exit code 2. Nothing here opens a connection; the only reads are the manifest's.
+//!
+//! `argv.rs` brings the words into `argh`'s form, `args.rs` holds the options, [`urls`] and
+//! [`manifest`] read what they name, `help.rs` is the text of `--help`. The environment comes in as
+//! a function, so that tests need not touch the process's own.
+//!
+//! To add a sub-command: a struct of its options that derives `FromArgs`, a variant of [`Command`],
+//! one arm in [`parse`], its help text, and its function in `commands/`.
+
+mod args;
+mod argv;
+mod help;
+pub mod manifest;
+mod upkeep;
+pub mod urls;
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+
+use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
+
+use self::args::MirrorArgs;
+use self::argv::Argv;
+use self::manifest::Pair;
+pub use self::upkeep::{GcCommand, Upkeep, UpkeepTarget, VerifyCommand};
+use crate::git::refs::RefFilter;
+use crate::mirror::{Cancel, Options};
+
+/// The least working memory of one repository, in MiB.
+const MIN_MEMORY_MIB: u64 = 8;
+
+/// A manifest longer than this (bytes) is a mistake: a wrong file or an endless pipe.
+const MAX_MANIFEST_LEN: u64 = 64 << 20;
+
+/// The command line can't be used: what is wrong with it, without any value that may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CliError(String);
+
+impl CliError {
+    /// An error with these words: the failure first, lower case, no full stop.
+    pub fn new(words: impl Into<String>) -> Self {
+        CliError(words.into())
+    }
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Print this on standard output: help or version.
+    Print(String),
+    /// Mirror repositories.
+    Mirror(Box<MirrorCommand>),
+    /// Speak with git-lfs.
+    LfsAgent(Box<AgentCommand>),
+    /// Read a mirror back.
+    Verify(Box<VerifyCommand>),
+    /// Delete what no ref reaches.
+    Gc(Box<GcCommand>),
+}
+
+/// `lfs-agent URL`.
+#[derive(Debug)]
+pub struct AgentCommand {
+    /// Where the mirror is read from.
+    pub mirror: MirrorUrl,
+    /// How to reach it.
+    pub settings: Settings,
+    /// What is said on standard error.
+    pub output: Output,
+}
+
+/// Where a mirror is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorUrl {
+    /// As everybody reads it: always [`SourceUrl::Http`](urls::SourceUrl::Http).
+    Http(urls::SourceUrl),
+    /// As its writer sees it.
+    Target(urls::TargetUrl),
+}
+
+/// The default action.
+#[derive(Debug)]
+pub struct MirrorCommand {
+    /// Which repositories, each with its target: this machine's shard of them. May be empty when
+    /// the shard is.
+    pub pairs: Vec<Pair>,
+    /// How to reach sources and stores.
+    pub settings: Settings,
+    /// What to do to each; memory and requests are for all jobs together.
+    pub options: Options,
+    /// Repositories at once.
+    pub jobs: usize,
+    /// Stop at the first failing repository.
+    pub fail_fast: bool,
+    /// What people and scripts get to see.
+    pub output: Output,
+}
+
+/// What people and scripts get to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// How much is said on standard error.
+    pub verbosity: Verbosity,
+    /// JSON instead of summary lines on standard output.
+    pub json: bool,
+    /// Bars.
+    pub progress: ProgressMode,
+    /// `RUST_LOG`, which beats `verbosity` for the log.
+    pub rust_log: Option<String>,
+    /// Colours may be used: `NO_COLOR` is unset or empty.
+    pub color: bool,
+    /// `COLUMNS`: how wide bars are where no terminal says it.
+    pub columns: Option<u16>,
+    /// Where the Prometheus textfile goes.
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// `-q`, nothing, `-v`, `-vv`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Warnings and the summary.
+    #[default]
+    Normal,
+    /// What is going on.
+    Info,
+    /// Everything that helps to find a fault.
+    Debug,
+}
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressMode {
+    /// Bars if standard error is a terminal.
+    #[default]
+    Auto,
+    /// Bars, whatever standard error is.
+    Always,
+    /// No bars.
+    Never,
+}
+
+/// `--addressing-style`: how a bucket is named in a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// `Path` with an endpoint of one's own, `Virtual` on AWS.
+    #[default]
+    Auto,
+    /// `https://endpoint/bucket/key`.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    Virtual,
+}
+
+/// `--shard I/N`; `index` is less than `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which share, from 0.
+    pub index: u64,
+    /// Of how many.
+    pub count: u64,
+}
+
+/// How to reach sources and stores: flags, or else the environment. What is `None` is for the
+/// profile files to say, or is left at its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Connections that may be open at once: requests in flight of all jobs, and their sources'.
+    pub connections: usize,
+    /// Extra trusted CAs: `--ca-bundle`, or else `AWS_CA_BUNDLE`, or else `GIT_SSL_CAINFO`.
+    /// (`SSL_CERT_FILE` replaces the system's roots and is read with them.)
+    pub ca_bundle: Option<PathBuf>,
+    /// May `.lfsconfig` name an LFS server on another host than the source's?
+    pub lfs_allow_other_host: bool,
+    /// File of header lines for the source.
+    pub source_header_file: Option<PathBuf>,
+    /// `--endpoint-url`, or else `AWS_ENDPOINT_URL_S3`, or else `AWS_ENDPOINT_URL`: no slash at its
+    /// end.
+    pub endpoint: Option<String>,
+    /// `--region`, or else `AWS_REGION`, or else `AWS_DEFAULT_REGION`.
+    pub region: Option<String>,
+    /// `--profile`, or else `AWS_PROFILE`.
+    pub profile: Option<String>,
+    /// Was the profile named on the command line? Then it beats keys of the environment.
+    pub profile_from_flag: bool,
+    /// How a bucket is named in a request.
+    pub addressing: Addressing,
+    /// `x-amz-storage-class` of what is written.
+    pub storage_class: Option<String>,
+    /// `x-amz-server-side-encryption` of what is written.
+    pub sse: Option<String>,
+    /// `x-amz-server-side-encryption-aws-kms-key-id` of what is written.
+    pub sse_kms_key_id: Option<String>,
+    /// `x-amz-acl` of what is written.
+    pub acl: Option<String>,
+    /// `AWS_MAX_ATTEMPTS`: tries of one request, the first included.
+    pub max_attempts: Option<u32>,
+}
+
+/// Reads the command line. `words` are without the program's name; `env` answers for the
+/// environment; `stdin` is read only for `--manifest -`.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<String>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
+    let words = words
+        .into_iter()
+        .map(|word| word.into_string().map_err(|_| CliError::new("an argument is not UTF-8")))
+        .collect::<Result<Vec<String>, CliError>>()?;
+    // Sub-commands go here, each with its own table of options.
+    match words.first().map(String::as_str) {
+        Some("verify") => return upkeep::verify(&words[1..], &Environment(env)),
+        Some("gc") => return upkeep::gc(&words[1..], &Environment(env)),
+        Some("lfs-agent") => return lfs_agent(&words[1..], &Environment(env)),
+        _ => {}
+    }
+    match argv::normalise(&words, MirrorArgs::get_args_info().flags)? {
+        Argv::Help => Ok(Command::Print(help::MIRROR.to_owned())),
+        Argv::Version => Ok(Command::Print(help::version())),
+        Argv::Words(words) => {
+            let args = from_args::<MirrorArgs>(&words)?;
+            Ok(Command::Mirror(Box::new(mirror(args, &Environment(env), stdin)?)))
+        }
+    }
+}
+
+/// Lets argh fill the fields. Its errors quote values: userinfo is taken out of them.
+fn from_args<T: FromArgs>(words: &[String]) -> Result<T, CliError> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    T::from_args(&["mirror-git-to-s3"], &words).map_err(|exit| {
+        let text = urls::without_userinfo(exit.output.trim());
+        CliError::new(match text.strip_prefix("Error parsing option") {
+            Some(rest) => format!("cannot use option{rest}"),
+            None => text,
+        })
+    })
+}
+
+/// The options of `lfs-agent`: some of the mirror's, with the same meaning.
+const AGENT_OPTIONS: [&str; 7] = [
+    "--endpoint-url",
+    "--region",
+    "--profile",
+    "--addressing-style",
+    "--ca-bundle",
+    "--quiet",
+    "--verbose",
+];
+
+/// `lfs-agent URL [options]`: the URL comes first, since no option's value can be mistaken for it
+/// there.
+fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+    let (url, rest) = match words.split_first() {
+        Some((url, rest)) if !url.starts_with('-') => (Some(url), rest),
+        _ => (None, words),
+    };
+    let mut flags = Vec::new();
+    for flag in MirrorArgs::get_args_info().flags {
+        if AGENT_OPTIONS.contains(&flag.long) {
+            let kind = match flag.kind {
+                FlagInfoKind::Switch => FlagInfoKind::Switch,
+                FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
+            };
+            let (long, short) = (flag.long, flag.short);
+            flags.push(FlagInfo { kind, long, short, ..FlagInfo::default() });
+        }
+    }
+    let args = match argv::normalise(rest, &flags)? {
+        Argv::Help => return Ok(Command::Print(help::LFS_AGENT.to_owned())),
+        Argv::Version => return Ok(Command::Print(help::version())),
+        Argv::Words(words) => from_args::<MirrorArgs>(&words)?,
+    };
+    let url = url.ok_or_else(|| CliError::new("lfs-agent needs the mirror's URL, first of all"))?;
+    Ok(Command::LfsAgent(Box::new(AgentCommand {
+        mirror: mirror_url(url)?,
+        settings: settings(&args, env, 2)?,
+        output: output(args, env)?,
+    })))
+}
+
+fn mirror_url(text: &str) -> Result<MirrorUrl, CliError> {
+    if text.starts_with("s3://") || text.starts_with("file://") {
+        return urls::TargetUrl::parse(text).map(MirrorUrl::Target);
+    }
+    match urls::SourceUrl::parse(text) {
+        Ok(url @ urls::SourceUrl::Http { .. }) => Ok(MirrorUrl::Http(url)),
+        Err(error) if text.starts_with("http") => Err(error),
+        _ => {
+            Err(CliError::new("lfs-agent: want https://…, s3://BUCKET/PREFIX or file:///DIRECTORY"))
+        }
+    }
+}
+
+fn mirror(
+    args: MirrorArgs,
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<MirrorCommand, CliError> {
+    let pairs = pairs(&args, stdin)?;
+    let jobs = args.jobs.unwrap_or(1);
+    let options = options(&args, jobs)?;
+    Ok(MirrorCommand {
+        pairs,
+        settings: settings(&args, env, options.concurrency + jobs)?,
+        options,
+        jobs,
+        fail_fast: args.fail_fast,
+        output: output(args, env)?,
+    })
+}
+
+fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>, CliError> {
+    let Some(name) = &args.manifest else {
+        if args.shard.is_some() {
+            return Err(CliError::new("--shard needs --manifest"));
+        }
+        return manifest::pair_up(&args.source, &args.target);
+    };
+    if !args.source.is_empty() || !args.target.is_empty() {
+        return Err(CliError::new("--manifest stands instead of --source and --target"));
+    }
+    let (name, text) = match name.as_str() {
+        "-" => ("standard input", read_text(stdin)),
+        path => (path, std::fs::File::open(path).and_then(|mut file| read_text(&mut file))),
+    };
+    let text =
+        text.map_err(|error| CliError::new(format!("cannot read the manifest {name}: {error}")))?;
+    let mut pairs = manifest::read(name, &text)?;
+    if name == "standard input" && pairs.iter().any(|pair| pair.source == urls::SourceUrl::Stdin) {
+        return Err(CliError::new("standard input can't be both the manifest and a bundle"));
+    }
+    if let Some(shard) = args.shard {
+        pairs.retain(|pair| pair.belongs_to(shard));
+    }
+    Ok(pairs)
+}
+
+fn read_text(from: &mut dyn Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    let len = from.take(MAX_MANIFEST_LEN + 1).read_to_string(&mut text)?;
+    if len as u64 > MAX_MANIFEST_LEN {
+        return Err(std::io::Error::other("longer than 64 MiB"));
+    }
+    Ok(text)
+}
+
+fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
+    let defaults = Options::default();
+    let concurrency = args.concurrency.unwrap_or(defaults.concurrency);
+    if jobs > concurrency {
+        return Err(CliError::new(format!(
+            "--jobs {jobs} share --concurrency {concurrency}: at least one request each is needed"
+        )));
+    }
+    let memory_bytes = args.memory.map_or(defaults.memory_bytes, |mib| mib << 20);
+    if memory_bytes / (jobs as u64) < MIN_MEMORY_MIB << 20 {
+        return Err(CliError::new(format!(
+            "--jobs {jobs} share --memory {}: at least {MIN_MEMORY_MIB} MiB each are needed",
+            memory_bytes >> 20
+        )));
+    }
+    let refs = RefFilter::new(&args.refs, &args.exclude_refs)
+        .map_err(|error| CliError::new(format!("--refs or --exclude-refs: {error}")))?;
+    Ok(Options {
+        layout: args.layout.unwrap_or(defaults.layout),
+        refs,
+        lfs: !args.no_lfs,
+        full: args.full,
+        force: args.force,
+        dry_run: args.dry_run,
+        concurrency,
+        memory_bytes,
+        max_packs: args.max_packs.unwrap_or(defaults.max_packs),
+        cancel: Cancel::default(),
+    })
+}
+
+fn settings(
+    args: &MirrorArgs,
+    env: &Environment<'_>,
+    connections: usize,
+) -> Result<Settings, CliError> {
+    if args.sse_kms_key_id.is_some() && args.sse.is_none() {
+        return Err(CliError::new("--sse-kms-key-id needs --sse aws:kms"));
+    }
+    Ok(Settings {
+        connections,
+        ca_bundle: args
+            .ca_bundle
+            .clone()
+            .or_else(|| env.first(&["AWS_CA_BUNDLE", "GIT_SSL_CAINFO"]).map(PathBuf::from)),
+        lfs_allow_other_host: args.lfs_allow_other_host,
+        source_header_file: args.source_header_file.clone(),
+        endpoint: endpoint(&args.endpoint_url, env)?,
+        region: args.region.clone().or_else(|| env.first(&["AWS_REGION", "AWS_DEFAULT_REGION"])),
+        profile: args.profile.clone().or_else(|| env.first(&["AWS_PROFILE"])),
+        profile_from_flag: args.profile.is_some(),
+        addressing: args.addressing_style.unwrap_or_default(),
+        storage_class: args.storage_class.clone(),
+        sse: args.sse.clone(),
+        sse_kms_key_id: args.sse_kms_key_id.clone(),
+        acl: args.acl.clone(),
+        max_attempts: max_attempts(env)?,
+    })
+}
+
+fn endpoint(flags: &[String], env: &Environment<'_>) -> Result<Option<String>, CliError> {
+    match flags {
+        [] => {}
+        [one] => return urls::endpoint(one, "--endpoint-url").map(Some),
+        _ => return Err(CliError::new("--endpoint-url was given twice")),
+    }
+    for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+        if let Some(url) = env.get(name) {
+            return urls::endpoint(&url, name).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn max_attempts(env: &Environment<'_>) -> Result<Option<u32>, CliError> {
+    let Some(text) = env.get("AWS_MAX_ATTEMPTS") else { return Ok(None) };
+    match text.parse() {
+        Ok(number @ 1..=100) => Ok(Some(number)),
+        _ => Err(CliError::new("AWS_MAX_ATTEMPTS: want a number from 1 to 100")),
+    }
+}
+
+fn output(args: MirrorArgs, env: &Environment<'_>) -> Result<Output, CliError> {
+    let verbosity = match (args.quiet, args.verbose) {
+        (true, 0) => Verbosity::Quiet,
+        (true, _) => return Err(CliError::new("-q and -v contradict each other")),
+        (false, 0) => Verbosity::Normal,
+        (false, 1) => Verbosity::Info,
+        (false, _) => Verbosity::Debug,
+    };
+    Ok(Output {
+        verbosity,
+        json: args.json,
+        progress: args.progress.unwrap_or_default(),
+        rust_log: env.get("RUST_LOG"),
+        color: env.get("NO_COLOR").is_none(),
+        columns: env.get("COLUMNS").and_then(|text| text.parse().ok()),
+        metrics_file: args.metrics_file,
+    })
+}
+
+/// The environment; an empty variable counts as unset, as in the AWS CLI and in no-color.org.
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Environment<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn first(&self, names: &[&str]) -> Option<String> {
+        names.iter().find_map(|name| self.get(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::Layout;
+
+    const PAIR: &str = "--source https://h/r --target s3://b/p";
+
+    fn run(line: &str, env: &[(&str, &str)], stdin: &str) -> Result<MirrorCommand, String> {
+        let env = |name: &str| {
+            env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        let words = line.split_whitespace().map(OsString::from);
+        match parse(words, &env, &mut stdin.as_bytes()) {
+            Ok(Command::Mirror(command)) => Ok(*command),
+            Ok(Command::Print(text)) => Err(text),
+            Ok(other) => Err(format!("another command: {other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn with(options: &str) -> Result<MirrorCommand, String> {
+        run(&format!("{PAIR} {options}"), &[], "")
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let command = with("").unwrap();
+        assert_eq!(command.pairs[0].to_string(), "https://h/r -> s3://b/p");
+        let options = &command.options;
+        assert_eq!((options.layout, options.lfs), (Layout::Loose, true));
+        assert!(!(options.full || options.force || options.dry_run));
+        assert_eq!((options.concurrency, options.memory_bytes), (64, 64 << 20));
+        assert_eq!((options.max_packs, command.jobs, command.fail_fast), (50, 1, false));
+        assert_eq!(command.settings, Settings { connections: 65, ..Settings::default() });
+        assert_eq!(command.output, Output { color: true, ..Output::default() });
+    }
+
+    #[test]
+    fn every_option_reaches_its_place() {
+        let command = with(
+            "--layout=pack --refs refs/heads/* --exclude-refs refs/heads/tmp --no-lfs --full --force \
+             --lfs-allow-other-host \
+             -n --concurrency 8 --jobs=2 --memory 32 --fail-fast --endpoint-url http://e:9/ \
+             --region r --profile p --addressing-style path --ca-bundle ca.pem --storage-class S \
+             --sse aws:kms --sse-kms-key-id K --acl public-read --source-header-file h -vv --json \
+             --progress never --max-packs 7 --metrics-file m.prom",
+        )
+        .unwrap();
+        let options = &command.options;
+        assert_eq!((options.layout, options.lfs), (Layout::Pack, false));
+        assert!(options.full && options.force && options.dry_run && command.fail_fast);
+        assert_eq!((options.concurrency, options.memory_bytes), (8, 32 << 20));
+        assert_eq!((options.max_packs, command.jobs), (7, 2));
+        let some = |text: &str| Some(text.to_owned());
+        let wanted = Settings {
+            connections: 10,
+            ca_bundle: Some("ca.pem".into()),
+            lfs_allow_other_host: true,
+            source_header_file: Some("h".into()),
+            endpoint: some("http://e:9"),
+            region: some("r"),
+            profile: some("p"),
+            profile_from_flag: true,
+            addressing: Addressing::Path,
+            storage_class: some("S"),
+            sse: some("aws:kms"),
+            sse_kms_key_id: some("K"),
+            acl: some("public-read"),
+            max_attempts: None,
+        };
+        assert_eq!(command.settings, wanted);
+        let wanted = Output {
+            verbosity: Verbosity::Debug,
+            json: true,
+            progress: ProgressMode::Never,
+            rust_log: None,
+            color: true,
+            columns: None,
+            metrics_file: Some("m.prom".into()),
+        };
+        assert_eq!(command.output, wanted);
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_the_nearer_variable_the_other() {
+        let env = [
+            ("AWS_ENDPOINT_URL", "https://all"),
+            ("AWS_ENDPOINT_URL_S3", "https://s3"),
+            ("AWS_REGION", "first"),
+            ("AWS_DEFAULT_REGION", "second"),
+            ("AWS_PROFILE", "env"),
+            ("AWS_CA_BUNDLE", "aws.pem"),
+            ("GIT_SSL_CAINFO", "git.pem"),
+            ("AWS_MAX_ATTEMPTS", "4"),
+            ("RUST_LOG", "trace"),
+            ("NO_COLOR", "1"),
+        ];
+        let command = run(PAIR, &env, "").unwrap();
+        let settings = &command.settings;
+        assert_eq!(settings.endpoint.as_deref(), Some("https://s3"));
+        assert_eq!(settings.region.as_deref(), Some("first"));
+        assert_eq!(settings.profile.as_deref(), Some("env"));
+        assert!(!settings.profile_from_flag);
+        assert_eq!(settings.ca_bundle, Some("aws.pem".into()));
+        assert_eq!(settings.max_attempts, Some(4));
+        assert_eq!(command.output.rust_log.as_deref(), Some("trace"));
+        assert!(!command.output.color);
+
+        let flags = "--endpoint-url http://f --region f --profile f --ca-bundle f.pem";
+        let settings = run(&format!("{PAIR} {flags}"), &env, "").unwrap().settings;
+        assert_eq!(settings.endpoint.as_deref(), Some("http://f"));
+        assert_eq!(settings.region.as_deref(), Some("f"));
+        assert_eq!(settings.profile.as_deref(), Some("f"));
+        assert_eq!(settings.ca_bundle, Some("f.pem".into()));
+
+        let settings = run(PAIR, &env[3..4], "").unwrap().settings;
+        assert_eq!(settings.region.as_deref(), Some("second"));
+        let settings = run(PAIR, &env[..1], "").unwrap().settings;
+        assert_eq!(settings.endpoint.as_deref(), Some("https://all"));
+        let settings = run(PAIR, &env[6..7], "").unwrap().settings;
+        assert_eq!(settings.ca_bundle, Some("git.pem".into()));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let env = [("AWS_ENDPOINT_URL_S3", ""), ("NO_COLOR", ""), ("AWS_REGION", "")];
+        let command = run(PAIR, &env, "").unwrap();
+        assert_eq!((command.settings.endpoint, command.settings.region), (None, None));
+        assert!(command.output.color);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_what_is_wanted() {
+        for (options, wanted) in [
+            ("--layout tight", "want loose or pack"),
+            ("--concurrency 0", "want a number from 1 to 1024"),
+            ("--concurrency +5", "want a number from 1 to 1024"),
+            ("--concurrency 99999999999999999999999", "want a number from 1 to 1024"),
+            ("--concurrency=", "want a number from 1 to 1024"),
+            ("--jobs 257", "want a number from 1 to 256"),
+            ("--memory 7", "want a number from 8 to 1048576"),
+            ("--max-packs 0", "want a number from 1 to"),
+            ("--addressing-style dns", "want auto, path or virtual"),
+            ("--progress yes", "want auto, always or never"),
+            ("--region=", "want printable ASCII"),
+            ("--storage-class=ä", "want printable ASCII"),
+            ("--endpoint-url ftp://x", "--endpoint-url: want https://"),
+            ("--endpoint-url http://a --endpoint-url http://b", "--endpoint-url was given twice"),
+            ("--layout pack --layout loose", "duplicate values"),
+            ("--sse-kms-key-id K", "--sse-kms-key-id needs --sse"),
+            ("--jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
+            ("--jobs 9", "--jobs 9 share --memory 64: at least 8 MiB each"),
+            ("-q -v", "-q and -v contradict"),
+            ("--shard 0/2", "--shard needs --manifest"),
+            ("--manifest -", "--manifest stands instead of"),
+            ("--bogus", "unknown option --bogus"),
+            ("-x", "unknown option -x"),
+            ("s3://b/p", "a word that belongs to no option"),
+        ] {
+            let error = with(options).expect_err(options);
+            assert!(error.contains(wanted), "{options}: {error}");
+        }
+        let error = run(PAIR, &[("AWS_ENDPOINT_URL", "minio:9000")], "").unwrap_err();
+        assert!(error.starts_with("AWS_ENDPOINT_URL: "), "{error}");
+        let error = run(PAIR, &[("AWS_MAX_ATTEMPTS", "many")], "").unwrap_err();
+        assert!(error.starts_with("AWS_MAX_ATTEMPTS: "), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_on_standard_input_can_be_sharded() {
+        let text = "https://h/a s3://b/a\nhttps://h/b s3://b/b\nhttps://h/c s3://b/c\n";
+        let all = run("--manifest -", &[], text).unwrap().pairs;
+        assert_eq!(all.len(), 3);
+        let mut shards = Vec::new();
+        for index in 0..3 {
+            let line = format!("--manifest=- --shard {index}/3");
+            shards.extend(run(&line, &[], text).unwrap().pairs);
+        }
+        assert_eq!(shards.len(), 3);
+        assert!(all.iter().all(|pair| shards.contains(pair)));
+        for bad in ["3/3", "0/0", "1", "-1/3", "a/b", "1/2/3", "/"] {
+            let error = run(&format!("--manifest - --shard {bad}"), &[], text).expect_err(bad);
+            assert!(error.contains("want I/N"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn unusable_manifests_are_named() {
+        let error = run("--manifest /nowhere/m.txt", &[], "").unwrap_err();
+        assert!(error.starts_with("cannot read the manifest /nowhere/m.txt: "), "{error}");
+        let error = run("--manifest -", &[], "https://h/a s3://b/a x\n").unwrap_err();
+        assert!(error.starts_with("standard input:1: want SOURCE TARGET"), "{error}");
+        let error = run("--manifest -", &[], "- s3://b/a\n").unwrap_err();
+        assert!(error.starts_with("standard input can't be both"), "{error}");
+    }
+
+    #[test]
+    fn the_agent_takes_its_url_first_and_its_own_options() {
+        let agent = |line: &str| {
+            let words = line.split_whitespace().map(OsString::from);
+            match parse(words, &|_| None, &mut std::io::empty()) {
+                Ok(Command::LfsAgent(command)) => Ok(*command),
+                Ok(Command::Print(text)) => Err(text),
+                Ok(_) => Err("the mirror".into()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let command = agent("lfs-agent s3://b/p --endpoint-url http://e -v").unwrap();
+        assert_eq!(command.mirror, MirrorUrl::Target(urls::TargetUrl::parse("s3://b/p").unwrap()));
+        assert_eq!(command.settings.endpoint.as_deref(), Some("http://e"));
+        assert_eq!(command.output.verbosity, Verbosity::Info);
+        let command = agent("lfs-agent https://u:hunter2@h/p").unwrap();
+        assert!(!format!("{command:?}").contains("hunter2"));
+        for (line, words) in [
+            ("lfs-agent", "needs the mirror's URL"),
+            ("lfs-agent --region r", "needs the mirror's URL"),
+            ("lfs-agent ssh://u:hunter2@h", "lfs-agent: want https://"),
+            ("lfs-agent bundle:x", "lfs-agent: want https://"),
+            ("lfs-agent https://h/?x", "source: "),
+            ("lfs-agent https://h --source x", "unknown option --source"),
+            ("lfs-agent https://h hunter2", "a word that belongs to no option"),
+            ("lfs-agent --help", "Usage: mirror-git-to-s3 lfs-agent URL"),
+        ] {
+            let error = agent(line).expect_err(line);
+            assert!(error.contains(words) && !error.contains("hunter2"), "{line}: {error}");
+        }
+        for option in AGENT_OPTIONS {
+            assert!(help::LFS_AGENT.contains(option), "{option}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_text_for_standard_output() {
+        assert_eq!(run("--full --help", &[], "").unwrap_err(), help::MIRROR);
+        assert_eq!(run("--version", &[], "").unwrap_err(), help::version());
+    }
+
+    #[test]
+    fn words_that_are_not_utf8_are_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let words = [OsString::from_vec(vec![b'-', 0xff])];
+        let error = parse(words, &|_| None, &mut std::io::empty()).unwrap_err();
+        assert_eq!(error.to_string(), "an argument is not UTF-8");
+    }
+}

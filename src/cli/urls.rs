@@ -1,0 +1,399 @@
+//! What `--source` and `--target` may name, read strictly.
+//!
+//! A password in a source's URL is kept apart from the start: `Display` and `Debug` show the URL
+//! without it, and no error here repeats what it was given. A target's prefix can't climb: no empty,
+//! `.` or `..` segment. Bucket names follow S3's rules only loosely, since compatible stores allow
+//! more (upper case, underscores, one letter).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::CliError;
+
+/// A repository to read.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum SourceUrl {
+    /// Smart HTTP or HTTPS.
+    Http {
+        /// The URL without its userinfo.
+        url: String,
+        /// `user` or `user:password` as it stood before the `@`, percent-encoded. A secret.
+        userinfo: Option<String>,
+    },
+    /// A git bundle in a file.
+    Bundle(PathBuf),
+    /// A git bundle on standard input.
+    Stdin,
+}
+
+impl SourceUrl {
+    /// Reads `https://…`, `http://…`, `bundle:PATH` or `-`.
+    pub fn parse(text: &str) -> Result<Self, CliError> {
+        let bad = |why: &str| Err(CliError::new(format!("source: {why}")));
+        if text == "-" {
+            return Ok(SourceUrl::Stdin);
+        }
+        if let Some(path) = text.strip_prefix("bundle:") {
+            return match path {
+                "" => bad("bundle: needs a path"),
+                path => Ok(SourceUrl::Bundle(path.into())),
+            };
+        }
+        match split_http(text) {
+            Err(Unusable::Scheme) => {
+                bad("want https://…, http://…, bundle:PATH, or - for a bundle on standard input")
+            }
+            Err(Unusable::Because(why)) => bad(why),
+            Ok((url, userinfo)) => {
+                Ok(SourceUrl::Http { url, userinfo: userinfo.map(str::to_owned) })
+            }
+        }
+    }
+}
+
+impl SourceUrl {
+    /// The URL as it was given, with the secret in it: for the source alone, never for people.
+    pub fn with_userinfo(&self) -> String {
+        match self {
+            SourceUrl::Http { url, userinfo: Some(userinfo) } => {
+                url.replacen("://", &format!("://{userinfo}@"), 1)
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceUrl::Http { url, .. } => f.pad(url),
+            SourceUrl::Bundle(path) => write!(f, "bundle:{}", path.display()),
+            SourceUrl::Stdin => f.pad("-"),
+        }
+    }
+}
+
+impl fmt::Debug for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceUrl({self})")
+    }
+}
+
+/// Where a mirror is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetUrl {
+    /// A bucket of an S3-compatible store.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// What all keys begin with: no slash at either end; empty: the whole bucket.
+        prefix: String,
+    },
+    /// A directory, by its absolute path.
+    Dir(PathBuf),
+}
+
+impl TargetUrl {
+    /// Reads `s3://bucket/prefix` or `file:///dir`.
+    pub fn parse(text: &str) -> Result<Self, CliError> {
+        let parsed = if let Some(rest) = text.strip_prefix("s3://") {
+            s3(rest)
+        } else if let Some(rest) = text.strip_prefix("file://") {
+            dir(rest)
+        } else {
+            Err("want s3://BUCKET/PREFIX or file:///DIRECTORY".to_owned())
+        };
+        parsed.map_err(|why| CliError::new(format!("target: {why}")))
+    }
+}
+
+impl fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TargetUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            TargetUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            TargetUrl::Dir(path) => write!(f, "file://{}", path.display()),
+        }
+    }
+}
+
+fn s3(rest: &str) -> Result<TargetUrl, String> {
+    if let Some(sign) = rest.chars().find(|c| matches!(c, '?' | '#')) {
+        return Err(format!("no {sign:?} can stand in it"));
+    }
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.contains('@') {
+        return Err("no credentials in the URL: use AWS_ACCESS_KEY_ID or a profile".to_owned());
+    }
+    if bucket.contains(':') {
+        return Err("the store's address goes into --endpoint-url".to_owned());
+    }
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if bucket.is_empty() || bucket.len() > 255 || !bucket.chars().all(letters) {
+        return Err("no usable bucket name in it".to_owned());
+    }
+    if bucket.chars().all(|c| c == '.') {
+        return Err("a bucket can't be named by dots alone".to_owned());
+    }
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    if !prefix.is_empty() {
+        sound_segments(prefix)?;
+    }
+    Ok(TargetUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+}
+
+fn dir(rest: &str) -> Result<TargetUrl, String> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return Err("want an absolute path: file:///DIRECTORY".to_owned());
+    }
+    let path = percent_decoded(path).ok_or("a % that two hexadecimal digits don't follow")?;
+    let inner = path.trim_matches('/');
+    if inner.is_empty() {
+        return Err("the root directory can't be a mirror".to_owned());
+    }
+    sound_segments(inner)?;
+    Ok(TargetUrl::Dir(Path::new("/").join(inner)))
+}
+
+/// No segment that is empty or climbs, no control character.
+fn sound_segments(path: &str) -> Result<(), String> {
+    if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err("no empty, . or .. segment can stand in its path".to_owned());
+    }
+    if path.contains(char::is_control) {
+        return Err("no control character can stand in it".to_owned());
+    }
+    Ok(())
+}
+
+/// A path as git reads it from a `file://` URL (`url_decode` in git's url.c). `None`: a `%` without
+/// two hexadecimal digits, or bytes that are not UTF-8.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || Some((bytes.next()? as char).to_digit(16)? as u8);
+        out.push(digit()? << 4 | digit()?);
+    }
+    String::from_utf8(out).ok()
+}
+
+enum Unusable {
+    Scheme,
+    Because(&'static str),
+}
+
+/// Checks an HTTP URL and takes its userinfo out.
+fn split_http(text: &str) -> Result<(String, Option<&str>), Unusable> {
+    let (scheme, rest) = text.split_once("://").ok_or(Unusable::Scheme)?;
+    let scheme = scheme.to_ascii_lowercase();
+    if !matches!(scheme.as_str(), "http" | "https") {
+        return Err(Unusable::Scheme);
+    }
+    if rest.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(Unusable::Because("no blank or control character can stand in a URL"));
+    }
+    if rest.contains(['?', '#']) {
+        return Err(Unusable::Because("no query or fragment can stand in the URL"));
+    }
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let (userinfo, host) = match authority.rsplit_once('@') {
+        Some((userinfo, host)) => (Some(userinfo), host),
+        None => (None, authority),
+    };
+    if !sound_host(host) {
+        return Err(Unusable::Because("no usable host in the URL"));
+    }
+    Ok((format!("{scheme}://{host}{path}"), userinfo))
+}
+
+/// A name, an IPv4 address or a bracketed IPv6 address, and a port that fits.
+fn sound_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                (address, port.strip_prefix(':').or(port.is_empty().then_some("0")))
+            }
+            _ => return false,
+        },
+        None => match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, Some("0")),
+        },
+    };
+    let port_fits =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    !name.is_empty() && !name.contains('@') && port.is_some_and(port_fits)
+}
+
+/// A store's address for `--endpoint-url`: `http(s)://host[:port][/path]` without a slash at its
+/// end. `origin` names the option or variable in the error.
+pub(super) fn endpoint(text: &str, origin: &str) -> Result<String, CliError> {
+    let why = match split_http(text) {
+        Ok((url, None)) => return Ok(url.trim_end_matches('/').to_owned()),
+        Ok((_, Some(_))) => "no credentials can stand in the URL",
+        Err(Unusable::Scheme) => "want https://HOST[:PORT] or http://HOST[:PORT]",
+        Err(Unusable::Because(why)) => why,
+    };
+    Err(CliError::new(format!("{origin}: {why}")))
+}
+
+/// `text` with everything between `://` and an `@` of the same word taken out: for words of others
+/// that may quote a URL with a password.
+pub fn without_userinfo(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| {
+                c.is_whitespace() || matches!(c, '/' | '?' | '#' | '\'' | '"' | '<' | '>')
+            })
+            .unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(sign) => &after[sign + 1..],
+            None => after,
+        };
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_smart_http_bundles_and_standard_input() {
+        for (text, shown) in [
+            ("https://h/r.git", "https://h/r.git"),
+            ("HTTP://h:8080/a/b", "http://h:8080/a/b"),
+            ("https://[::1]:9/r", "https://[::1]:9/r"),
+            ("https://[::1]/r", "https://[::1]/r"),
+            ("https://h", "https://h"),
+            ("bundle:/a b/c.bundle", "bundle:/a b/c.bundle"),
+            ("-", "-"),
+        ] {
+            assert_eq!(SourceUrl::parse(text).unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_source_is_kept_and_never_shown() {
+        let source = SourceUrl::parse("https://me:se@cret@h/r").unwrap();
+        assert_eq!(format!("{source} {source:?}"), "https://h/r SourceUrl(https://h/r)");
+        let SourceUrl::Http { userinfo, .. } = source else { panic!("not HTTP") };
+        assert_eq!(userinfo.as_deref(), Some("me:se@cret"));
+    }
+
+    #[test]
+    fn unusable_sources_are_refused_without_being_repeated() {
+        for text in [
+            "",
+            "ssh://u:secret@h/r",
+            "git@h:r",
+            "/r",
+            "https://",
+            "https:///r",
+            "https://u:secret@/r",
+            "https://secret h/r",
+            "https://h/r?secret=1",
+            "https://h/r#secret",
+            "https://h:port/r",
+            "https://h:99999/r",
+            "https://h:/r",
+            "https://[::1/r",
+            "https://[secret]/r",
+            "https://[::1]x/r",
+            "https://h/a\nb",
+            "bundle:",
+            "file:///r",
+            "ftp://h/r",
+        ] {
+            let error = SourceUrl::parse(text).expect_err(text).to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn targets_are_buckets_and_directories() {
+        for (text, shown) in [
+            ("s3://b/p", "s3://b/p"),
+            ("s3://b/p/q.git/", "s3://b/p/q.git"),
+            ("s3://b", "s3://b"),
+            ("s3://b/", "s3://b"),
+            ("s3://Old_Bucket.x/ü b", "s3://Old_Bucket.x/ü b"),
+            ("file:///srv/a", "file:///srv/a"),
+            ("file://localhost/srv/a/", "file:///srv/a"),
+            ("file:///srv/a%20b", "file:///srv/a b"),
+        ] {
+            assert_eq!(TargetUrl::parse(text).unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_target_cannot_climb_or_carry_secrets() {
+        for text in [
+            "",
+            "b/p",
+            "s3:/b",
+            "s3://",
+            "s3:///p",
+            "s3://b//p",
+            "s3://b/./p",
+            "s3://b/p/..",
+            "s3://b/a//",
+            "s3://b/p?x",
+            "s3://b/p#x",
+            "s3://key:secret@b/p",
+            "s3://h:9000/b",
+            "s3://b b/p",
+            "s3://../p",
+            "s3://b/a\u{7}",
+            "https://b.s3.amazonaws.com/p",
+            "file://p",
+            "file:///",
+            "file://host/p",
+            "file:///a/../b",
+            "file:///a%2e%2e/%zz",
+            "file:///%2e%2e/b",
+            "file:///a%0ab",
+            "file:///a%",
+        ] {
+            let error = TargetUrl::parse(text).expect_err(text).to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_addresses_without_credentials() {
+        assert_eq!(endpoint("http://127.0.0.1:9000/", "e").unwrap(), "http://127.0.0.1:9000");
+        for bad in ["", "s3.example.com", "https://k:secret@h", "ftp://h", "https://h?x"] {
+            let error = endpoint(bad, "AWS_ENDPOINT_URL").expect_err(bad).to_string();
+            assert!(
+                error.starts_with("AWS_ENDPOINT_URL: ") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn userinfo_is_taken_out_of_any_text() {
+        for (text, wanted) in [
+            ("no URL @ all", "no URL @ all"),
+            ("'https://u:p@h/r': bad", "'https://h/r': bad"),
+            ("http://a@b http://c:d@e@f/x@y", "http://b http://f/x@y"),
+            ("x://", "x://"),
+        ] {
+            assert_eq!(without_userinfo(text), wanted);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `gc --target T [--grace 24h] [-n]`: deletes what no ref reaches and no list names.
+
+use crate::cli::{CliError, GcCommand, UpkeepTarget, Verbosity};
+use crate::endpoints::Endpoints;
+use crate::exit_code::ExitCode;
+use crate::mirror::MirrorError;
+use crate::mirror::gc::{GcOptions, GcSummary, gc};
+use crate::store::ObjectInfo;
+
+use super::upkeep;
+
+/// Collects garbage. `Err` is a usage error: nothing was begun.
+pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
+    let upkeep = &command.upkeep;
+    let endpoints = Endpoints::new(&upkeep.settings)?;
+    let interruption = upkeep::start(upkeep, &endpoints)?;
+    match collect(command, &endpoints) {
+        Err(error) => Ok(upkeep::failed(&error, &upkeep.output, &interruption)),
+        Ok(summary) => {
+            if upkeep.output.json {
+                upkeep::print(&json(command, &summary));
+            } else if upkeep.output.verbosity != Verbosity::Quiet {
+                upkeep::print(&text(command, &summary));
+            }
+            Ok(ExitCode::Done)
+        }
+    }
+}
+
+fn collect(command: &GcCommand, endpoints: &Endpoints) -> Result<GcSummary, MirrorError> {
+    let upkeep = &command.upkeep;
+    let UpkeepTarget::Store(target) = &upkeep.target else {
+        return Err(MirrorError::Mirror("gc can't delete over plain HTTP".to_owned()));
+    };
+    let store = endpoints.open_store(target, &upkeep.cancel)?;
+    let options = GcOptions {
+        grace: command.grace,
+        dry_run: command.dry_run,
+        concurrency: upkeep.concurrency,
+        memory_bytes: upkeep.memory_bytes,
+        cancel: upkeep.cancel.clone(),
+        ..GcOptions::default()
+    };
+    let names = command.dry_run && !upkeep.output.json;
+    gc(store.as_ref(), &options, &|info: &ObjectInfo| {
+        if names {
+            upkeep::print(&format!("{}\n", info.key));
+        } else {
+            log::info!("deleting {}", info.key);
+        }
+    })
+}
+
+fn text(command: &GcCommand, summary: &GcSummary) -> String {
+    format!(
+        "{}: {} {} objects, {} files of packs and {} LFS objects, {} bytes; {} too young, {} \
+         reachable, {} requests, {:.1} s\n",
+        command.upkeep.target,
+        if command.dry_run { "would delete" } else { "deleted" },
+        summary.loose,
+        summary.packs,
+        summary.lfs,
+        summary.bytes,
+        summary.young,
+        summary.reachable,
+        summary.store_requests,
+        summary.elapsed.as_secs_f64()
+    )
+}
+
+fn json(command: &GcCommand, summary: &GcSummary) -> String {
+    let value = serde_json::json!({
+        "target": command.upkeep.target.to_string(),
+        "dry_run": command.dry_run,
+        "loose": summary.loose,
+        "pack_files": summary.packs,
+        "lfs": summary.lfs,
+        "bytes": summary.bytes,
+        "young": summary.young,
+        "temporary": summary.temporary,
+        "reachable": summary.reachable,
+        "requests": summary.store_requests,
+        "seconds": summary.elapsed.as_secs_f64(),
+    });
+    format!("{value}\n")
+}

@@ -1,0 +1,245 @@
+//! The default action: mirror each pair, say how it went, and end with the right exit code.
+//!
+//! A repository's result is told when it ends, in one piece, while others may still run. What is
+//! broken in the settings is found before the first repository is begun (exit code 2).
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Instant, SystemTime};
+
+use crate::cli::manifest::Pair;
+use crate::cli::{CliError, MirrorCommand, Output, ProgressMode, Verbosity};
+use crate::endpoints::Endpoints;
+use crate::exit_code::ExitCode;
+use crate::logging;
+use crate::mirror::fleet::{self, Outcome};
+use crate::mirror::{MirrorError, Options, mirror};
+use crate::progress::{Bars, Lines, Progress, Screen, Silent};
+use crate::report::{self, Report};
+use crate::signals::{self, Interruption};
+use crate::source::Source;
+use crate::store::Store;
+
+/// Mirrors all pairs of `command`. `Err` is a usage error: nothing was begun.
+pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
+    let endpoints = Endpoints::new(&command.settings)?;
+    let bars = bars(&command.output, command.pairs.len());
+    let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
+    logging::start(&command.output, screen.clone());
+    let cancel = &command.options.cancel;
+    let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
+    let interruption = signals::listen(cancel.clone(), screen.clone(), source, store)
+        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+    if command.pairs.is_empty() {
+        log::info!("no pair of the manifest belongs to this shard");
+    }
+    let jobs = command.jobs.min(command.pairs.len()).max(1);
+    let work = Work {
+        endpoints,
+        options: fleet::share(&command.options, jobs),
+        bars,
+        interruption,
+        teller: Teller { output: &command.output, screen },
+    };
+    let outcomes =
+        fleet::run_all(&command.pairs, jobs, command.fail_fast, cancel, |pair| work.one(pair));
+    Ok(work.finish(&command.pairs, outcomes))
+}
+
+/// Bars, if they are wanted and there is something to draw them on. Below warnings there is nothing
+/// to be seen of a run: `-q` means no bars unless they are asked for.
+fn bars(output: &Output, repositories: usize) -> Option<Bars> {
+    let force = match output.progress {
+        ProgressMode::Never => return None,
+        ProgressMode::Always => true,
+        ProgressMode::Auto if output.verbosity == Verbosity::Quiet => return None,
+        ProgressMode::Auto if !io::stderr().is_terminal() => return None,
+        ProgressMode::Auto => false,
+    };
+    Bars::new(repositories, force, output.color, output.columns)
+}
+
+/// Both ends of one mirror.
+type Ends = (Box<dyn Source>, Box<dyn Store>);
+
+/// What the jobs share.
+struct Work<'a> {
+    endpoints: Endpoints,
+    options: Options,
+    bars: Option<Bars>,
+    interruption: Interruption,
+    teller: Teller<'a>,
+}
+
+impl Work<'_> {
+    /// Mirrors one repository and tells how it ended. The report comes back as `Err` if it failed.
+    fn one(&self, pair: &Pair) -> Result<Box<Report>, Box<Report>> {
+        let begun = Instant::now();
+        let failed = |error: MirrorError| {
+            Report::of_error(pair, &error, begun.elapsed(), self.interruption.exit_code())
+        };
+        let report = match self.open(pair) {
+            Err(error) => failed(error),
+            Ok((source, store)) => {
+                // The bar is gone again before the result is told.
+                let result = {
+                    let progress = self.progress(pair);
+                    mirror(source.as_ref(), store.as_ref(), &self.options, progress.as_ref())
+                };
+                match result {
+                    Ok(summary) => Report::of_summary(pair, summary, self.options.dry_run),
+                    Err(error) => failed(error).with_requests(source.requests(), store.requests()),
+                }
+            }
+        };
+        self.teller.tell(&report);
+        let report = Box::new(report);
+        if report.error.is_some() { Err(report) } else { Ok(report) }
+    }
+
+    fn open(&self, pair: &Pair) -> Result<Ends, MirrorError> {
+        let store = self.endpoints.open_store(&pair.target, &self.options.cancel)?;
+        Ok((self.endpoints.open_source(&pair.source, &self.options.cancel)?, store))
+    }
+
+    /// Bars if there are any; else lines, which the log drops below `-v`.
+    fn progress(&self, pair: &Pair) -> Box<dyn Progress> {
+        match &self.bars {
+            Some(bars) => Box::new(bars.repository(&pair.source.to_string())),
+            None if log::log_enabled!(log::Level::Info) => {
+                Box::new(Lines::new(pair.source.to_string()))
+            }
+            None => Box::new(Silent),
+        }
+    }
+
+    /// Tells what is to be told of all repositories together, and gives the exit code.
+    fn finish(self, pairs: &[Pair], outcomes: Vec<Outcome<Box<Report>, Box<Report>>>) -> ExitCode {
+        // The bars go first: what follows is to stay on the terminal.
+        drop(self.bars);
+        let mut reports = Vec::with_capacity(pairs.len());
+        let mut not_begun = Vec::new();
+        for (pair, outcome) in pairs.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Ended(Ok(report) | Err(report)) => reports.push(*report),
+                Outcome::NotStarted => not_begun.push(pair),
+                Outcome::Panicked(words) => {
+                    let error = MirrorError::Internal(words);
+                    let report = Report::of_error(pair, &error, Default::default(), None);
+                    self.teller.tell(&report);
+                    reports.push(report);
+                }
+            }
+        }
+        self.teller.close(&reports, &not_begun);
+        self.teller.write_metrics(&reports);
+        exit_code(&reports, &not_begun, self.interruption.exit_code())
+    }
+}
+
+/// The signal's code if it cut something short; else that of the repositories.
+fn exit_code(reports: &[Report], not_begun: &[&Pair], signal: Option<ExitCode>) -> ExitCode {
+    let codes: Vec<ExitCode> = reports.iter().map(Report::code).collect();
+    match signal {
+        Some(code) if !not_begun.is_empty() || codes.contains(&code) => code,
+        _ if !not_begun.is_empty() => ExitCode::SomeFailed,
+        _ => ExitCode::of_all(&codes),
+    }
+}
+
+/// Writes results to standard output and complaints to standard error, above the bars.
+struct Teller<'a> {
+    output: &'a Output,
+    screen: Screen,
+}
+
+impl Teller<'_> {
+    fn tell(&self, report: &Report) {
+        if self.output.json {
+            self.result(&report.json());
+        } else if self.output.verbosity != Verbosity::Quiet {
+            self.result(&report.summary());
+        }
+        self.complaint(&report.complaint());
+    }
+
+    /// Several repositories get closing words: a result if all went well, a complaint otherwise.
+    fn close(&self, reports: &[Report], not_begun: &[&Pair]) {
+        if reports.len() + not_begun.len() < 2 {
+            return;
+        }
+        let words = report::closing(reports, not_begun);
+        let well = not_begun.is_empty() && reports.iter().all(|r| r.code() == ExitCode::Done);
+        match (well, self.output.json || self.output.verbosity == Verbosity::Quiet) {
+            (false, _) => self.complaint(&words),
+            (true, false) => self.result(&words),
+            (true, true) => {}
+        }
+    }
+
+    fn write_metrics(&self, reports: &[Report]) {
+        let Some(path) = &self.output.metrics_file else { return };
+        let text = report::metrics(reports, SystemTime::now());
+        if let Err(error) = report::write_atomically(path, &text) {
+            log::error!("cannot write the metrics file {}: {error}", path.display());
+        }
+    }
+
+    fn result(&self, text: &str) {
+        let written = self.screen.without_bars(|| {
+            let mut out = io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        });
+        // A reader that has seen enough (`… | head`) must not end the mirroring.
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            log::error!("cannot write to standard output: {error}");
+        }
+    }
+
+    fn complaint(&self, text: &str) {
+        // Nobody is left to be told if this fails.
+        let _ = self.screen.without_bars(|| io::stderr().lock().write_all(text.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::urls::{SourceUrl, TargetUrl};
+    use std::slice::from_ref;
+    use std::time::Duration;
+
+    fn pair() -> Pair {
+        Pair {
+            source: SourceUrl::parse("https://h/r").unwrap(),
+            target: TargetUrl::parse("s3://b/p").unwrap(),
+        }
+    }
+
+    fn failed(error: MirrorError, signal: Option<ExitCode>) -> Report {
+        Report::of_error(&pair(), &error, Duration::ZERO, signal)
+    }
+
+    #[test]
+    fn a_signal_decides_only_if_it_cut_something_short() {
+        let term = Some(ExitCode::Terminated);
+        let cut = failed(MirrorError::Interrupted, term);
+        let other = failed(MirrorError::Conflict, term);
+        assert_eq!(exit_code(from_ref(&cut), &[], term).code(), 143);
+        assert_eq!(exit_code(&[cut, other.clone()], &[], term).code(), 143);
+        assert_eq!(exit_code(&[], &[&pair()], term).code(), 143);
+        assert_eq!(exit_code(from_ref(&other), &[], term).code(), 11);
+        assert_eq!(exit_code(&[other.clone(), other.clone()], &[], term).code(), 3);
+        assert_eq!(exit_code(&[other], &[&pair()], None).code(), 3);
+        assert_eq!(exit_code(&[], &[], None).code(), 0);
+    }
+
+    #[test]
+    fn bars_are_left_out_when_not_wanted_or_not_visible() {
+        let never = Output { progress: ProgressMode::Never, ..Output::default() };
+        assert!(bars(&never, 1).is_none());
+        let quiet = Output { verbosity: Verbosity::Quiet, ..Output::default() };
+        assert!(bars(&quiet, 1).is_none());
+    }
+}

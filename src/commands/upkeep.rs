@@ -1,0 +1,47 @@
+//! What `verify` and `gc` share: beginning, printing, failing.
+
+use std::io::{self, Write};
+
+use crate::cli::{CliError, Output, Upkeep};
+use crate::endpoints::Endpoints;
+use crate::exit_code::ExitCode;
+use crate::logging;
+use crate::mirror::MirrorError;
+use crate::progress::Screen;
+use crate::signals::{self, Interruption};
+
+/// Starts the log and listens to signals.
+pub(super) fn start(upkeep: &Upkeep, endpoints: &Endpoints) -> Result<Interruption, CliError> {
+    let screen = Screen::default();
+    logging::start(&upkeep.output, screen.clone());
+    let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
+    signals::listen(upkeep.cancel.clone(), screen, source, store)
+        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))
+}
+
+/// Writes results. A reader that has seen enough (`… | head`) is nobody's error.
+pub(super) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Says what failed, and with which code to end.
+pub(super) fn failed(
+    error: &MirrorError,
+    output: &Output,
+    interruption: &Interruption,
+) -> ExitCode {
+    let words = logging::printable(&error.to_string());
+    let _ = writeln!(io::stderr(), "error: {words}");
+    let code = match (error, interruption.exit_code()) {
+        (MirrorError::Interrupted, Some(signal)) => signal,
+        _ => ExitCode::of_error(error),
+    };
+    if output.json {
+        let value = serde_json::json!({
+            "status": "failed", "exit_code": code.code(), "error": words,
+        });
+        print(&format!("{value}\n"));
+    }
+    code
+}

@@ -1,0 +1,120 @@
+//! `verify --target T [--quick]`: reads a mirror back, says what lacks, ends with 0 or 1.
+//!
+//! Findings go to standard output, one a line and the summary last, or as one JSON object; they are
+//! what was asked for. A failing store is an error on standard error with its own exit code: then
+//! nothing is known of the mirror.
+
+use crate::cli::{CliError, Upkeep, UpkeepTarget, VerifyCommand};
+use crate::endpoints::Endpoints;
+use crate::exit_code::ExitCode;
+use crate::mirror::MirrorError;
+use crate::mirror::verify::{Finding, VerifyOptions, VerifyReport, verify};
+use crate::store::Store;
+use crate::store::http_read::ReaderFindings;
+
+use super::upkeep;
+
+/// Verifies the mirror. `Err` is a usage error: nothing was begun.
+pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
+    let Upkeep { settings, output, .. } = &command.upkeep;
+    let endpoints = Endpoints::new(settings)?;
+    let interruption = upkeep::start(&command.upkeep, &endpoints)?;
+    let outcome = look(command, &endpoints);
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return Ok(upkeep::failed(&error, output, &interruption)),
+    };
+    upkeep::print(&if output.json { json(command, &report) } else { text(command, &report) });
+    Ok(if report.is_sound() { ExitCode::Done } else { ExitCode::Failed })
+}
+
+fn look(command: &VerifyCommand, endpoints: &Endpoints) -> Result<VerifyReport, MirrorError> {
+    let upkeep = &command.upkeep;
+    let options = VerifyOptions {
+        quick: command.quick,
+        concurrency: upkeep.concurrency,
+        memory_bytes: upkeep.memory_bytes,
+        cancel: upkeep.cancel.clone(),
+    };
+    let (store, seen): (Box<dyn Store>, ReaderFindings) = match &upkeep.target {
+        UpkeepTarget::Store(url) => {
+            (endpoints.open_store(url, &upkeep.cancel)?, ReaderFindings::default())
+        }
+        UpkeepTarget::Http(url) => {
+            let reader = endpoints.open_reader(url);
+            let seen = reader.look_as_reader()?;
+            (endpoints.with_retries(reader, &upkeep.cancel), seen)
+        }
+    };
+    seen.warnings.iter().for_each(|words| log::warn!("{words}"));
+    let mut report = if seen.errors.iter().any(|(key, _)| key == "info/refs") && !readable(&*store)
+    {
+        VerifyReport::default()
+    } else {
+        verify(store.as_ref(), &options)?
+    };
+    let found = seen.errors.into_iter();
+    let found: Vec<_> = found.map(|(key, what)| Finding { key, what, reached_by: None }).collect();
+    report.finding_count += found.len() as u64;
+    report.findings.splice(0..0, found);
+    Ok(report)
+}
+
+fn readable(store: &dyn Store) -> bool {
+    let key = crate::store::Key::new("info/refs").expect("a constant without odd characters");
+    store.get(&key, None, 256 << 20).is_ok()
+}
+
+fn text(command: &VerifyCommand, report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        text += &crate::logging::printable(&finding.to_string());
+        text.push('\n');
+    }
+    let verdict = match report.finding_count {
+        0 => "sound".to_owned(),
+        1 => "1 fault".to_owned(),
+        many => format!("{many} faults"),
+    };
+    let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
+    if !quietly || report.finding_count > 0 {
+        text += &format!(
+            "{}: {verdict}: {} refs, {} objects, {} packs, {} LFS objects{}, {} requests, {:.1} s\n",
+            command.upkeep.target,
+            report.refs,
+            report.objects,
+            report.packs,
+            report.lfs_objects,
+            if command.quick { " (quick)" } else { "" },
+            report.store_requests,
+            report.elapsed.as_secs_f64()
+        );
+    }
+    text
+}
+
+fn json(command: &VerifyCommand, report: &VerifyReport) -> String {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            serde_json::json!({
+                "key": finding.key, "what": finding.what, "reached_by": finding.reached_by,
+            })
+        })
+        .collect();
+    let value = serde_json::json!({
+        "target": command.upkeep.target.to_string(),
+        "status": if report.is_sound() { "sound" } else { "faulty" },
+        "quick": command.quick,
+        "refs": report.refs,
+        "objects": report.objects,
+        "packs": report.packs,
+        "lfs_objects": report.lfs_objects,
+        "findings": findings,
+        "finding_count": report.finding_count,
+        "requests": report.store_requests,
+        "seconds": report.elapsed.as_secs_f64(),
+    });
+    format!("{value}\n")
+}

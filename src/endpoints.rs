@@ -1,0 +1,160 @@
+//! From URLs and settings to sources and stores: the one place that knows every kind of both.
+//!
+//! A new store or source is one arm in [`Endpoints::open_store`] or [`Endpoints::open_source`]. All
+//! repositories of a run share what is made here once: the connections, the credentials, the header
+//! lines. Nothing is sent while opening.
+
+use crate::cli::urls::{SourceUrl, TargetUrl};
+use crate::cli::{self, CliError, Settings};
+use crate::http;
+use crate::mirror::Cancel;
+use crate::source::auth::Auth;
+use crate::source::bundle::Bundle;
+use crate::source::smart_http::SmartHttp;
+use crate::source::{Source, SourceError};
+use crate::store::credentials::{Provider, Search};
+use crate::store::dir::DirStore;
+use crate::store::http_read::HttpRead;
+use crate::store::retry::{Policy, Retry};
+use crate::store::s3::{Addressing, S3Config, S3Store};
+use crate::store::{Store, StoreError};
+
+/// Where requests are signed for if nothing says it.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// What all repositories of a run share.
+pub struct Endpoints {
+    settings: Settings,
+    /// For sources and what belongs to them.
+    client: http::Client,
+    /// For stores. Apart from the other: an interrupted run leaves its source at once, and needs its
+    /// store to clean up.
+    store_client: http::Client,
+    auth: Auth,
+    credentials: Provider,
+    /// What the profile says, if neither flag nor environment do.
+    region: Result<String, StoreError>,
+}
+
+impl Endpoints {
+    /// Reads the files that `settings` name: a fault in one of them is a usage error.
+    pub fn new(settings: &Settings) -> Result<Self, CliError> {
+        let usage = |error: &dyn std::fmt::Display| CliError::new(error.to_string());
+        let auth = Auth::from_environment(settings.source_header_file.as_deref())
+            .map_err(|error| usage(&error))?;
+        let client = http::Client::new(&http::Settings {
+            connections: settings.connections,
+            ca_bundle: settings.ca_bundle.clone(),
+            ..http::Settings::default()
+        })
+        .map_err(|error| usage(&error))?;
+        let store_client = client.apart();
+        let mut search = Search::new(store_client.clone()).with_region(settings.region.clone());
+        if settings.profile_from_flag {
+            search = search.with_profile(settings.profile.clone());
+        }
+        let region = match &settings.region {
+            Some(region) => Ok(Some(region.clone())),
+            None => search.profile_region(),
+        };
+        Ok(Endpoints {
+            settings: settings.clone(),
+            client,
+            store_client,
+            auth,
+            credentials: Provider::search(search),
+            region: region.map(|region| region.unwrap_or_else(|| DEFAULT_REGION.to_owned())),
+        })
+    }
+
+    /// The connections to sources: [`http::Client::cut`] ends every wait for one.
+    pub fn source_client(&self) -> &http::Client {
+        &self.client
+    }
+
+    /// The connections to stores.
+    pub fn store_client(&self) -> &http::Client {
+        &self.store_client
+    }
+
+    /// The source that `url` names; it tries nothing again once `cancel` is.
+    pub fn open_source(
+        &self,
+        url: &SourceUrl,
+        cancel: &Cancel,
+    ) -> Result<Box<dyn Source>, SourceError> {
+        Ok(match url {
+            SourceUrl::Http { .. } => {
+                let (client, auth) = (self.client.clone(), self.auth.clone());
+                let cancel = cancel.clone();
+                let source = SmartHttp::new(&url.with_userinfo(), client, auth)?;
+                let source = source.with_cancel(move || cancel.is_cancelled());
+                Box::new(source.with_lfs_other_host(self.settings.lfs_allow_other_host))
+            }
+            SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),
+            SourceUrl::Stdin => Box::new(Bundle::stdin()),
+        })
+    }
+
+    /// The store that `url` names, with retries around it that end when `cancel` is.
+    pub fn open_store(
+        &self,
+        url: &TargetUrl,
+        cancel: &Cancel,
+    ) -> Result<Box<dyn Store>, StoreError> {
+        let (bucket, prefix) = match url {
+            TargetUrl::Dir(path) => return Ok(Box::new(DirStore::new(path)?)),
+            TargetUrl::S3 { bucket, prefix } => (bucket.clone(), prefix.clone()),
+        };
+        let settings = &self.settings;
+        let config = S3Config {
+            bucket,
+            prefix,
+            region: self.region.clone()?,
+            endpoint: settings.endpoint.clone(),
+            addressing: match settings.addressing {
+                cli::Addressing::Auto => Addressing::Auto,
+                cli::Addressing::Path => Addressing::Path,
+                cli::Addressing::Virtual => Addressing::Virtual,
+            },
+            storage_class: settings.storage_class.clone(),
+            sse: settings.sse.clone(),
+            sse_kms_key_id: settings.sse_kms_key_id.clone(),
+            acl: settings.acl.clone(),
+        };
+        let store = S3Store::new(config, self.client.clone(), self.credentials.clone())?;
+        Ok(self.with_retries(store, cancel))
+    }
+
+    /// A mirror as a public reader sees it at `url` (`http(s)://…`), without retries.
+    pub fn open_reader(&self, url: &str) -> HttpRead {
+        HttpRead::new(url, self.client.clone())
+    }
+
+    /// Puts retries around `store` that end when `cancel` is.
+    pub fn with_retries(&self, store: impl Store + 'static, cancel: &Cancel) -> Box<dyn Store> {
+        let mut policy = Policy::default();
+        if let Some(attempts) = self.settings.max_attempts {
+            policy.max_attempts = attempts;
+        }
+        let cancel = cancel.clone();
+        Box::new(Retry::new(store, policy).with_cancel(move || cancel.is_cancelled()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_cannot_be_read_are_usage_errors() {
+        let missing = Some("/nowhere/file".into());
+        for settings in [
+            Settings { ca_bundle: missing.clone(), ..Settings::default() },
+            Settings { source_header_file: missing.clone(), ..Settings::default() },
+        ] {
+            let error = Endpoints::new(&settings).err().expect("must fail").to_string();
+            assert!(error.contains("/nowhere/file"), "{error}");
+        }
+    }
+}
