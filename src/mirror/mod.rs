@@ -6,6 +6,7 @@
 //! S3.
 
 mod bases;
+mod budget;
 mod existing;
 mod fence;
 pub mod fleet;
@@ -37,9 +38,10 @@ use crate::progress::Progress;
 use crate::source::{Source, SourceError, SourceErrorKind};
 use crate::store::{Store, StoreError, StoreErrorKind};
 
+use budget::Budget;
 use existing::Existing;
 pub use layout::Layout;
-use pipeline::{Budget, Complete, Env, Written, store_pack};
+use pipeline::{Complete, Env, Written, store_pack};
 use publish::Published;
 use temp::TempKeys;
 
