@@ -345,6 +345,42 @@ fn object_above_the_limit_of_one_copy_is_copied_in_parts() {
     assert_eq!(decode_loose(&bytes, u64::MAX).unwrap().1, content);
 }
 
+/// The limits of a pack above 5 GiB, at a hundredth of the size: parts that must grow, and copies
+/// that must be made in parts.
+#[test]
+fn pack_above_the_limits_of_one_copy_and_of_small_parts_is_stored_whole() {
+    let limits = Limits { min_part_bytes: 1 << 20, max_parts: 32, max_copy_bytes: 7 << 20 };
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let mut builder = PackBuilder::new();
+    builder.level(1);
+    let mut contents = Vec::new();
+    for len in [30 << 20, 900 << 10, 12 << 20, 50 << 10] {
+        let content: Vec<u8> = std::iter::repeat_with(&mut next).take(len).collect();
+        let offset = builder.blob(&content);
+        let changed = [&content[..20_000], b"changed", &content[30_000..]].concat();
+        builder.ofs_delta(offset, &delta(&content, &changed));
+        contents.extend([content, changed]);
+    }
+    let index = git_index(&builder.build());
+    let store = MemoryStore::new().with_limits(limits);
+    let tip = oid("blob", &contents[0]);
+    run_as(Layout::Pack, &store, &builder, tip, 4, MIN_MEMORY_BYTES).unwrap();
+    assert_is_pack_mirror(&store, &builder, index.as_deref(), &contents);
+    // 43 MiB in parts of 5, 5, 10, 10 MiB and the rest; copied in steps of 7 MiB.
+    let of_pack = |operation| {
+        let requests = store.recorded();
+        let named = |key: &str| key.contains("/pack");
+        requests.iter().filter(|r| r.operation == operation && named(r.key())).count()
+    };
+    assert_eq!(of_pack(Operation::PutPart), 5);
+    assert_eq!(of_pack(Operation::CopyPart), 7);
+    assert_eq!(of_pack(Operation::Copy), 0);
+}
+
 #[test]
 fn delta_without_its_base_is_an_error_that_names_both() {
     let (base, result) = (text(0), text(1));
