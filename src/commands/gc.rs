@@ -12,8 +12,7 @@ use super::upkeep;
 /// Collects garbage. `Err` is a usage error: nothing was begun.
 pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
     let upkeep = &command.upkeep;
-    let endpoints = Endpoints::new(&upkeep.settings)?;
-    let interruption = upkeep::start(upkeep, &endpoints)?;
+    let (endpoints, interruption) = upkeep::start(upkeep)?;
     match collect(command, &endpoints) {
         Err(error) => Ok(upkeep::failed(&error, &upkeep.output, &interruption)),
         Ok(summary) => {

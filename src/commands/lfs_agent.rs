@@ -45,8 +45,8 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 
 /// Speaks with git-lfs until it says `terminate` or goes away. `Err` is a usage error.
 pub fn run(command: &AgentCommand) -> Result<ExitCode, CliError> {
-    let endpoints = Endpoints::new(&command.settings)?;
     logging::start(&command.output, Screen::default());
+    let endpoints = Endpoints::new(&command.settings)?;
     let mirror = Mirror::open(&endpoints, command)?;
     let folder = incomplete_folder();
     let (stdin, stdout) = (io::stdin().lock(), io::stdout().lock());

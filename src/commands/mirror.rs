@@ -21,10 +21,11 @@ use crate::store::Store;
 
 /// Mirrors all pairs of `command`. `Err` is a usage error: nothing was begun.
 pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
-    let endpoints = Endpoints::new(&command.settings)?;
     let bars = bars(&command.output, command.pairs.len());
     let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
+    // First: endpoints warn of files that they can't use.
     logging::start(&command.output, screen.clone());
+    let endpoints = Endpoints::new(&command.settings)?;
     let cancel = &command.options.cancel;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(cancel.clone(), screen.clone(), source, store)

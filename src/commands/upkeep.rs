@@ -10,13 +10,15 @@ use crate::mirror::MirrorError;
 use crate::progress::Screen;
 use crate::signals::{self, Interruption};
 
-/// Starts the log and listens to signals.
-pub(super) fn start(upkeep: &Upkeep, endpoints: &Endpoints) -> Result<Interruption, CliError> {
+/// Starts the log, reads what the settings name, and listens to signals.
+pub(super) fn start(upkeep: &Upkeep) -> Result<(Endpoints, Interruption), CliError> {
     let screen = Screen::default();
     logging::start(&upkeep.output, screen.clone());
+    let endpoints = Endpoints::new(&upkeep.settings)?;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
-    signals::listen(upkeep.cancel.clone(), screen, source, store)
-        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))
+    let interruption = signals::listen(upkeep.cancel.clone(), screen, source, store)
+        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+    Ok((endpoints, interruption))
 }
 
 /// Writes results. A reader that has seen enough (`… | head`) is nobody's error.

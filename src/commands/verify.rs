@@ -4,7 +4,7 @@
 //! what was asked for. A failing store is an error on standard error with its own exit code: then
 //! nothing is known of the mirror.
 
-use crate::cli::{CliError, Upkeep, UpkeepTarget, VerifyCommand};
+use crate::cli::{CliError, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::mirror::MirrorError;
@@ -16,9 +16,8 @@ use super::upkeep;
 
 /// Verifies the mirror. `Err` is a usage error: nothing was begun.
 pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
-    let Upkeep { settings, output, .. } = &command.upkeep;
-    let endpoints = Endpoints::new(settings)?;
-    let interruption = upkeep::start(&command.upkeep, &endpoints)?;
+    let output = &command.upkeep.output;
+    let (endpoints, interruption) = upkeep::start(&command.upkeep)?;
     let outcome = look(command, &endpoints);
     let report = match outcome {
         Ok(report) => report,
