@@ -211,6 +211,11 @@ impl Client {
         }
     }
 
+    /// The agent without a proxy, for what is on this machine or beside it.
+    pub fn direct(&self) -> Agent {
+        self.0.agents.lock().unwrap_or_else(PoisonError::into_inner).direct.clone()
+    }
+
     /// Ends all connections of this client and its clones: whoever waits for a server, in the middle
     /// of a body too, gets a transient error now. Later requests make new connections. A name that
     /// is being resolved and a connection that is being made are not cut short.
@@ -342,6 +347,9 @@ pub fn explain(error: &ureq::Error) -> String {
             ureq::Error::Timeout(what) => format!("timed out ({what})"),
             ureq::Error::Io(error) => error.to_string(),
             ureq::Error::InvalidProxyUrl => "the proxy's URL is not valid".into(),
+            _ if is_denied(error) => "the proxy refuses; a login for it is in its URL: \
+                                      HTTPS_PROXY=http://user:password@host:port, or HTTP_PROXY"
+                .into(),
             ureq::Error::ConnectProxyFailed(reason) => {
                 format!("the proxy did not connect: {reason}")
             }
@@ -354,7 +362,7 @@ pub fn explain(error: &ureq::Error) -> String {
 pub fn is_transient(error: &ureq::Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, Unsupported};
     match error {
-        _ if tls_error(error).is_some() => false,
+        _ if tls_error(error).is_some() || is_denied(error) => false,
         ureq::Error::Io(error) => !matches!(error.kind(), PermissionDenied | Unsupported),
         ureq::Error::Timeout(_)
         | ureq::Error::HostNotFound
@@ -365,6 +373,14 @@ pub fn is_transient(error: &ureq::Error) -> bool {
         | ureq::Error::BodyStalled => true,
         _ => false,
     }
+}
+
+/// Did the proxy refuse to connect, for want of a login or by its rules? (A server's own refusal is
+/// no error here but a status.)
+pub fn is_denied(error: &ureq::Error) -> bool {
+    // ureq tells the proxy's status in words alone.
+    let refused = |reason: &str| ["401", "403", "407"].iter().any(|code| reason.contains(code));
+    matches!(error, ureq::Error::ConnectProxyFailed(reason) if refused(reason))
 }
 
 fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
@@ -627,7 +643,8 @@ mod tests {
             Client::with_environment(&Settings::default(), &env(&[("http_proxy", &url)])).unwrap();
         let uri: Uri = "http://git.example/x".parse().unwrap();
         let error = client.agent(&uri).get(uri.clone()).call().unwrap_err();
-        assert!(explain(&error).contains("proxy"), "{}", explain(&error));
+        assert!(explain(&error).contains("the proxy refuses"), "{}", explain(&error));
+        assert!(is_denied(&error) && !is_transient(&error));
         let head = server.join().unwrap();
         assert!(head.starts_with("CONNECT git.example:80 HTTP/1.1\r\n"), "{head}");
         // us@er:p:w

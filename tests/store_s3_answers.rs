@@ -3,13 +3,17 @@
 
 #![allow(missing_docs)]
 
+#[path = "support/git_http.rs"]
+mod git_http;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use git_http::GitHttp;
 use mirror_git_to_s3::http::{Client, Settings};
-use mirror_git_to_s3::store::credentials::{Credentials, Provider};
+use mirror_git_to_s3::store::credentials::{Credentials, Lookup, Provider, Search};
 use mirror_git_to_s3::store::retry::{Policy, Retry};
 use mirror_git_to_s3::store::s3::{Addressing, S3Config, S3Store};
 use mirror_git_to_s3::store::{
@@ -46,6 +50,10 @@ impl Canned {
     }
 
     fn store_with(&self, change: impl FnOnce(&mut S3Config)) -> S3Store {
+        self.store_for(provider(), change)
+    }
+
+    fn store_for(&self, provider: Provider, change: impl FnOnce(&mut S3Config)) -> S3Store {
         let mut config = S3Config {
             bucket: "bucket".into(),
             prefix: "p".into(),
@@ -55,7 +63,7 @@ impl Canned {
             ..S3Config::default()
         };
         change(&mut config);
-        S3Store::new(config, client(), provider()).unwrap()
+        S3Store::new(config, client(), provider).unwrap()
     }
 
     fn seen(&self) -> Vec<String> {
@@ -506,5 +514,110 @@ fn places_that_cannot_be_used_are_refused() {
         let store = try_with(&|config| config.prefix = prefix.into()).unwrap();
         assert_eq!(store.describe(), format!("s3://bucket/{}", prefix.trim_matches('/')));
         assert!(!format!("{store:?}").contains("hunter2"));
+    }
+}
+
+/// A role's endpoint that gives the keys `FIRST`, which end when `ends` says, and then `SECOND`; and
+/// the environment of who has that role.
+fn role(kind: &str, ends: SystemTime, dir: &std::path::Path) -> (GitHttp, Lookup) {
+    let time = |at: SystemTime| {
+        let rfc3339 = &time::format_description::well_known::Rfc3339;
+        time::OffsetDateTime::from(at).format(rfc3339).unwrap()
+    };
+    let later = time(SystemTime::now() + Duration::from_secs(36_000));
+    let (path, body): (_, fn(&str, &str) -> String) = match kind {
+        "web identity" => ("/", |id, ends| {
+            format!(
+                "<R><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{id}</AccessKeyId>\
+                 <SecretAccessKey>s</SecretAccessKey><SessionToken>{id}TOKEN</SessionToken>\
+                 <Expiration>{ends}</Expiration></Credentials></AssumeRoleWithWebIdentityResult></R>"
+            )
+        }),
+        _ => ("/role", |id, ends| {
+            format!(
+                r#"{{"AccessKeyId":"{id}","SecretAccessKey":"s","Token":"{id}TOKEN","Expiration":"{ends}"}}"#
+            )
+        }),
+    };
+    let canned = |on, body: String| git_http::Canned::new(on, 200, "text/plain", body);
+    let mut answers = vec![
+        git_http::Canned { times: 1, ..canned(path, body("FIRST", &time(ends))) },
+        canned(path, body("SECOND", &later)),
+    ];
+    if kind == "instance" {
+        answers.push(canned("/latest/api/token", "METADATATOKEN".into()));
+        answers.push(canned("/security-credentials/", "role".into()));
+    }
+    let options = git_http::Options { canned: answers, ..git_http::Options::default() };
+    let server = GitHttp::start(dir, options);
+    let token = dir.join("token");
+    std::fs::write(&token, "web").unwrap();
+    let (kind, url, token) = (kind.to_owned(), server.url(), token.display().to_string());
+    let environment = move |name: &str| match (kind.as_str(), name) {
+        ("web identity", "AWS_WEB_IDENTITY_TOKEN_FILE") => Some(token.clone()),
+        ("web identity", "AWS_ROLE_ARN") => Some("arn".into()),
+        ("web identity", "AWS_ENDPOINT_URL_STS") => Some(url.clone()),
+        ("container", "AWS_CONTAINER_CREDENTIALS_FULL_URI") => Some(format!("{url}/role")),
+        ("instance", "AWS_EC2_METADATA_SERVICE_ENDPOINT") => Some(url.clone()),
+        _ => None,
+    };
+    (server, Box::new(environment))
+}
+
+#[test]
+fn a_role_that_ends_in_the_middle_of_a_run_is_asked_for_again() {
+    let fine = answer("200 OK", "ETag: \"e\"\r\n", "");
+    let expired = refusal("400 Bad Request", "ExpiredToken", "m");
+    let in_seconds = |seconds| SystemTime::now() + Duration::from_secs(seconds);
+    for kind in ["web identity", "container", "instance"] {
+        // The store says so, or the keys themselves say when they end.
+        for (ends, answers, signed) in [
+            (
+                in_seconds(7200),
+                vec![&*fine, &expired, &fine],
+                ["FIRST", "FIRST", "SECOND"].as_slice(),
+            ),
+            (in_seconds(60), vec![&*fine, &fine], &["FIRST", "SECOND"]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (_keys, environment) = role(kind, ends, dir.path());
+            let provider = Provider::search(Search::in_environment(client(), environment));
+            let server = Canned::new(&answers);
+            let store = Retry::new(server.store_for(provider, |_| ()), Policy::default());
+            for name in ["a", "b"] {
+                store.put(&key(name), b"1", TEXT, None).unwrap();
+            }
+            let seen = server.seen();
+            assert_eq!(seen.len(), signed.len(), "{kind}");
+            for (request, id) in seen.iter().zip(signed) {
+                assert!(request.contains(&format!("Credential={id}/")), "{kind}: {request}");
+                assert!(request.contains(&format!("{id}TOKEN")), "{kind}: {request}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_role_that_cannot_be_had_now_is_worth_another_try_and_a_refused_one_is_not() {
+    for (status, kind) in [
+        (503, StoreErrorKind::Transient { retry_after: None }),
+        (429, StoreErrorKind::Transient { retry_after: None }),
+        (403, StoreErrorKind::Denied),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let canned = vec![git_http::Canned::new("/", status, "text/plain", "no")];
+        let keys = GitHttp::start(
+            dir.path(),
+            git_http::Options { canned, ..git_http::Options::default() },
+        );
+        let url = format!("{}/role", keys.url());
+        let environment: Lookup = Box::new(move |name| {
+            (name == "AWS_CONTAINER_CREDENTIALS_FULL_URI").then(|| url.clone())
+        });
+        let provider = Provider::search(Search::in_environment(client(), environment));
+        assert_eq!(provider.get().unwrap_err().kind, kind, "{status}");
+        // A refusal is not asked for again by every thread.
+        assert_eq!(provider.get().unwrap_err().kind, kind, "{status}");
+        assert_eq!(keys.requests(), if kind == StoreErrorKind::Denied { 1 } else { 2 });
     }
 }

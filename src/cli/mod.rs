@@ -174,8 +174,7 @@ pub struct Shard {
 pub struct Settings {
     /// Connections that may be open at once: requests in flight of all jobs, and their sources'.
     pub connections: usize,
-    /// Extra trusted CAs: `--ca-bundle`, or else `AWS_CA_BUNDLE`, or else `GIT_SSL_CAINFO`.
-    /// (`SSL_CERT_FILE` replaces the system's roots and is read with them.)
+    /// Extra trusted CAs: `--ca-bundle`. (Those of the environment are `http::Environment`'s.)
     pub ca_bundle: Option<PathBuf>,
     /// May `.lfsconfig` name an LFS server on another host than the source's?
     pub lfs_allow_other_host: bool,
@@ -393,10 +392,7 @@ fn settings(
     }
     Ok(Settings {
         connections,
-        ca_bundle: args
-            .ca_bundle
-            .clone()
-            .or_else(|| env.first(&["AWS_CA_BUNDLE", "GIT_SSL_CAINFO"]).map(PathBuf::from)),
+        ca_bundle: args.ca_bundle.clone(),
         lfs_allow_other_host: args.lfs_allow_other_host,
         source_header_file: args.source_header_file.clone(),
         endpoint: endpoint(&args.endpoint_url, env)?,
@@ -557,8 +553,6 @@ mod tests {
             ("AWS_REGION", "first"),
             ("AWS_DEFAULT_REGION", "second"),
             ("AWS_PROFILE", "env"),
-            ("AWS_CA_BUNDLE", "aws.pem"),
-            ("GIT_SSL_CAINFO", "git.pem"),
             ("AWS_MAX_ATTEMPTS", "4"),
             ("RUST_LOG", "trace"),
             ("NO_COLOR", "1"),
@@ -569,7 +563,7 @@ mod tests {
         assert_eq!(settings.region.as_deref(), Some("first"));
         assert_eq!(settings.profile.as_deref(), Some("env"));
         assert!(!settings.profile_from_flag);
-        assert_eq!(settings.ca_bundle, Some("aws.pem".into()));
+        assert_eq!(settings.ca_bundle, None);
         assert_eq!(settings.max_attempts, Some(4));
         assert_eq!(command.output.rust_log.as_deref(), Some("trace"));
         assert!(!command.output.color);
@@ -585,8 +579,6 @@ mod tests {
         assert_eq!(settings.region.as_deref(), Some("second"));
         let settings = run(PAIR, &env[..1], "").unwrap().settings;
         assert_eq!(settings.endpoint.as_deref(), Some("https://all"));
-        let settings = run(PAIR, &env[6..7], "").unwrap().settings;
-        assert_eq!(settings.ca_bundle, Some("git.pem".into()));
     }
 
     #[test]

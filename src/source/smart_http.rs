@@ -517,8 +517,12 @@ pub(super) fn transient(place: &str, message: String) -> SourceError {
 }
 
 pub(super) fn from_ureq(place: &str, error: &ureq::Error) -> SourceError {
-    let make = if http::is_transient(error) { transient } else { fatal };
-    make(place, http::explain(error))
+    let kind = match error {
+        error if http::is_denied(error) => SourceErrorKind::Denied,
+        error if http::is_transient(error) => SourceErrorKind::Transient { retry_after: None },
+        _ => SourceErrorKind::Fatal,
+    };
+    SourceError { kind, url: place.to_owned(), message: http::explain(error) }
 }
 
 /// An error from a body: of the side-bands, or of the connection.

@@ -3,12 +3,14 @@
 //! Searched in this order, the first that has keys wins: what was given, the environment, the
 //! profile files, a web identity token (Kubernetes), the container's endpoint (ECS, EKS), the
 //! instance's metadata (EC2, version 2). A search that begins is short: no step may take longer
-//! than its time-out, and metadata, which nobody answers outside EC2, a second to connect.
+//! than its time-out, and metadata, which nobody answers outside EC2, a second to connect and four
+//! in all. Metadata and what is on this machine are never asked through a proxy, which would have
+//! another role or none.
 //!
 //! Temporary credentials are fetched again shortly before they end, and once when the store says
-//! that they have ended; one thread fetches, the others wait for it. Environment and files are
-//! looked at through [`Search`], so that tests need not change the process. No secret is in an
-//! error or in a [`fmt::Debug`] text.
+//! that they have ended; one thread fetches, the others wait for it. After a failure nobody asks for
+//! a while. Environment and files are looked at through [`Search`], so that tests need not change
+//! the process. No secret is in an error or in a [`fmt::Debug`] text.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +18,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ini::Ini;
 use serde::Deserialize;
@@ -29,10 +31,15 @@ use crate::http;
 
 /// Fetched again when less than this is left of them.
 const REFRESH_BEFORE: Duration = Duration::from_secs(300);
+/// A search that failed is not repeated sooner: other threads, and the next repositories of a list,
+/// would each wait for the same time-outs.
+const PAUSE: Duration = Duration::from_secs(30);
 /// One answer of a credentials endpoint.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Nobody answers at the metadata's address outside EC2.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// All of an instance's metadata.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(4);
 /// STS is far away, maybe.
 const STS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes of a token file or of an answer.
@@ -172,6 +179,10 @@ impl Search {
                 Found::Here(credentials) => return Ok(credentials),
                 Found::Nothing(why) => looked.push(why),
                 Found::Broken(message) => return Err(trouble(message)),
+                Found::Unavailable(message) => {
+                    let kind = StoreErrorKind::Transient { retry_after: None };
+                    return Err(StoreError::new(kind, "find", "credentials", message));
+                }
             }
         }
         let message = format!("no credentials anywhere; looked at: {}", looked.join("; "));
@@ -291,12 +302,10 @@ impl Search {
         let request = Ask { timeout: STS_TIMEOUT, form: Some(&form), ..Ask::get(&url) };
         let answer = self.ask(&request).and_then(|text| {
             quick_xml::de::from_str::<StsXml>(&text)
-                .map_err(|_| format!("{url} gave an answer that can't be read"))
+                .map(|answer| answer.result.credentials.into())
+                .map_err(|_| Unanswered::for_good(format!("{url} gave {UNREADABLE}")))
         });
-        match answer {
-            Ok(answer) => Found::Here(answer.result.credentials.into()),
-            Err(message) => Found::Broken(format!("web identity: {message}")),
-        }
+        Found::from_endpoint("web identity", answer)
     }
 
     fn container(&self) -> Found {
@@ -322,11 +331,9 @@ impl Search {
             None => self.var("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
         };
         let header = token.as_deref().map(|token| ("authorization", token));
-        let answer = self.ask(&Ask { header, ..Ask::get(&url) });
-        match answer.and_then(|text| parse_json(&url, &text)) {
-            Ok(credentials) => Found::Here(credentials),
-            Err(message) => Found::Broken(format!("container credentials: {message}")),
-        }
+        let answer = self.ask(&Ask { header, direct: is_near(&url), ..Ask::get(&url) });
+        let answer = answer.and_then(|text| parse_json(&url, &text));
+        Found::from_endpoint("container credentials", answer)
     }
 
     fn metadata(&self) -> Found {
@@ -340,35 +347,37 @@ impl Search {
         let host = host.trim_end_matches('/');
         match self.ask_metadata(host) {
             Ok(credentials) => Found::Here(credentials),
-            Err(message) => Found::Nothing(format!("instance metadata ({message})")),
+            Err(error) => Found::Nothing(format!("instance metadata ({})", error.message)),
         }
     }
 
     /// Version 2 only: a token first, then the role's name, then its credentials.
-    fn ask_metadata(&self, host: &str) -> Result<Credentials, String> {
+    fn ask_metadata(&self, host: &str) -> Result<Credentials, Unanswered> {
+        let until = Instant::now() + METADATA_TIMEOUT;
+        let ask = |put, header, url: &str| {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = left.clamp(Duration::from_millis(1), ANSWER_TIMEOUT);
+            self.ask(&Ask { put, header, timeout, direct: true, ..Ask::get(url) })
+        };
         let token_url = format!("{host}/latest/api/token");
-        let token = self.ask(&Ask {
-            put: true,
-            header: Some(("x-aws-ec2-metadata-token-ttl-seconds", "300")),
-            ..Ask::get(&token_url)
-        })?;
+        let token = ask(true, Some(("x-aws-ec2-metadata-token-ttl-seconds", "300")), &token_url)?;
         let header = Some(("x-aws-ec2-metadata-token", token.trim()));
         let roles = format!("{host}/latest/meta-data/iam/security-credentials/");
-        let names = self.ask(&Ask { header, ..Ask::get(&roles) })?;
+        let names = ask(false, header, &roles)?;
         let role = names.lines().next().unwrap_or_default().trim();
         if role.is_empty() {
-            return Err("the instance has no role".to_owned());
+            return Err(Unanswered::for_good("the instance has no role".to_owned()));
         }
         let url = format!("{roles}{}", percent_encode(role));
-        let text = self.ask(&Ask { header, ..Ask::get(&url) })?;
-        parse_json(&url, &text)
+        parse_json(&url, &ask(false, header, &url)?)
     }
 
     /// The body of a 200; anything else in words. Neither header nor form is in them.
-    fn ask(&self, ask: &Ask<'_>) -> Result<String, String> {
-        let url: Uri = ask.url.parse().map_err(|_| format!("{:?} is not a URL", ask.url))?;
+    fn ask(&self, ask: &Ask<'_>) -> Result<String, Unanswered> {
+        let not_a_url = |_| Unanswered::for_good(format!("{:?} is not a URL", ask.url));
+        let url: Uri = ask.url.parse().map_err(not_a_url)?;
         let place = ask.url.split(['?', '#']).next().unwrap_or_default();
-        let agent = self.client.agent(&url);
+        let agent = if ask.direct { self.client.direct() } else { self.client.agent(&url) };
         let method = match (ask.put, ask.form) {
             (true, _) => "PUT",
             (false, Some(_)) => "POST",
@@ -382,7 +391,7 @@ impl Search {
             request = request.header("content-type", "application/x-www-form-urlencoded");
             request = request.header("accept", "application/xml");
         }
-        let bad = |_| format!("{place} can't be asked");
+        let bad = |_| Unanswered::for_good(format!("{place} can't be asked"));
         let (all, connect) = (Some(ask.timeout), Some(CONNECT_TIMEOUT.max(ask.timeout / 2)));
         let answer = if method == "GET" {
             let request = agent.configure_request(request.body(()).map_err(bad)?);
@@ -394,15 +403,20 @@ impl Search {
             let request = request.http_status_as_error(false).max_redirects(0);
             agent.run(request.timeout_global(all).timeout_connect(connect).build())
         };
-        let answer = answer.map_err(|error| format!("{place}: {}", http::explain(&error)))?;
+        let failed = |error: ureq::Error| Unanswered {
+            message: format!("{place}: {}", http::explain(&error)),
+            transient: http::is_transient(&error),
+        };
+        let answer = answer.map_err(failed)?;
         let status = answer.status().as_u16();
         if status != 200 {
-            return Err(format!("{place} answered with HTTP {status}"));
+            let message = format!("{place} answered with HTTP {status}");
+            return Err(Unanswered { message, transient: status == 429 || status >= 500 });
         }
         let mut text = String::new();
         let mut body = answer.into_body();
         let read = body.as_reader().take(MAX_BYTES).read_to_string(&mut text);
-        read.map_err(|error| format!("{place}: {error}"))?;
+        read.map_err(|error| failed(error.into()))?;
         Ok(text)
     }
 }
@@ -414,13 +428,31 @@ struct Ask<'a> {
     header: Option<(&'a str, &'a str)>,
     form: Option<&'a str>,
     timeout: Duration,
+    /// Not through a proxy.
+    direct: bool,
 }
 
 impl<'a> Ask<'a> {
     fn get(url: &'a str) -> Self {
-        Ask { url, put: false, header: None, form: None, timeout: ANSWER_TIMEOUT }
+        Ask { url, put: false, header: None, form: None, timeout: ANSWER_TIMEOUT, direct: false }
     }
 }
+
+/// Why an endpoint gave nothing.
+struct Unanswered {
+    message: String,
+    /// It may do the next time.
+    transient: bool,
+}
+
+impl Unanswered {
+    fn for_good(message: String) -> Self {
+        Unanswered { message, transient: false }
+    }
+}
+
+/// A parser's own words could show a part of the answer.
+const UNREADABLE: &str = "an answer that can't be read";
 
 /// What one place has.
 enum Found {
@@ -430,6 +462,20 @@ enum Found {
     /// The place is meant and does not work: no other is tried, or a mirror would run under
     /// another name than its operator thinks.
     Broken(String),
+    /// The same, but it may work the next time.
+    Unavailable(String),
+}
+
+impl Found {
+    fn from_endpoint(place: &str, answer: Result<Credentials, Unanswered>) -> Found {
+        match answer {
+            Ok(credentials) => Found::Here(credentials),
+            Err(error) if error.transient => {
+                Found::Unavailable(format!("{place}: {}", error.message))
+            }
+            Err(error) => Found::Broken(format!("{place}: {}", error.message)),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -468,15 +514,19 @@ fn read_token(path: &str) -> Result<String, String> {
 /// A token must not go over the open network: https, loopback, and the link-local addresses of ECS
 /// and EKS, as AWS's own clients have it.
 fn may_get_a_token(url: &str) -> bool {
-    let Ok(url) = url.parse::<Uri>() else { return false };
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let local = matches!(host, "localhost" | "169.254.170.2" | "169.254.170.23" | "fd00:ec2::23")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    match url.scheme_str() {
+    match url.parse::<Uri>().ok().as_ref().and_then(Uri::scheme_str) {
         Some("https") => true,
-        Some("http") => local,
+        Some("http") => is_near(url),
         _ => false,
     }
+}
+
+/// On this machine, or where only this machine's own host answers.
+fn is_near(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    matches!(host, "localhost" | "169.254.170.2" | "169.254.170.23" | "fd00:ec2::23")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
@@ -506,10 +556,10 @@ struct CredentialsJson {
     expiration: Option<String>,
 }
 
-fn parse_json(url: &str, text: &str) -> Result<Credentials, String> {
-    // The parser's message could show a part of the answer.
+fn parse_json(url: &str, text: &str) -> Result<Credentials, Unanswered> {
+    let place = url.split(['?', '#']).next().unwrap_or_default();
     let json: CredentialsJson = serde_json::from_str(text)
-        .map_err(|_| format!("{url} gave an answer that can't be read"))?;
+        .map_err(|_| Unanswered::for_good(format!("{place} gave {UNREADABLE}")))?;
     Ok(Credentials {
         access_key: json.access_key,
         secret_key: json.secret_key,
@@ -566,9 +616,16 @@ pub struct Provider {
 struct Inner {
     /// `None`: the credentials were given and never change.
     search: Option<Search>,
-    /// The current credentials. Held while they are fetched, so that one thread does it and the
-    /// others wait for what it gets.
-    current: Mutex<Option<Arc<Credentials>>>,
+    /// Held while credentials are fetched, so that one thread does it and the others wait for what
+    /// it gets.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Arc<Credentials>>,
+    /// The last search, if it failed.
+    failed: Option<(Instant, StoreError)>,
 }
 
 impl fmt::Debug for Provider {
@@ -580,41 +637,53 @@ impl fmt::Debug for Provider {
 impl Provider {
     /// Always the same.
     pub fn fixed(credentials: Credentials) -> Self {
-        let current = Mutex::new(Some(Arc::new(credentials)));
-        Provider { inner: Arc::new(Inner { search: None, current }) }
+        let state = State { current: Some(Arc::new(credentials)), failed: None };
+        Provider { inner: Arc::new(Inner { search: None, state: Mutex::new(state) }) }
     }
 
     /// What `search` finds, at the first [`Provider::get`] and again when that ends.
     pub fn search(search: Search) -> Self {
-        let current = Mutex::new(None);
-        Provider { inner: Arc::new(Inner { search: Some(search), current }) }
+        Provider { inner: Arc::new(Inner { search: Some(search), state: Mutex::default() }) }
     }
 
     /// Credentials that have not ended, as far as they say.
     ///
     /// # Errors
     /// Kind Denied: there are none, and the message says every place that was looked at; or a
-    /// place that is meant does not work.
+    /// place that is meant does not work. Transient: it may work later.
     pub fn get(&self) -> Result<Arc<Credentials>, StoreError> {
-        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = match (&*current, &self.inner.search) {
-            (Some(credentials), None) => return Ok(credentials.clone()),
-            (Some(credentials), _) if !credentials.ends_within(REFRESH_BEFORE) => {
-                return Ok(credentials.clone());
-            }
-            (old, _) => old.clone(),
+        let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |old: &Arc<Credentials>, span| {
+            (self.inner.search.is_none() || !old.ends_within(span)).then(|| old.clone())
         };
+        if let Some(current) = state.current.as_ref().and_then(|old| usable(old, REFRESH_BEFORE)) {
+            return Ok(current);
+        }
         let Some(search) = &self.inner.search else {
             return Err(trouble("none were given".to_owned()));
         };
-        match (search.run(), old) {
-            (Ok(fresh), _) => Ok(current.insert(Arc::new(fresh)).clone()),
-            // They are good for some minutes yet; the next call asks again.
-            (Err(error), Some(old)) if !old.ends_within(Duration::ZERO) => {
+        // They are good for some minutes yet.
+        let old = state.current.as_ref().and_then(|old| usable(old, Duration::ZERO));
+        if let Some((since, error)) = &state.failed
+            && since.elapsed() < PAUSE
+        {
+            match old {
+                Some(old) => return Ok(old),
+                None if error.kind == StoreErrorKind::Denied => return Err(error.clone()),
+                None => {}
+            }
+        }
+        match search.run() {
+            Ok(fresh) => {
+                state.failed = None;
+                Ok(state.current.insert(Arc::new(fresh)).clone())
+            }
+            Err(error) => {
+                state.failed = Some((Instant::now(), error.clone()));
+                let old = old.ok_or_else(|| error.clone())?;
                 log::warn!("{error}; the old credentials still serve");
                 Ok(old)
             }
-            (Err(error), _) => Err(error),
         }
     }
 
@@ -624,9 +693,9 @@ impl Provider {
         if self.inner.search.is_none() {
             return;
         }
-        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_deref() == Some(old) {
-            *current = None;
+        let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.current.as_deref() == Some(old) {
+            *state = State::default();
         }
     }
 }

@@ -122,9 +122,12 @@ impl HttpRead {
         })?;
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.client.agent(&uri).run(request).map_err(|error| {
-            let kind = match http::is_transient(&error) {
-                true => StoreErrorKind::Transient { retry_after: None },
-                false => StoreErrorKind::Other,
+            let kind = match &error {
+                error if http::is_denied(error) => StoreErrorKind::Denied,
+                error if http::is_transient(error) => {
+                    StoreErrorKind::Transient { retry_after: None }
+                }
+                _ => StoreErrorKind::Other,
             };
             StoreError::new(kind, verb, self.at(key), http::explain(&error))
         })

@@ -1198,29 +1198,17 @@ fn kind_of(status: u16, code: &str, retry_after: Option<Duration>) -> StoreError
     }
 }
 
-/// A request that got no answer may go better the next time, unless we ourselves can't make it or
-/// don't trust the other side.
+/// A request that got no answer may go better the next time, unless we ourselves can't make it,
+/// don't trust the other side or are refused by a proxy.
 fn transport_kind(error: &ureq::Error) -> StoreErrorKind {
-    use ureq::Error::*;
-    let certificate = || {
-        let text = error.to_string();
-        text.contains("ertificate") || text.contains("UnknownIssuer")
-    };
     match error {
-        Http(_)
-        | BadUri(_)
-        | InvalidProxyUrl
-        | RequireHttpsOnly(_)
-        | Tls(_)
-        | TlsRequired
-        | Pem(_)
-        | LargeResponseHeader(..) => StoreErrorKind::Other,
-        Rustls(_) | Io(_) if certificate() => StoreErrorKind::Other,
         // What a pooled connection that the store has closed meanwhile looks like: at once again.
-        Io(error) if is_broken(error) => {
+        ureq::Error::Io(error) if is_broken(error) => {
             StoreErrorKind::Transient { retry_after: Some(Duration::ZERO) }
         }
-        _ => StoreErrorKind::Transient { retry_after: None },
+        error if http::is_transient(error) => StoreErrorKind::Transient { retry_after: None },
+        error if http::is_denied(error) => StoreErrorKind::Denied,
+        _ => StoreErrorKind::Other,
     }
 }
 
