@@ -7,6 +7,10 @@ mod git_http;
 mod lfs_server;
 #[path = "support/local_git.rs"]
 mod local_git;
+#[path = "support/pack_builder.rs"]
+mod pack_builder;
+#[path = "support/s3_server.rs"]
+mod s3_server;
 
 use std::io::Read;
 use std::path::Path;
@@ -15,11 +19,11 @@ use std::time::Duration;
 
 use git_http::{Canned, GitHttp, StaticHttp};
 use lfs_server::{LfsServer, Options as Lfs, oid, pointer};
-use local_git::{LocalGit, Repo};
+use local_git::{GivenPack, LocalGit, Repo};
 use mirror_git_to_s3::git::object::Oid;
 use mirror_git_to_s3::git::refs::Advertisement;
 use mirror_git_to_s3::http::Client;
-use mirror_git_to_s3::mirror::{MirrorError, Options, Status, Summary, mirror};
+use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Status, Summary, mirror};
 use mirror_git_to_s3::progress::{Counters, Silent};
 use mirror_git_to_s3::source::auth::{Auth, Credentials};
 use mirror_git_to_s3::source::smart_http::SmartHttp;
@@ -27,18 +31,26 @@ use mirror_git_to_s3::source::{LfsSource, Source, SourceError, lfs};
 use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
 use mirror_git_to_s3::store::{Store, StoreErrorKind};
+use pack_builder::{COMMIT, PackBuilder, TREE, delta, noise};
+use s3_server::S3Server;
 use url::Url;
 
 /// A local repository whose LFS objects are on `server`.
 struct WithLfs<'a> {
-    git: LocalGit,
+    git: Box<dyn Source>,
     server: &'a LfsServer,
 }
 
 impl<'a> WithLfs<'a> {
     fn new(repo: &Repo, server: &'a LfsServer) -> Self {
-        WithLfs { git: LocalGit::new(repo.path()), server }
+        WithLfs { git: Box::new(LocalGit::new(repo.path())), server }
     }
+}
+
+const LAYOUTS: [Layout; 2] = [Layout::Loose, Layout::Pack];
+
+fn options_for(layout: Layout) -> Options {
+    Options { layout, ..Options::default() }
 }
 
 fn client() -> Client {
@@ -109,6 +121,12 @@ const LACKING: &str = "mirror_state/lfs-lacking";
 
 #[test]
 fn objects_of_the_whole_history_are_mirrored_before_refs_are_published() {
+    for layout in LAYOUTS {
+        whole_history(layout);
+    }
+}
+
+fn whole_history(layout: Layout) {
     let server = LfsServer::start(Lfs::default());
     let repo = repo_of(&[server.add(b"old content")]);
     repo.commit("refs/heads/main", &[("f0", server.add(b"new content").as_bytes())]);
@@ -116,7 +134,7 @@ fn objects_of_the_whole_history_are_mirrored_before_refs_are_published() {
     let store = MemoryStore::new();
     let counters = Counters::default();
     let summary =
-        mirror(&WithLfs::new(&repo, &server), &store, &Options::default(), &counters).unwrap();
+        mirror(&WithLfs::new(&repo, &server), &store, &options_for(layout), &counters).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 3));
     for content in [&b"old content"[..], b"new content", b"elsewhere"] {
         assert!(stored(&store, content));
@@ -158,19 +176,84 @@ fn a_second_run_asks_for_nothing_and_costs_one_more_request() {
 
 #[test]
 fn what_was_left_out_is_found_by_a_full_run() {
+    for layout in LAYOUTS {
+        let server = LfsServer::start(Lfs::default());
+        let repo = repo_of(&[server.add(b"content")]);
+        let store = MemoryStore::new();
+        let source = WithLfs::new(&repo, &server);
+        let without = Options { lfs: false, ..options_for(layout) };
+        let summary = mirror(&source, &store, &without, &Silent).unwrap();
+        assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 0));
+        assert!(server.seen().is_empty() && !store.keys().iter().any(|key| key.contains("lfs")));
+        let summary = mirror(&source, &store, &options_for(layout), &Silent).unwrap();
+        assert_eq!(summary.status, Status::Unchanged);
+        let full = Options { full: true, ..options_for(layout) };
+        let summary = mirror(&source, &store, &full, &Silent).unwrap();
+        assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1), "{layout:?}");
+        assert!(stored(&store, b"content"));
+    }
+}
+
+/// A pack with one commit; each blob is a pointer that comes in a way of its own.
+#[test]
+fn pointers_are_seen_however_they_come_in_a_pack() {
+    let mut pack = PackBuilder::new();
     let server = LfsServer::start(Lfs::default());
-    let repo = repo_of(&[server.add(b"content")]);
-    let store = MemoryStore::new();
-    let source = WithLfs::new(&repo, &server);
-    let without = Options { lfs: false, ..Options::default() };
-    let summary = mirror(&source, &store, &without, &Silent).unwrap();
-    assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 0));
-    assert!(server.seen().is_empty() && !store.keys().iter().any(|key| key.contains("lfs")));
-    assert_eq!(run(&repo, &server, &store).unwrap().status, Status::Unchanged);
-    let full = Options { full: true, ..Options::default() };
-    let summary = mirror(&source, &store, &full, &Silent).unwrap();
-    assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
-    assert!(stored(&store, b"content"));
+    let contents = ["whole", "a delta", "before its base", "base is gone", "base is large"];
+    let pointers = contents.map(|content| server.add(content.as_bytes()));
+    let [whole, along, forward, late, small] = pointers.each_ref().map(String::as_bytes);
+    let first = pack.blob(whole);
+    pack.ofs_delta(first, &delta(whole, along));
+    let base = [forward, b"not a pointer any more"].concat();
+    pack.ref_delta(pack_builder::oid("blob", &base), &delta(&base, forward));
+    pack.blob(&base);
+    // More than the least memory holds of bases.
+    pack.level(0);
+    let fill: Vec<Vec<u8>> = (0..40).map(|seed| noise(200_000, seed)).collect();
+    for content in &fill {
+        pack.blob(content);
+    }
+    pack.ofs_delta(first, &delta(whole, late));
+    // Larger than what is ever whole in memory.
+    let large = [small, &noise(2 << 20, 99)].concat();
+    let large_at = pack.blob(&large);
+    pack.ofs_delta(large_at, &delta(&large, small));
+    let blobs = [whole, along, forward, late, small, &base, &large];
+    let blobs = blobs.into_iter().chain(fill.iter().map(Vec::as_slice));
+    let tip = add_commit(&mut pack, blobs);
+
+    for layout in LAYOUTS {
+        let git = Box::new(GivenPack { tip, pack: pack.build() });
+        let store = MemoryStore::new();
+        let options = Options { memory_bytes: 8 << 20, ..options_for(layout) };
+        let summary = mirror(&WithLfs { git, server: &server }, &store, &options, &Silent).unwrap();
+        assert_eq!((summary.lfs_written, summary.lfs_lacking), (5, vec![]), "{layout:?}");
+        for content in contents {
+            assert!(stored(&store, content.as_bytes()), "{layout:?}: {content}");
+        }
+        // The second pass reads the pack back.
+        let read_back = |r: &mirror_git_to_s3::store::memory::Request| {
+            r.operation == Operation::Get && r.key().starts_with("mirror_tmp/")
+        };
+        let second_pass = store.recorded().iter().any(read_back);
+        assert!(second_pass || layout == Layout::Loose);
+        nothing_temporary(&store);
+    }
+}
+
+/// A tree that holds `blobs`, and a commit of it.
+fn add_commit<'b>(pack: &mut PackBuilder, blobs: impl Iterator<Item = &'b [u8]>) -> Oid {
+    let mut tree = Vec::new();
+    for (number, content) in blobs.enumerate() {
+        tree.extend(format!("100644 f{number:03}\0").bytes());
+        tree.extend(pack_builder::oid("blob", content));
+    }
+    pack.object(TREE, &tree);
+    let tree = Oid::from_bytes(pack_builder::oid("tree", &tree));
+    let person = "A <a@example.com> 1700000000 +0000";
+    let commit = format!("tree {tree}\nauthor {person}\ncommitter {person}\n\na commit\n");
+    pack.object(COMMIT, commit.as_bytes());
+    Oid::from_bytes(pack_builder::oid("commit", commit.as_bytes()))
 }
 
 #[test]
@@ -313,6 +396,15 @@ fn large_objects_go_through_a_temporary_key_and_wrong_ones_go_nowhere() {
 
 #[test]
 fn lacking_objects_are_named_remembered_and_tried_again() {
+    for layout in LAYOUTS {
+        lacking_and_tried_again(layout);
+    }
+}
+
+fn lacking_and_tried_again(layout: Layout) {
+    let run = |repo: &Repo, server: &LfsServer, store: &dyn Store| {
+        mirror(&WithLfs::new(repo, server), store, &options_for(layout), &Silent)
+    };
     let server = LfsServer::start(Lfs::default());
     let gone = b"the server has lost this".as_slice();
     let refused = server.add_with(b"refused", |o| o.error = Some((422, "bad\u{1b} oid".into())));
@@ -486,14 +578,68 @@ fn smart(server: &GitHttp, repo: &Repo) -> SmartHttp {
 
 #[test]
 fn lfsconfig_on_head_is_followed_on_the_same_host() {
-    let lfs = LfsServer::start(Lfs::default());
-    let repo = repo_with_lfsconfig(&lfs.url(), &[("f", &lfs.add(b"content"))]);
+    for layout in LAYOUTS {
+        let lfs = LfsServer::start(Lfs::default());
+        let repo = repo_with_lfsconfig(&lfs.url(), &[("f", &lfs.add(b"content"))]);
+        let git = GitHttp::start(repo.path().parent().unwrap(), Default::default());
+        let store = MemoryStore::new();
+        let options = options_for(layout);
+        let summary = mirror(&smart(&git, &repo), &store, &options, &Silent).unwrap();
+        assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1), "{layout:?}");
+        // Greeting, refs, pack; batch, download.
+        assert_eq!(summary.source_requests, 5);
+    }
+}
+
+#[test]
+fn lfsconfig_that_an_earlier_run_has_stored_is_read_in_whatever_layout() {
+    for first in LAYOUTS {
+        for second in LAYOUTS {
+            let lfs = LfsServer::start(Lfs::default());
+            let text = lfs.add(b"one");
+            let repo = repo_with_lfsconfig(&lfs.url(), &[("f", &text)]);
+            let config = repo.git(&["cat-file", "blob", "main:.lfsconfig"]) + "\n";
+            let git = GitHttp::start(repo.path().parent().unwrap(), Default::default());
+            let store = MemoryStore::new();
+            let run = |layout| {
+                mirror(&smart(&git, &repo), &store, &options_for(layout), &Silent).unwrap()
+            };
+            run(first);
+            // The new pack has commit, tree and pointer, but not the file.
+            for (run_number, content) in ["two", "three", "four"].into_iter().enumerate() {
+                let text = lfs.add(content.as_bytes());
+                let files = [(".lfsconfig", config.as_bytes()), ("f", text.as_bytes())];
+                repo.commit("refs/heads/main", &files);
+                let summary = run(second);
+                let place = (first, second, run_number);
+                assert_eq!((summary.lfs_written, summary.lfs_lacking), (1, vec![]), "{place:?}");
+            }
+            // HEAD goes back to what is stored; what lacks is asked of the server that it names.
+            let lost = b"lost for a while";
+            let pointer = pointer(lost);
+            let files = [(".lfsconfig", config.as_bytes()), ("f", pointer.as_bytes())];
+            repo.commit("refs/heads/main", &files);
+            assert_eq!(run(second).status, Status::Partial);
+            lfs.add(lost);
+            assert_eq!((run(second).lfs_written, run(second).status), (1, Status::Unchanged));
+        }
+    }
+}
+
+#[test]
+fn lfsconfig_is_not_looked_for_without_a_pointer() {
+    let repo = repo_with_lfsconfig("https://lfs.example", &[("f", "no pointer")]);
     let git = GitHttp::start(repo.path().parent().unwrap(), Default::default());
-    let store = MemoryStore::new();
-    let summary = mirror(&smart(&git, &repo), &store, &Options::default(), &Silent).unwrap();
-    assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
-    // Greeting, refs, pack; batch, download.
-    assert_eq!(summary.source_requests, 5);
+    for layout in LAYOUTS {
+        let store = MemoryStore::new();
+        let without = Options { lfs: false, ..options_for(layout) };
+        mirror(&smart(&git, &repo), &store, &without, &Silent).unwrap();
+        let requests = store.recorded().len();
+        let store = MemoryStore::new();
+        mirror(&smart(&git, &repo), &store, &options_for(layout), &Silent).unwrap();
+        // One more: what earlier runs lacked.
+        assert_eq!(store.recorded().len(), requests + 1, "{layout:?}");
+    }
 }
 
 #[test]
@@ -576,24 +722,93 @@ fn has_git_lfs() -> bool {
     found
 }
 
-/// Clones `url` with git-lfs, which reads LFS objects through the agent from `mirror`.
-fn clone_with_agent(url: &str, mirror: &str, home: &Path) -> std::process::Output {
-    let agent = env!("CARGO_BIN_EXE_mirror-git-to-s3");
-    let mut command = Command::new("git");
-    command
-        .env("HOME", home)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("NO_PROXY", "*")
-        .args(["-c", "filter.lfs.smudge=git-lfs smudge -- %f"])
-        .args(["-c", "filter.lfs.process=git-lfs filter-process"])
-        .args(["-c", "filter.lfs.required=true"])
-        .args(["-c", "lfs.standalonetransferagent=mirror"])
-        .args(["-c", &format!("lfs.customtransfer.mirror.path={agent}")])
-        .args(["-c", &format!("lfs.customtransfer.mirror.args=lfs-agent {mirror}")])
-        .args(["clone", "-q", url, "work"])
-        .current_dir(home);
-    command.output().expect("git runs")
+/// git with git-lfs set up as `git lfs install` does it, in a home of its own, with our program on
+/// the PATH.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Home(tempfile::tempdir().unwrap());
+        let words = home.sh("git lfs install --skip-repo").expect("git-lfs can be set up");
+        assert!(words.contains("initialized"), "{words}");
+        home
+    }
+
+    /// Runs a shell script. What it prints; `Err` if it fails.
+    fn sh(&self, script: &str) -> Result<String, String> {
+        self.sh_with(script, &[])
+    }
+
+    fn sh_with(&self, script: &str, environment: &[(&str, &str)]) -> Result<String, String> {
+        let program = Path::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
+        let path = std::env::var_os("PATH").expect("a PATH");
+        let folders = [program.parent().unwrap().to_owned()].into_iter();
+        let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.0.path())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("NO_PROXY", "*")
+            .envs(environment.iter().copied())
+            .args(["-euc", script])
+            .current_dir(self.0.path());
+        let output = command.output().expect("sh runs");
+        let mut words = String::from_utf8_lossy(&output.stdout).into_owned();
+        words += &String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(words) } else { Err(words) }
+    }
+
+    /// Clones `url` into `work`; git-lfs reads from `mirror`, which may bring options with it.
+    fn clone(&self, url: &str, mirror: &str) -> Result<String, String> {
+        self.clone_with(url, mirror, &[])
+    }
+
+    fn clone_with(
+        &self,
+        url: &str,
+        mirror: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<String, String> {
+        let script = format!(
+            "git -c lfs.standalonetransferagent=mirror \
+                 -c lfs.customtransfer.mirror.path=mirror-git-to-s3 \
+                 -c lfs.customtransfer.mirror.args='lfs-agent {mirror}' clone -q {url} work"
+        );
+        self.sh_with(&script, environment)
+    }
+
+    /// Is `work` checked out with these contents, and nothing left of their downloads?
+    fn assert_work_is(&self, contents: &[Vec<u8>]) {
+        let work = self.0.path().join("work");
+        for (number, content) in contents.iter().enumerate() {
+            let read = std::fs::read(work.join(format!("f{number}.bin"))).unwrap();
+            assert!(read == *content, "f{number}.bin has {} bytes", read.len());
+        }
+        let left = work.join(".git/lfs/incomplete");
+        let left: Vec<_> = left.read_dir().map(|dir| dir.flatten().collect()).unwrap_or_default();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Mirrors a repository whose files `f0.bin`… are LFS objects into `store`; their contents.
+fn mirror_of_lfs(store: &dyn Store, layout: Layout) -> Vec<Vec<u8>> {
+    let lfs = LfsServer::start(Lfs::default());
+    let large: Vec<u8> = (0..9_000_000_u32).map(|number| (number >> 5) as u8).collect();
+    let mut contents = vec![b"a small one\n".to_vec(), b"another\n".to_vec(), large];
+    contents.extend((0..6).map(|number| format!("one of many: {number}\n").into_bytes()));
+    let names: Vec<_> = (0..contents.len()).map(|number| format!("f{number}.bin")).collect();
+    let pointers: Vec<_> = contents.iter().map(|content| lfs.add(content)).collect();
+    let mut files: Vec<(&str, &[u8])> =
+        vec![(".gitattributes", b"*.bin filter=lfs diff=lfs merge=lfs -text\n")];
+    files.extend(names.iter().zip(&pointers).map(|(n, text)| (n.as_str(), text.as_bytes())));
+    let repo = Repo::new();
+    repo.commit("refs/heads/main", &files);
+    let summary = mirror(&WithLfs::new(&repo, &lfs), store, &options_for(layout), &Silent).unwrap();
+    assert_eq!(summary.lfs_written, contents.len() as u64);
+    contents
 }
 
 #[test]
@@ -601,42 +816,89 @@ fn git_lfs_clones_a_mirror_through_the_agent() {
     if !has_git_lfs() {
         return;
     }
-    let lfs = LfsServer::start(Lfs::default());
-    let large: Vec<u8> = (0..9_000_000_u32).map(|number| (number >> 5) as u8).collect();
-    let contents: [&[u8]; 3] = [b"a small one\n", b"another\n", &large];
-    let pointers = contents.map(|content| lfs.add(content));
-    let repo = Repo::new();
-    let files: [(&str, &[u8]); 4] = [
-        (".gitattributes", b"*.bin filter=lfs diff=lfs merge=lfs -text\n"),
-        ("a.bin", pointers[0].as_bytes()),
-        ("b.bin", pointers[1].as_bytes()),
-        ("large.bin", pointers[2].as_bytes()),
-    ];
-    repo.commit("refs/heads/main", &files);
-    let target = tempfile::tempdir().unwrap();
-    let store = DirStore::new(target.path().join("m.git")).unwrap();
-    assert_eq!(run(&repo, &lfs, &store).unwrap().lfs_written, 3);
-    drop(lfs);
-    let bucket = StaticHttp::start(target.path());
-    let url = format!("{}/m.git", bucket.url());
-    for mirror in [url.clone(), format!("file://{}/m.git", target.path().display())] {
-        let home = tempfile::tempdir().unwrap();
-        let cloned = clone_with_agent(&url, &mirror, home.path());
-        let words = String::from_utf8_lossy(&cloned.stderr);
-        assert!(cloned.status.success(), "{mirror}: {words}");
-        for (name, content) in ["a.bin", "b.bin", "large.bin"].iter().zip(contents) {
-            let read = std::fs::read(home.path().join("work").join(name)).unwrap();
-            assert!(read == content, "{name} of {mirror}");
+    for layout in LAYOUTS {
+        let target = tempfile::tempdir().unwrap();
+        let store = DirStore::new(target.path().join("m.git")).unwrap();
+        let contents = mirror_of_lfs(&store, layout);
+        let bucket = StaticHttp::start(target.path());
+        let url = format!("{}/m.git", bucket.url());
+        for mirror in [url.clone(), format!("file://{}/m.git", target.path().display())] {
+            let home = Home::new();
+            home.clone(&url, &mirror).unwrap();
+            home.assert_work_is(&contents);
         }
-        let left = home.path().join("work/.git/lfs/incomplete");
-        let left: Vec<_> = left.read_dir().map(|dir| dir.flatten().collect()).unwrap_or_default();
-        assert!(left.is_empty(), "{left:?}");
+        // A damaged object is an error, and never checked out.
+        let damaged = target.path().join("m.git").join(key_of(b"another\n"));
+        std::fs::write(damaged, b"ANOTHER\n").unwrap();
+        let words = Home::new().clone(&url, &url).unwrap_err();
+        assert!(words.contains("damaged"), "{words}");
     }
-    // A damaged object is an error, and never checked out.
-    let damaged = target.path().join("m.git").join(key_of(b"another\n"));
-    std::fs::write(damaged, b"ANOTHER\n").unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let cloned = clone_with_agent(&url, &url, home.path());
-    let words = String::from_utf8_lossy(&cloned.stderr);
-    assert!(!cloned.status.success() && words.contains("damaged"), "{words}");
+}
+
+#[test]
+fn git_lfs_reads_a_private_bucket_through_the_agent() {
+    if !has_git_lfs() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("bucket")).unwrap();
+    let options = s3_server::Options { public_reads: false, ..Default::default() };
+    let server = S3Server::start_with(dir.path(), options);
+    let store = DirStore::new(dir.path().join("bucket/m.git")).unwrap();
+    let contents = mirror_of_lfs(&store, Layout::Pack);
+    // git itself can't sign: it reads the same files by their path.
+    let url = format!("file://{}/bucket/m.git", dir.path().display());
+    let mirror = format!("s3://bucket/m.git --endpoint-url {}", server.endpoint());
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", &*server.access_key),
+        ("AWS_SECRET_ACCESS_KEY", &*server.secret_key),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ];
+    let home = Home::new();
+    home.clone_with(&url, &mirror, &keys).unwrap();
+    home.assert_work_is(&contents);
+    let read = server.seen().into_iter().filter(|seen| seen.starts_with("GET ")).count();
+    assert_eq!((read, server.requests()), (contents.len(), contents.len() as u64));
+    // git-lfs starts several agents, each with a connection of its own.
+    assert!(server.connections() > 1, "{} connection", server.connections());
+
+    let words = Home::new().clone_with(&url, &mirror, &keys[2..]).unwrap_err();
+    assert!(words.contains("credentials"), "{words}");
+}
+
+/// The shell blocks of the README's section on reading LFS objects, below the line that sets `url`.
+fn recipes() -> [String; 2] {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let readme = readme.expect("there is a README");
+    let (_, section) = readme.split_once("### Reading Git LFS").expect("the section");
+    let (section, _) = section.split_once("\n### ").expect("a section after it");
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks: Vec<String> = blocks.map(str::to_owned).collect();
+    let [clone, configure] = blocks.try_into().expect("two blocks");
+    let (set_url, clone) = clone.split_once('\n').expect("several lines");
+    assert!(set_url.starts_with("url=https://") && set_url.ends_with(".git"), "{set_url}");
+    [clone.to_owned(), configure]
+}
+
+#[test]
+fn the_readme_s_recipes_clone_a_mirror() {
+    if !has_git_lfs() {
+        return;
+    }
+    let [clone, configure] = recipes();
+    for layout in LAYOUTS {
+        let target = tempfile::tempdir().unwrap();
+        let store = DirStore::new(target.path().join("work.git")).unwrap();
+        let contents = mirror_of_lfs(&store, layout);
+        let bucket = StaticHttp::start(target.path());
+        let url = format!("{}/work.git", bucket.url());
+        let home = Home::new();
+        home.sh(&format!("url={url}\n{clone}")).unwrap();
+        home.assert_work_is(&contents);
+        let home = Home::new();
+        home.sh(&format!("url={url}\n{configure}\ngit clone $url")).unwrap();
+        home.assert_work_is(&contents);
+        // Without a recipe it does not work, so the recipes do something.
+        Home::new().sh(&format!("git clone {url}")).unwrap_err();
+    }
 }

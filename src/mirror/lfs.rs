@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::gate::Gate;
 use super::layout::TEMPORARY;
+use super::layout::pack::StoredPack;
 use super::objects::file_of_head;
 use super::parts::{FIRST_PART_BYTES, Parts, copy_any_size, part_bytes};
 use super::temp::TempKeys;
@@ -120,13 +121,15 @@ pub(super) struct Outcome {
 }
 
 /// Fetches and stores what `queue` and earlier runs point to and the mirror lacks. `refs` are the
-/// refs that are about to be published: all their git objects are stored.
+/// refs that are about to be published: all their git objects are stored, in `new_pack` if this run
+/// has stored one.
 pub(super) fn mirror_lfs(
     source: &dyn Source,
     store: &dyn Store,
     options: &Options,
     progress: &dyn Progress,
     refs: &Advertisement,
+    new_pack: Option<&StoredPack>,
     queue: &Queue,
 ) -> Result<Outcome, MirrorError> {
     let mut pointers = queue.take();
@@ -144,7 +147,7 @@ pub(super) fn mirror_lfs(
     let mut lacking = Vec::new();
     if !missing.is_empty() {
         progress.phase("fetching LFS objects");
-        let config = file_of_head(store, refs, ".lfsconfig")?;
+        let config = file_of_head(store, options.layout, new_pack, refs, ".lfsconfig")?;
         if let Some(server) = source.lfs(config.as_deref()) {
             (written, lacking) = Fetch::new(&*server, store, options, progress).run(&missing)?;
         }

@@ -240,7 +240,8 @@ fn run(
             fetched = Some(new);
         }
         if options.lfs {
-            lfs = lfs::mirror_lfs(source, store, options, progress, &wanted, &pointers)?;
+            let new_pack = fetched.as_ref().and_then(|new| new.complete.pack.as_ref());
+            lfs = lfs::mirror_lfs(source, store, options, progress, &wanted, new_pack, &pointers)?;
         }
         if let Some(Fetched { complete, replaced, .. }) = fetched {
             progress.phase("publishing");

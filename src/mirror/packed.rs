@@ -1,8 +1,8 @@
 //! Objects in the packs that `objects/info/packs` lists, read by their offset.
 //!
-//! For [`super::verify`] and [`super::gc`], which read a mirror back. Each index is held whole (28
-//! bytes an object, as the file has them); of the packs only blocks of [`BLOCK_LEN`] are, in an LRU,
-//! fetched with ranged GETs. Bases of deltas are in another LRU. Nothing that a pack or an index
+//! For [`super::verify`] and [`super::gc`], which read a mirror back, and for the few objects that a
+//! run wants to see (`objects`). The former hold each index whole (28 bytes an object, as the file
+//! has them); of the packs only blocks of [`BLOCK_LEN`] are, in an LRU, fetched with ranged GETs. Bases of deltas are in another LRU. Nothing that a pack or an index
 //! says is trusted: an offset that leads nowhere, a chain that has no end or a length that lies is
 //! an error with words, and memory grows with what is really there.
 
@@ -14,7 +14,7 @@ use lru::LruCache;
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
-use crate::pack::index::{IndexReader, parse_index};
+use crate::pack::index::{IndexError, IndexReader, parse_index};
 use crate::pack::inflate::Inflater;
 use crate::store::{Key, Store, StoreError};
 
@@ -47,6 +47,12 @@ type BlockAt = (Arc<[u8]>, usize);
 impl From<StoreError> for ReadError {
     fn from(error: StoreError) -> Self {
         ReadError::Store(error)
+    }
+}
+
+impl From<IndexError> for ReadError {
+    fn from(error: IndexError) -> Self {
+        damaged(error)
     }
 }
 
@@ -125,6 +131,17 @@ pub(crate) fn parse_pack_list(file: &[u8]) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
+/// What [`PackedReader`] wants to know of packs.
+pub(crate) trait Catalogue {
+    fn key(&self, pack: usize) -> Key;
+
+    /// The pack's length in bytes.
+    fn pack_len(&self, pack: usize) -> Result<u64, ReadError>;
+
+    /// Where an object's entry starts in this pack.
+    fn offset(&self, pack: usize, oid: &Oid) -> Result<Option<u64>, ReadError>;
+}
+
 /// All listed packs.
 #[derive(Default)]
 pub(crate) struct Packs(pub(crate) Vec<Pack>);
@@ -137,6 +154,20 @@ impl Packs {
     pub(crate) fn find(&self, oid: &Oid) -> Option<Place> {
         let mut packs = self.0.iter().enumerate().rev();
         packs.find_map(|(at, pack)| Some((at, pack.index.lookup(oid)?)))
+    }
+}
+
+impl Catalogue for Packs {
+    fn key(&self, pack: usize) -> Key {
+        self.0[pack].key()
+    }
+
+    fn pack_len(&self, pack: usize) -> Result<u64, ReadError> {
+        Ok(self.0[pack].len)
+    }
+
+    fn offset(&self, pack: usize, oid: &Oid) -> Result<Option<u64>, ReadError> {
+        Ok(self.0[pack].index.lookup(oid))
     }
 }
 
@@ -181,7 +212,7 @@ impl Contents {
 /// Reads packed objects by their places; one for each thread that reads.
 pub(crate) struct PackedReader<'e> {
     store: &'e dyn Store,
-    packs: &'e Packs,
+    packs: &'e dyn Catalogue,
     blocks: LruCache<Place, Arc<[u8]>>,
     max_blocks: usize,
     pub(crate) contents: Contents,
@@ -198,7 +229,7 @@ struct Link {
 
 impl<'e> PackedReader<'e> {
     /// Holds at most about `memory_bytes`: a quarter of it blocks, a half bases.
-    pub(crate) fn new(store: &'e dyn Store, packs: &'e Packs, memory_bytes: u64) -> Self {
+    pub(crate) fn new(store: &'e dyn Store, packs: &'e dyn Catalogue, memory_bytes: u64) -> Self {
         PackedReader {
             store,
             packs,
@@ -258,7 +289,7 @@ impl<'e> PackedReader<'e> {
 
     /// Where `base` is, in the same pack: a pack of a mirror is never thin.
     pub(crate) fn place_in(&self, pack: usize, base: &Oid) -> Result<Place, ReadError> {
-        match self.packs.0[pack].index.lookup(base) {
+        match self.packs.offset(pack, base)? {
             Some(offset) => Ok((pack, offset)),
             None => Err(damaged(format!("its base {base} is not in the pack"))),
         }
@@ -339,7 +370,7 @@ impl<'e> PackedReader<'e> {
 
     /// The block that holds this byte, and where in it; `None` past the end.
     fn bytes_at(&mut self, (pack, at): Place) -> Result<Option<BlockAt>, ReadError> {
-        let len = self.packs.0[pack].len;
+        let len = self.packs.pack_len(pack)?;
         if at >= len {
             return Ok(None);
         }
@@ -349,7 +380,7 @@ impl<'e> PackedReader<'e> {
             Some(block) => block.clone(),
             None => {
                 let range = start..len.min(start + BLOCK_LEN);
-                let key = self.packs.0[pack].key();
+                let key = self.packs.key(pack);
                 let (bytes, _) = self.store.get(&key, Some(range), BLOCK_LEN)?;
                 let block: Arc<[u8]> = bytes.into();
                 self.blocks.push(place, block.clone());

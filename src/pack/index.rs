@@ -5,6 +5,7 @@
 //! (`write_idx_file`).
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use sha1::{Digest, Sha1};
 
@@ -323,6 +324,53 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
     }
 }
 
+/// The names that begin with one byte are read at once, up to so many bytes: those of a pack of a
+/// hundred million objects.
+const MAX_NAMES_LEN: u64 = 8 << 20;
+
+/// Where the object's entry starts in the pack, without holding the index: `read` gives the bytes of
+/// a range of it, fewer only where it ends.
+///
+/// At most four reads: the fan-out table, the names that begin like this one, the offset, and the
+/// large offset. Nothing else is looked at, so the index may be damaged, and the entry has to be
+/// hashed.
+pub fn lookup_by_ranges<E: From<IndexError>>(
+    oid: &Oid,
+    mut read: impl FnMut(Range<u64>) -> Result<Vec<u8>, E>,
+) -> Result<Option<u64>, E> {
+    let names_at = (HEADER.len() + FANOUT_LEN) as u64;
+    let fanout = read(0..names_at)?;
+    if fanout.len() as u64 != names_at || fanout[..HEADER.len()] != HEADER {
+        return Err(IndexError::BadHeader.into());
+    }
+    let first_byte = oid.as_bytes()[0];
+    let at = |byte| u64::from(word(&fanout, fanout_at(byte)));
+    let (first, end, count) = (first_byte.checked_sub(1).map_or(0, at), at(first_byte), at(255));
+    let names_len = end.saturating_sub(first) * OID_LEN as u64;
+    if first > end || end > count || names_len > MAX_NAMES_LEN {
+        return Err(IndexError::BadFanout { first_byte }.into());
+    }
+    if names_len == 0 {
+        return Ok(None);
+    }
+    let from = names_at + first * OID_LEN as u64;
+    let names = read(from..from + names_len)?;
+    let (names, _) = names.as_chunks::<OID_LEN>();
+    let Ok(place) = names.binary_search(oid.as_bytes()) else { return Ok(None) };
+    let bad = || IndexError::BadOffset { oid: *oid };
+    // After the names and their checksums of four bytes each.
+    let offsets_at = names_at + count * (OID_LEN as u64 + 4);
+    let from = offsets_at + (first + place as u64) * 4;
+    let offset = read(from..from + 4)?;
+    let offset = u32::from_be_bytes(*offset.first_chunk().ok_or_else(bad)?);
+    if offset & LARGE == 0 {
+        return Ok(Some(offset.into()));
+    }
+    let from = offsets_at + count * 4 + u64::from(offset & !LARGE) * 8;
+    let offset = read(from..from + 8)?;
+    Ok(Some(u64::from_be_bytes(*offset.first_chunk().ok_or_else(bad)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,6 +481,66 @@ mod tests {
         assert_eq!(no_offset, IndexError::BadOffset { oid: Oid::NULL });
         let count = changed(fanout_at(255) + 3, 200);
         assert!(matches!(count, IndexError::WrongLen { object_count: 200, .. }), "{count}");
+    }
+
+    /// [`lookup_by_ranges`] in `bytes`, and how many reads it took.
+    fn looked_up(bytes: &[u8], oid: &Oid) -> (Result<Option<u64>, IndexError>, usize) {
+        let mut reads = 0;
+        let found = lookup_by_ranges(oid, |range| {
+            reads += 1;
+            let end = range.end.min(bytes.len() as u64);
+            Ok(bytes[range.start.min(end) as usize..end as usize].to_vec())
+        });
+        (found, reads)
+    }
+
+    #[test]
+    fn lookup_by_ranges_finds_what_lookup_finds() {
+        let mut entries: Vec<_> = (0..2000u32)
+            .map(|i| {
+                let mut oid = [0; 20];
+                oid.copy_from_slice(&Sha1::digest(i.to_be_bytes()));
+                IndexEntry { oid: Oid::from_bytes(oid), crc32: i, offset: 12 + 100 * u64::from(i) }
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        // Half of the offsets are in the table of large ones.
+        write_index_with_limit(&mut entries, &trailer(), 100_000, &mut bytes).unwrap();
+        let mut most_reads = 0;
+        for entry in &entries {
+            let (found, reads) = looked_up(&bytes, &entry.oid);
+            assert_eq!(found, Ok(Some(entry.offset)));
+            most_reads = most_reads.max(reads);
+            let other = Oid::from_bytes(entry.oid.as_bytes().map(|byte| byte ^ 1));
+            assert_eq!(looked_up(&bytes, &other).0, Ok(None));
+        }
+        assert_eq!(most_reads, 4);
+        let mut none = written(&mut []);
+        assert_eq!(looked_up(&none, &Oid::NULL), (Ok(None), 1));
+        none.truncate(1000);
+        assert_eq!(looked_up(&none, &Oid::NULL).0, Err(IndexError::BadHeader));
+    }
+
+    #[test]
+    fn lookup_by_ranges_bears_any_damage() {
+        let bytes = written(&mut sample());
+        for i in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[i] ^= flip;
+                for entry in sample() {
+                    let _ = looked_up(&damaged, &entry.oid);
+                    let _ = looked_up(&bytes[..i], &entry.oid);
+                }
+            }
+        }
+        let mut greedy = bytes.clone();
+        // As many names as a pack can have: more than is read.
+        for first_byte in 3..=255 {
+            greedy[fanout_at(first_byte)..][..4].fill(0xff);
+        }
+        let fanout = Err(IndexError::BadFanout { first_byte: 3 });
+        assert_eq!(looked_up(&greedy, &entry(3, 1, 0).oid).0, fanout);
     }
 
     #[test]
