@@ -167,6 +167,15 @@ fn assert_refused(builder: &PackBuilder, words: &str) {
     }
 }
 
+/// Bytes that don't compress, the same each time for the same seed.
+fn noise(seed: u32) -> impl Iterator<Item = u8> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+}
+
 fn text(number: usize) -> Vec<u8> {
     let mut text = format!("content number {number}\n").into_bytes();
     text.extend((0..200_u32).flat_map(|i| (i * 7 + number as u32 / 3).to_le_bytes()));
@@ -222,18 +231,10 @@ fn family_of_width_4000_is_resolved_with_its_base_first_and_last() {
 fn deltas_that_do_not_fit_into_memory_before_their_bases_are_spilled() {
     // 4,000 deltas of 3 KB, all before the first base: 12 MB, with 2 MiB for entries.
     let contents: Vec<Vec<u8>> = (0..4000).map(text).collect();
-    let noise = |number: usize| {
-        let mut state = number as u32 + 1;
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        std::iter::repeat_with(next).take(3000).collect::<Vec<u8>>()
-    };
     let mut builder = PackBuilder::new();
     let mut all = contents.clone();
     for (number, base) in contents.iter().enumerate() {
-        let result = noise(number);
+        let result: Vec<u8> = noise(number as u32 + 1).take(3000).collect();
         builder.ref_delta(oid("blob", base), &delta(base, &result));
         all.push(result);
     }
@@ -280,15 +281,35 @@ fn bases_that_have_left_memory_are_read_back() {
     assert_mirrors(&builder, &all);
 }
 
+/// Deflated at level 1, noise becomes larger than it was.
+#[test]
+fn bases_that_do_not_compress_are_read_back() {
+    let mut noise = noise(1);
+    let mut content = || -> Vec<u8> { noise.by_ref().take(200 << 10).collect() };
+    let mut builder = PackBuilder::new();
+    let base = content();
+    let offset = builder.blob(&base);
+    let mut all = vec![base.clone()];
+    let results: Vec<(u64, Vec<u8>)> = (0..30)
+        .map(|_| {
+            let result = content();
+            let inserts: Vec<u8> = result.chunks(127).flat_map(insert).collect();
+            let delta = raw_delta(base.len() as u64, result.len() as u64, &inserts);
+            (builder.ofs_delta(offset, &delta), result)
+        })
+        .collect();
+    for (offset, result) in results {
+        let changed = [&result[..1000], b"changed", &result[1000..]].concat();
+        builder.ofs_delta(offset, &delta(&result, &changed));
+        all.extend([result, changed]);
+    }
+    assert_mirrors(&builder, &all);
+}
+
 #[test]
 fn large_object_and_deltas_against_it_pass_in_parts() {
     // With 8 MiB of memory everything above 1 MiB is large; parts are 8 MiB.
-    let mut state = 1_u32;
-    let next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    let base: Vec<u8> = std::iter::repeat_with(next).take(20 << 20).collect();
+    let base: Vec<u8> = noise(1).take(20 << 20).collect();
     let small_change = [&base[..9 << 20], b"inserted", &base[(9 << 20) + 17..]].concat();
     let small_result = base[5_000_000..5_000_100].to_vec();
     let mut backwards = base[10 << 20..].to_vec();
@@ -331,12 +352,7 @@ fn large_object_and_deltas_against_it_pass_in_parts() {
 fn object_above_the_limit_of_one_copy_is_copied_in_parts() {
     let limits = Limits { min_part_bytes: 1 << 20, max_parts: 1000, max_copy_bytes: 5 << 20 };
     let store = MemoryStore::new().with_limits(limits);
-    let mut state = 1_u32;
-    let next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    let content: Vec<u8> = std::iter::repeat_with(next).take(12 << 20).collect();
+    let content: Vec<u8> = noise(1).take(12 << 20).collect();
     let mut builder = PackBuilder::new();
     builder.blob(&content);
     run_in(&store, &builder, oid("blob", &content), 4, MIN_MEMORY_BYTES).unwrap();
@@ -350,16 +366,12 @@ fn object_above_the_limit_of_one_copy_is_copied_in_parts() {
 #[test]
 fn pack_above_the_limits_of_one_copy_and_of_small_parts_is_stored_whole() {
     let limits = Limits { min_part_bytes: 1 << 20, max_parts: 32, max_copy_bytes: 7 << 20 };
-    let mut state = 1_u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
+    let mut noise = noise(1);
     let mut builder = PackBuilder::new();
     builder.level(1);
     let mut contents = Vec::new();
     for len in [30 << 20, 900 << 10, 12 << 20, 50 << 10] {
-        let content: Vec<u8> = std::iter::repeat_with(&mut next).take(len).collect();
+        let content: Vec<u8> = noise.by_ref().take(len).collect();
         let offset = builder.blob(&content);
         let changed = [&content[..20_000], b"changed", &content[30_000..]].concat();
         builder.ofs_delta(offset, &delta(&content, &changed));
