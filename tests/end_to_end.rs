@@ -356,6 +356,97 @@ fn bundles_are_mirrored_from_a_file_and_from_standard_input() {
     world.assert_clone_is(&world.public_url("stdin.git"), &repo);
 }
 
+/// Bundles of what was new since, into mirrors of both layouts: thin packs, whose deltas have bases in
+/// the mirror alone.
+#[test]
+fn bundles_of_increments_bring_a_mirror_up_to_date_and_keep_its_other_refs() {
+    for (layout, memory) in [("loose", "64"), ("pack", "64"), ("loose", "8"), ("pack", "8")] {
+        let (world, repo) = (World::new(), all_sorts());
+        let large = noise(2 << 20);
+        let text = |edits: usize| -> Vec<u8> {
+            let line = |n| format!("line {n} {}\n", if n < edits { "edited" } else { "" });
+            (0..3000).map(line).collect::<String>().into_bytes()
+        };
+        repo.commit("refs/heads/main", &[("text", &text(0)), ("large", &large)]);
+        repo.git(&["branch", "stays", "main~1"]);
+        let name = format!("{layout}{memory}.git");
+        let words = ["--layout", layout, "--memory", memory];
+        let mirror = |since: &str, file: &str| {
+            let path = world.folder.path().join(file);
+            let path = path.to_str().expect("UTF-8");
+            let not = ["--not", since];
+            let not: &[&str] = if since.is_empty() { &[] } else { &not };
+            repo.git(&[&["bundle", "create", "-q", path, "HEAD", "--all"], not].concat());
+            let source = format!("bundle:{path}");
+            let target = format!("s3://bucket/{name}");
+            world.run(&[&["--source", &source, "--target", &target], &words[..]].concat())
+        };
+        let info_refs = || {
+            fs::read(world.folder.path().join(format!("buckets/bucket/{name}/info/refs"))).unwrap()
+        };
+        mirror("", "whole.bundle").assert_code(0);
+
+        // Deltas against a small and a large base; a new branch and an annotated tag.
+        let changed = [&large[..1 << 20], b"changed", &large[1 << 20..]].concat();
+        repo.commit("refs/heads/main", &[("text", &text(1)), ("large", &changed)]);
+        repo.git(&["branch", "new", "main"]);
+        repo.git(&["tag", "-a", "-m", "tag", "v9", "main"]);
+        mirror("main~1", "second.bundle").assert_code(0);
+        world.assert_clone_is(&world.public_url(&name), &repo);
+
+        // Prerequisites that are no tips any more, and what the mirror has already once more.
+        repo.commit("refs/heads/main", &[("text", &text(2)), ("large", &changed)]);
+        mirror("main~2", "third.bundle").assert_code(0);
+        world.assert_clone_is(&world.public_url(&name), &repo);
+        let again = mirror("main~2", "third.bundle");
+        again.assert_code(0);
+        assert!(again.out.starts_with("unchanged "), "{}", again.out);
+
+        // A reader's fetch follows tags by what they peel to.
+        let peeled = |name: &str| {
+            let commit = repo.rev(&format!("{name}^{{}}")).unwrap();
+            format!("{commit}\trefs/tags/{name}^{{}}\n")
+        };
+        let published = String::from_utf8(info_refs()).unwrap();
+        for name in ["v1", "v1-again", "v9", "blob"] {
+            assert!(published.contains(&peeled(name)), "{name}:\n{published}");
+        }
+
+        // A bundle that is one too far.
+        let before = info_refs();
+        repo.commit("refs/heads/main", &[("text", &text(3)), ("large", &changed)]);
+        repo.commit("refs/heads/main", &[("text", &text(4)), ("large", &changed)]);
+        let far = mirror("main~1", "far.bundle");
+        far.assert_code(1);
+        let lacks = repo.rev("main~1").unwrap();
+        assert!(far.err.contains(&format!("does not have: {lacks};")), "{}", far.err);
+        assert_eq!(before, info_refs());
+    }
+}
+
+#[test]
+fn a_bundle_of_an_increment_without_a_mirror_is_refused() {
+    let (world, repo) = (World::new(), all_sorts());
+    let file = world.folder.path().join("x.bundle");
+    repo.git(&["bundle", "create", "-q", file.to_str().unwrap(), "main~1..main"]);
+    let source = format!("bundle:{}", file.display());
+    let ran = world.run(&["--source", &source, "--target", "s3://bucket/x.git"]);
+    ran.assert_code(1);
+    assert!(ran.err.contains(&repo.rev("main~1").unwrap()), "{}", ran.err);
+    assert!(ran.err.contains("git bundle create FILE HEAD --all"), "{}", ran.err);
+    assert!(!world.folder.path().join("buckets/bucket/x.git/info/refs").exists());
+}
+
+/// Bytes that don't compress, the same each time.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
 #[test]
 fn nothing_of_a_run_is_left_under_its_temporary_prefix() {
     let (world, repo) = (World::new(), all_sorts());

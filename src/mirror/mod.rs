@@ -19,11 +19,13 @@ mod lfs;
 mod objects;
 mod packed;
 mod parts;
+mod peeled;
 mod pipeline;
 mod publish;
 mod reopen;
 pub mod state;
 mod temp;
+mod thin;
 pub mod verify;
 mod walk;
 
@@ -220,8 +222,16 @@ fn run(
     let started = Instant::now();
     let requests_before = (source.requests(), store.requests());
     progress.phase("asking for refs");
-    let wanted = with_head(options.refs.apply(source.advertisement()?));
+    let advertised = options.refs.apply(source.advertisement()?);
+    let prerequisites = source.prerequisites()?;
     let published = Published::read(store)?;
+    let mut wanted = with_head(match prerequisites.is_empty() {
+        true => advertised,
+        false => thin::join(&published, advertised),
+    });
+    let tags = peeled::Tags::default();
+    tags.know(&published.refs);
+    tags.fill(&mut wanted);
     let changes = published.changes(&wanted);
     if !options.force {
         guard(&published, &wanted)?;
@@ -235,8 +245,16 @@ fn run(
         let mut fence = None;
         if !unchanged || options.full {
             fence = Some(fence::Fence::read(store)?);
-            let new = fetch(source, store, options, progress, &published, &wanted, &pointers)?;
+            if !prerequisites.is_empty() {
+                objects::reading(store, options.layout, None, |read| {
+                    thin::check(source, &published, &prerequisites, read)
+                })?;
+            }
+            let seen = Seen { pointers: &pointers, tags: &tags };
+            let thin = !prerequisites.is_empty();
+            let new = fetch(source, store, options, progress, &published, &wanted, thin, seen)?;
             written = new.written;
+            tags.fill(&mut wanted);
             fetched = Some(new);
         }
         if options.lfs {
@@ -327,7 +345,15 @@ struct Fetched {
     replaced: Vec<String>,
 }
 
-/// Fetches what `wanted` needs and the mirror lacks, and stores it.
+/// What looks at objects that pass through.
+struct Seen<'s> {
+    pointers: &'s lfs::Queue,
+    tags: &'s peeled::Tags,
+}
+
+/// Fetches what `wanted` needs and the mirror lacks, and stores it. `thin`: `source` is an increment
+/// on what is published, whatever it was asked for.
+#[allow(clippy::too_many_arguments)] // one call; a struct would only name them again
 fn fetch(
     source: &dyn Source,
     store: &dyn Store,
@@ -335,15 +361,17 @@ fn fetch(
     progress: &dyn Progress,
     published: &Published,
     wanted: &Advertisement,
-    pointers: &lfs::Queue,
+    thin: bool,
+    seen: Seen<'_>,
 ) -> Result<Fetched, MirrorError> {
-    let packs = match options.layout {
+    let layout = if thin { Layout::Loose } else { options.layout };
+    let packs = match layout {
         Layout::Pack if published.exists() => publish::listed_packs(store)?,
         _ => Vec::new(),
     };
     // Too many packs: the whole repository is taken as one, which replaces them.
     let too_many = packs.len() >= options.max_packs.max(1);
-    let incremental = published.exists() && !options.full && !too_many;
+    let incremental = thin || (published.exists() && !options.full && !too_many);
     let replaced = if incremental { Vec::new() } else { packs };
     let mut haves = BTreeSet::new();
     let mut reached = BTreeSet::new();
@@ -372,22 +400,25 @@ fn fetch(
     let haves: Vec<Oid> = haves.into_iter().collect();
     let temp = TempKeys::new(store);
     let mut existing = Existing::default();
-    if !incremental && options.layout == Layout::Loose {
+    if !incremental && layout == Layout::Loose {
         progress.phase("looking for what is stored already");
         existing = Existing::list_loose(store, options.concurrency)?;
     }
-    let look = |blob: &[u8]| pointers.look(blob);
+    let look = |blob: &[u8]| seen.pointers.look(blob);
+    let tag = |oid, content: &[u8]| seen.tags.look(oid, content);
     let mut env = Env {
         store,
         progress,
         temp: &temp,
-        layout: options.layout,
+        layout,
         existing,
         cancel: options.cancel.clone(),
         concurrency: options.concurrency,
-        budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), options.layout),
+        budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), layout),
         written: Default::default(),
         small_blob: if options.lfs { &look } else { &|_| () },
+        tag: &tag,
+        thin,
     };
     progress.phase("mirroring");
     let outcome = fetch_with_retries(source, &mut env, &wants, &haves);

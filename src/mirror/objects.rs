@@ -1,6 +1,6 @@
 //! Single git objects read back from the mirror, for the few that a run itself wants to see.
 //!
-//! [`file_of_head`] is the way in. An object is looked for where the run's layout puts it first, and
+//! [`file_of_head`] and [`reading`] are the ways in. An object is looked for where the run's layout puts it first, and
 //! then where the other one does, since a mirror may have begun with that. Of packs nothing is held
 //! but pieces: an index is not read whole, and packs are looked at from the newest on and only until
 //! the object is found. The newest may be one that this run has just stored and not yet listed.
@@ -41,22 +41,45 @@ pub(crate) fn file_of_head(
         Head::Unborn(_) | Head::Absent => None,
     };
     let Some(tip) = tip else { return Ok(None) };
+    reading(store, layout, new_pack, |read| file_of_commit(&tip, name, read))
+}
+
+/// Reads an object of the mirror; `None`: it is not there.
+pub(crate) type ReadObject<'r> =
+    dyn FnMut(&Oid) -> Result<Option<(Kind, Vec<u8>)>, MirrorError> + 'r;
+
+/// Runs `work` with the means to read objects. What it has learnt of packs lasts as long.
+pub(crate) fn reading<T>(
+    store: &dyn Store,
+    layout: Layout,
+    new_pack: Option<&StoredPack>,
+    work: impl FnOnce(&mut ReadObject<'_>) -> Result<T, MirrorError>,
+) -> Result<T, MirrorError> {
     let packs = LazyPacks::new(store, new_pack);
     let mut packed = PackedReader::new(store, &packs, MAX_OBJECT_BYTES);
-    let mut read = |oid: &Oid, wanted: Kind| -> Result<Option<Vec<u8>>, MirrorError> {
-        let found = match layout {
-            Layout::Loose => match read_loose(store, oid)? {
-                None => read_packed(&packs, &mut packed, oid)?,
-                found => found,
-            },
-            Layout::Pack => match read_packed(&packs, &mut packed, oid)? {
-                None => read_loose(store, oid)?,
-                found => found,
-            },
-        };
-        Ok(found.filter(|(kind, _)| *kind == wanted).map(|(_, content)| content))
+    let mut read = |oid: &Oid| match layout {
+        Layout::Loose => match read_loose(store, oid)? {
+            None => read_packed(&packs, &mut packed, oid),
+            found => Ok(found),
+        },
+        Layout::Pack => match read_packed(&packs, &mut packed, oid)? {
+            None => read_loose(store, oid),
+            found => Ok(found),
+        },
     };
-    let Some(commit) = read(&tip, Kind::Commit)? else { return Ok(None) };
+    work(&mut read)
+}
+
+fn file_of_commit(
+    commit: &Oid,
+    name: &str,
+    read: &mut ReadObject<'_>,
+) -> Result<Option<Vec<u8>>, MirrorError> {
+    let mut read = |oid: &Oid, wanted: Kind| -> Result<Option<Vec<u8>>, MirrorError> {
+        let found = read(oid)?.filter(|(kind, _)| *kind == wanted);
+        Ok(found.map(|(_, content)| content))
+    };
+    let Some(commit) = read(commit, Kind::Commit)? else { return Ok(None) };
     let Some(tree) = tree_of_commit(&commit) else { return Ok(None) };
     let Some(tree) = read(&tree, Kind::Tree)? else { return Ok(None) };
     let Some(blob) = file_in_tree(&tree, name.as_bytes()) else { return Ok(None) };

@@ -78,6 +78,10 @@ pub(crate) struct Env<'e> {
     /// Sees the content of every blob that may be an LFS pointer by its size. Called by resolve
     /// tasks: it must not wait.
     pub(crate) small_blob: &'e (dyn Fn(&[u8]) + Sync),
+    /// Sees every annotated tag, in the same way.
+    pub(crate) tag: &'e (dyn Fn(Oid, &[u8]) + Sync),
+    /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
+    pub(crate) thin: bool,
 }
 
 /// What a run has stored so far.
@@ -142,7 +146,12 @@ pub(crate) fn store_pack(
             }
             engine.guard(|| {
                 match env.layout {
-                    Layout::Loose => engine.read_pack(scope, &mut { pack })?,
+                    Layout::Loose => {
+                        engine.read_pack(scope, &mut { pack })?;
+                        if env.thin {
+                            engine.add_lacking_bases(scope)?;
+                        }
+                    }
                     Layout::Pack => *stored_slot = pack::store(engine, scope, pack, wants)?,
                 }
                 Ok(())
@@ -191,6 +200,9 @@ pub(super) struct Engine<'e> {
     /// Large objects that were laid down raw, to be read at an offset, and small ones that have a
     /// large ancestor: temporary keys. The large worker writes, rebuilding reads.
     raw: Mutex<HashMap<Index, Key>>,
+    /// Bases of a thin pack that are not loose. Filled by request threads, emptied by the reader
+    /// when nothing runs.
+    not_loose: Mutex<Vec<Oid>>,
     /// The stored pack, in the pack layout's second pass.
     read_back: OnceLock<PackReadBack>,
 }
@@ -228,6 +240,7 @@ impl<'e> Engine<'e> {
             urgent,
             large,
             raw: Mutex::default(),
+            not_loose: Mutex::default(),
             read_back: OnceLock::new(),
         };
         (engine, Queues { requests: requests_out, urgent: urgent_out, large: large_out })

@@ -497,7 +497,7 @@ fn speaks_of_lfs(attributes: &[u8]) -> bool {
 }
 
 /// `tree <oid> LF`, then `parent <oid> LF` lines (git-commit-tree(1)).
-fn commit_links(content: &[u8]) -> Option<(Oid, Vec<Oid>)> {
+pub(super) fn commit_links(content: &[u8]) -> Option<(Oid, Vec<Oid>)> {
     let mut lines = content.split(|byte| *byte == b'\n');
     let tree = Oid::from_hex(lines.next()?.strip_prefix(b"tree ")?)?;
     let mut parents = Vec::new();
@@ -511,7 +511,7 @@ fn commit_links(content: &[u8]) -> Option<(Oid, Vec<Oid>)> {
 }
 
 /// `object <oid> LF type <kind> LF` (git-mktag(1)).
-fn tag_link(content: &[u8]) -> Option<(Oid, Kind)> {
+pub(super) fn tag_link(content: &[u8]) -> Option<(Oid, Kind)> {
     let mut lines = content.split(|byte| *byte == b'\n');
     let oid = Oid::from_hex(lines.next()?.strip_prefix(b"object ")?)?;
     Some((oid, Kind::from_name(lines.next()?.strip_prefix(b"type ")?)?))

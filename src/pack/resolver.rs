@@ -133,6 +133,19 @@ impl Resolver {
         Ok((index, base))
     }
 
+    /// Takes an object that the pack lacks and deltas of it need, after the last entry. It has no
+    /// place in the pack.
+    pub fn add_from_elsewhere(&mut self) -> Result<Index, ResolveError> {
+        let nowhere =
+            EntryHeader { offset: u64::MAX, kind: EntryKind::Object(Kind::Blob), inflated_len: 0 };
+        Ok(self.add(&nowhere)?.0)
+    }
+
+    /// Oids that deltas wait for and no entry has.
+    pub fn lacking_bases(&self) -> Vec<Oid> {
+        self.waiting_for_oid.keys().copied().collect()
+    }
+
     /// The base's index if it is resolved; else `delta` waits, and [`Resolver::resolved`] of the
     /// base will name it.
     pub fn base_or_wait(&mut self, delta: Index, base: BaseName) -> Option<Index> {

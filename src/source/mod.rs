@@ -25,8 +25,8 @@ pub trait Source: Send + Sync {
     fn advertisement(&self) -> Result<Advertisement, SourceError>;
 
     /// Asks for a pack with everything that `wants` reach and `haves` don't, and streams it: the
-    /// bytes of the pack alone, from `PACK` to its trailer, side-bands taken apart. Self-contained:
-    /// never thin. An error inside the stream is an [`std::io::Error`] that wraps a
+    /// bytes of the pack alone, from `PACK` to its trailer, side-bands taken apart. Self-contained,
+    /// not thin, but for a source with [`Source::prerequisites`]. An error inside the stream is an [`std::io::Error`] that wraps a
     /// [`SourceError`] ([`SourceError::from_io`] gets it back). `words` hears the source's own
     /// progress text (side-band 2), a line at a time, already free of control characters.
     ///
@@ -37,6 +37,13 @@ pub trait Source: Send + Sync {
         haves: &[Oid],
         words: Box<dyn FnMut(&str) + Send + 'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, SourceError>;
+
+    /// Commits that the reader must have, with everything that they reach: this source is only what
+    /// was new since (a bundle). Then its pack may be thin, and a ref that it does not advertise is
+    /// one that did not move. None: the source is a whole repository.
+    fn prerequisites(&self) -> Result<Vec<Oid>, SourceError> {
+        Ok(Vec::new())
+    }
 
     /// Where this repository's LFS objects are. `lfsconfig` is the file `.lfsconfig` of its HEAD, if
     /// it has one. `None`: this kind of source has no LFS objects (a bundle).

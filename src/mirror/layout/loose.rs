@@ -14,6 +14,10 @@ use crate::store::{Key, ObjectHeaders, Store};
 pub(crate) const HEADERS: ObjectHeaders =
     ObjectHeaders::immutable("application/x-git-loose-object");
 
+/// Enough of a loose object to inflate its header from: git deflates it together with content, in
+/// blocks whose tables take some hundred bytes.
+const HEAD_BYTES: u64 = 4096;
+
 /// `objects/aa/<38 hex>`.
 pub(crate) fn key(oid: &Oid) -> Key {
     let hex = oid.to_string();
@@ -52,6 +56,19 @@ pub(crate) fn read_back(store: &dyn Store, object: &Object) -> Result<Vec<u8>, M
         )),
         Err(error) => Err(damaged(store, &key, error.to_string())),
     }
+}
+
+/// What the object is, if it is stored; its content is not checked.
+pub(crate) fn look(store: &dyn Store, oid: &Oid) -> Result<Option<Object>, MirrorError> {
+    let key = key(oid);
+    let head = match store.get(&key, Some(0..HEAD_BYTES), HEAD_BYTES) {
+        Ok((head, _)) => head,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let reader =
+        LooseReader::new(&head[..]).map_err(|error| damaged(store, &key, error.to_string()))?;
+    Ok(Some(Object { oid: *oid, kind: reader.kind(), len: reader.size() }))
 }
 
 /// Reads a large object back as a stream of its content.

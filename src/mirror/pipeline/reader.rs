@@ -8,13 +8,15 @@ use rayon::Scope;
 
 use super::requests::{Job, LargeObject};
 use super::table::{Delta, DeltaBytes};
+use super::tasks::deflate_loose;
 use super::{Engine, OVERHEAD_BYTES};
-use crate::git::object::{Kind, ObjectHasher};
+use crate::git::object::{Kind, ObjectHasher, hash_object};
 use crate::mirror::MirrorError;
 use crate::mirror::gate::{Entered, Permit};
 use crate::mirror::large;
 use crate::mirror::layout::{Layout, TEMPORARY, loose};
 use crate::mirror::parts::{Ledger, Parts};
+use crate::mirror::thin;
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind};
 use crate::pack::loose::Rewrap;
@@ -55,6 +57,60 @@ impl Engine<'_> {
             received = pack.position();
         }
         Ok(())
+    }
+
+    /// A thin pack has ended: bases that it lacks are in the mirror. The loose ones are read like
+    /// others that have left memory; the rest are handed on as if the pack had them.
+    pub(super) fn add_lacking_bases<'s>(&'s self, scope: &Scope<'s>) -> Result<(), MirrorError> {
+        // Only then is it known what waits in vain.
+        self.gate.wait_idle();
+        let lacking = self.table().resolver.lacking_bases();
+        log::debug!("{} bases are not in the pack", lacking.len());
+        for oid in lacking {
+            let Some(permit) = self.gate.token() else { return Ok(()) };
+            self.send(&self.requests, Job::Base { oid, permit });
+        }
+        self.gate.wait_idle();
+        let others =
+            std::mem::take(&mut *self.not_loose.lock().unwrap_or_else(PoisonError::into_inner));
+        if others.is_empty() || self.is_over() {
+            return Ok(());
+        }
+        let mut take = |kind, content: Vec<u8>| {
+            let mut permit = self.enter(2 * content.len() as u64 + OVERHEAD_BYTES)?;
+            permit.shrink(content.capacity() as u64 + OVERHEAD_BYTES);
+            let index = self.add_base()?;
+            if content.len() as u64 > self.env.budget.large {
+                return self.store_large_base(scope, index, kind, &content);
+            }
+            scope.spawn(move |scope| {
+                self.guard(|| self.accept(scope, index, kind, content, None, permit));
+            });
+            Ok(())
+        };
+        thin::from_packs(self.env.store, others, self.env.budget.bases, &mut take)
+    }
+
+    /// Deltas against a large object read it from the store, so it is there before they know of it.
+    fn store_large_base<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        index: Index,
+        kind: Kind,
+        content: &[u8],
+    ) -> Result<(), MirrorError> {
+        let object = Object { oid: hash_object(kind, content), kind, len: content.len() as u64 };
+        let body = deflate_loose(kind, content);
+        self.env.store.put(&loose::key(&object.oid), &body, loose::HEADERS, None)?;
+        self.count_stored(body.len() as u64);
+        self.resolved(index, object);
+        self.pump(scope);
+        Ok(())
+    }
+
+    pub(super) fn add_base(&self) -> Result<Index, MirrorError> {
+        let added = self.table().resolver.add_from_elsewhere();
+        added.map_err(|error| MirrorError::Pack(error.to_string()))
     }
 
     /// Room for the reader. When parked deltas hold it all, they are spilled.

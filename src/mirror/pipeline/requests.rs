@@ -24,6 +24,8 @@ pub(crate) enum Job {
     Part { object: Arc<LargeObject>, number: u32, body: Vec<u8>, permit: Permit },
     /// All parts were in when the last one was cut: finish it.
     Finish { object: Arc<LargeObject>, permit: Permit },
+    /// Look for a base that a thin pack lacks.
+    Base { oid: Oid, permit: Permit },
     /// Bring a delta's base, and the delta itself, back into memory; then run it.
     Fetch { task: DeltaTask },
 }
@@ -65,12 +67,26 @@ impl Engine<'_> {
                 self.finish_large(scope, &object)?;
                 self.end_task(scope, permit);
             }
+            Job::Base { oid, permit } => {
+                match loose::look(self.env.store, &oid)? {
+                    Some(object) => {
+                        let index = self.add_base()?;
+                        self.resolved(index, object);
+                    }
+                    None => {
+                        let mut others =
+                            self.not_loose.lock().unwrap_or_else(PoisonError::into_inner);
+                        others.push(oid);
+                    }
+                }
+                self.end_task(scope, permit);
+            }
             Job::Fetch { task } => self.fetch(scope, task)?,
         }
         Ok(())
     }
 
-    fn count_stored(&self, bytes: u64) {
+    pub(super) fn count_stored(&self, bytes: u64) {
         self.env.written.objects.fetch_add(1, Ordering::Relaxed);
         self.env.written.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.env.progress.object_done(bytes);

@@ -59,6 +59,9 @@ impl Engine<'_> {
         if kind == Kind::Blob && content.len() < MAX_POINTER_LEN {
             (self.env.small_blob)(&content);
         }
+        if kind == Kind::Tag {
+            (self.env.tag)(oid, &content);
+        }
         let content: Content = Arc::new(content);
         if self.env.layout == Layout::Pack {
             // Remembered before anybody can be told that it is there.
@@ -174,7 +177,7 @@ impl Engine<'_> {
 }
 
 /// Deflates a loose object; each thread keeps its deflate state (300 KB, slow to set up).
-fn deflate_loose(kind: Kind, content: &[u8]) -> Vec<u8> {
+pub(super) fn deflate_loose(kind: Kind, content: &[u8]) -> Vec<u8> {
     thread_local! {
         static DEFLATER: RefCell<Deflater> = RefCell::new(Deflater::new(LEVEL));
     }
