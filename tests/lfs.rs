@@ -470,6 +470,21 @@ fn servers_without_lfs_are_told_in_clear_words() {
 }
 
 #[test]
+fn a_whole_batch_that_is_absent_says_nothing_of_the_next() {
+    let server = LfsServer::start(Lfs { absent_is_404: true, ..Lfs::default() });
+    let mut contents: Vec<_> = (0..150).map(|number| format!("content {number}")).collect();
+    contents.sort_by_key(|content| oid(content.as_bytes()));
+    let (absent, there) = contents.split_at(100);
+    let mut pointers: Vec<_> = absent.iter().map(|content| pointer(content.as_bytes())).collect();
+    pointers.extend(there.iter().map(|content| server.add(content.as_bytes())));
+    let summary = run(&repo_of(&pointers), &server, &MemoryStore::new()).unwrap();
+    assert_eq!((summary.lfs_written, summary.lfs_lacking.len()), (50, 100));
+    for (_, why) in &summary.lfs_lacking {
+        assert!(why.ends_with("HTTP 404 (it says: Cannot find any of the requested objects)"));
+    }
+}
+
+#[test]
 fn no_secret_of_an_address_is_told() {
     let server = LfsServer::start(Lfs::default());
     let text = server.add_with(b"content", |object| object.refusals = (99, 404));

@@ -375,6 +375,7 @@ impl<'a> Fetch<'a> {
                     continue;
                 }
                 Err(BatchError::Split(error)) => vec![Err(error.to_string())],
+                Err(BatchError::Absent(error)) => vec![Err(error.to_string()); batch.len()],
                 Err(BatchError::Failed(error)) => return self.all_lack(left, &error.to_string()),
             };
             for (pointer, offer) in batch.iter().zip(offers) {
@@ -479,7 +480,9 @@ impl<'a> Fetch<'a> {
                 let offer = offer.unwrap_or_else(|| Err("the server does not answer".into()));
                 offer.map_err(|reason| Stop::Lacking(Lacking::because(reason)))
             }
-            Err(BatchError::Split(error) | BatchError::Failed(error)) => Err(error.into()),
+            Err(
+                BatchError::Split(error) | BatchError::Absent(error) | BatchError::Failed(error),
+            ) => Err(error.into()),
         }
     }
 

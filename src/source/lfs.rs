@@ -131,8 +131,12 @@ impl LfsServer {
         let status = response.status();
         let sent = !self.credentials.headers_for(url).is_empty();
         let (kind, mut message) = refusal(status, sent, retry_after(response.headers()));
+        let is_lfs = content_type(response.headers()) == MEDIA_TYPE;
         let words = words(response);
-        if matches!(status.as_u16(), 404 | 405 | 406 | 410 | 501) {
+        let absent = is_lfs && status.as_u16() == 404;
+        if absent {
+            message = "HTTP 404".to_owned();
+        } else if matches!(status.as_u16(), 404 | 405 | 406 | 410 | 501) {
             message = format!("HTTP {}: no LFS server at this address", status.as_u16());
         }
         if matches!(status.as_u16(), 413 | 422) {
@@ -144,6 +148,7 @@ impl LfsServer {
         let error = SourceError { kind, url: shown(url), message };
         match status.as_u16() {
             413 | 422 => BatchError::Split(error),
+            _ if absent => BatchError::Absent(error),
             _ => BatchError::Failed(error),
         }
     }

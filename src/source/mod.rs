@@ -87,6 +87,10 @@ pub enum BatchError {
     /// Fewer objects at once may go well: 413, or 422, which one bad object can bring upon all.
     #[error(transparent)]
     Split(SourceError),
+    /// None of these objects is there; that says nothing of others. Some servers (giftless) answer
+    /// so instead of saying it object by object.
+    #[error(transparent)]
+    Absent(SourceError),
     /// The failure has nothing to do with which objects were asked for.
     #[error(transparent)]
     Failed(#[from] SourceError),

@@ -43,6 +43,8 @@ pub struct Options {
     pub canned: Option<(u16, &'static str, &'static str)>,
     /// Batches need this `Authorization`.
     pub authorization: Option<String>,
+    /// A batch of which no object is there is answered with 404 as a whole (giftless does it).
+    pub absent_is_404: bool,
     /// Downloads ignore `Range`.
     pub no_ranges: bool,
 }
@@ -241,8 +243,13 @@ fn batch(
     if state.options.max_batch.is_some_and(|max| seen.batch > max) {
         return (413, LFS.to_owned(), message("too many objects"));
     }
+    let asked = question["objects"].as_array().into_iter().flatten();
+    let is_there = |asked: &Value| state.objects.contains_key(asked["oid"].as_str().unwrap_or(""));
+    if state.options.absent_is_404 && !asked.clone().any(is_there) {
+        return (404, LFS.to_owned(), message("Cannot find any of the requested objects"));
+    }
     let mut answers = Vec::new();
-    for asked in question["objects"].as_array().into_iter().flatten() {
+    for asked in asked {
         let oid = asked["oid"].as_str().unwrap_or_default().to_owned();
         answers.push(offer(state, address, &oid, &asked["size"]));
     }
