@@ -917,3 +917,40 @@ fn the_readme_s_recipes_clone_a_mirror() {
         Home::new().sh(&format!("git clone {url}")).unwrap_err();
     }
 }
+
+/// <https://pypi.org/project/git-lfs-http-mirror/>: a server for the time of one command.
+#[test]
+fn git_lfs_http_mirror_reads_a_mirror() {
+    let python = std::env::var("LFS_HTTP_MIRROR_PYTHON").unwrap_or_else(|_| "python3".into());
+    let import = ["-c", "import git_lfs_http_mirror"];
+    let found = Command::new(&python).args(import).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: {python} has no git_lfs_http_mirror: pip install git-lfs-http-mirror");
+        return;
+    }
+    if !has_git_lfs() {
+        return;
+    }
+    for layout in LAYOUTS {
+        let target = tempfile::tempdir().unwrap();
+        // It takes `.git` off a path that ends in it.
+        let store = DirStore::new(target.path().join("work")).unwrap();
+        let contents = mirror_of_lfs(&store, layout);
+        let bucket = StaticHttp::start(target.path());
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let home = Home::new();
+        // It starts the command before it listens, and does not tell how that ended.
+        let script = format!(
+            "{python} -m git_lfs_http_mirror --upstream-root {} --bind {free} -- sh -c '
+                 for try in $(seq 100); do
+                     git ls-remote http://{free}/work 2>&1 && break
+                     sleep 0.1
+                 done
+                 git clone http://{free}/work'",
+            bucket.url()
+        );
+        let words = home.sh(&script).unwrap();
+        assert!(home.0.path().join("work").is_dir(), "{words}");
+        home.assert_work_is(&contents);
+    }
+}
