@@ -263,6 +263,17 @@ fn a_whole_object_in_answer_to_a_range_is_cut_to_it() {
 }
 
 #[test]
+fn a_range_with_its_header_is_one_though_the_status_says_200() {
+    let range = answer("200 OK", "Content-Range: bytes 3-4/10\r\n", "34");
+    let server = Canned::new(&[&range, &range]);
+    let store = server.store();
+    assert_eq!(store.get(&key("a"), Some(3..5), 2).unwrap().0, b"34");
+    let mut rest = String::new();
+    store.open(&key("a"), 3).unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "34");
+}
+
+#[test]
 fn a_range_that_begins_elsewhere_is_an_error() {
     let wrong = answer("206 Partial Content", "Content-Range: bytes 0-1/10\r\n", "01");
     let server = Canned::new(&[&wrong]);

@@ -601,27 +601,28 @@ impl S3Store {
     }
 
     /// How many bytes of `answer` come before the range that begins at `start`: none when the
-    /// store knows ranges, all before `start` when it sends the whole object (200).
+    /// store knows ranges, all before `start` when it sends the whole object (200). rclone sends a
+    /// range, and its header, with a 200.
     fn bytes_before(
         &self,
         call: &Call<'_>,
         answer: &Answer,
         start: u64,
     ) -> Result<u64, StoreError> {
-        if answer.status() != 206 {
-            return Ok(start);
-        }
+        let partial = answer.status() == 206;
         let given = header(answer.headers(), "content-range");
         let first = given.and_then(|text| {
             text.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse::<u64>().ok()
         });
         match first {
-            Some(first) if first != start => {
+            Some(first) if first == start => Ok(0),
+            Some(first) if partial => {
                 let message =
                     format!("asked for bytes from {start}, the store sent bytes from {first}");
                 Err(self.error(call, StoreErrorKind::Other, message))
             }
-            _ => Ok(0),
+            None if partial => Ok(0),
+            _ => Ok(start),
         }
     }
 }
