@@ -27,19 +27,14 @@ fuzz target seconds="60":
 quickstart *words:
     cargo run --locked --release --example quickstart -- {{words}}
 
-# The binary with no shared library, in target/static: musl if rustup has it (rustup target add x86_64-unknown-linux-musl), else glibc.
-static:
+# The binary with no shared library: musl by rustup (rustup target add x86_64-unknown-linux-musl) or by Debian's packages, else glibc. Then it mirrors in an empty chroot. .ci/static says how.
+static *way:
     #!/usr/bin/env bash
     set -euo pipefail
-    host=$(rustc -vV | sed -n 's/^host: //p')
-    musl=${host%%-*}-unknown-linux-musl
-    target=$host
-    [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ] && target=$musl
-    RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release \
-        --target "$target" --target-dir target/static
-    binary=target/static/$target/release/mirror-git-to-s3
-    if ldd "$binary" 2>/dev/null | grep '=>'; then echo 'it wants shared libraries'; exit 1; fi
-    ls -l "$binary"
+    binaries=$(.ci/static {{way}})
+    ls -l $binaries
+    native=$(grep "/$(uname -m)-" <<<"$binaries")
+    MIRROR_TEST_STATIC_BINARY=$native cargo test --locked --test static_binary
 
 # The store's suite on a store of yours (s3://bucket/prefix), then a mirror of this repository to it, twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_LACKS as in tests/store_conformance.rs.
 test-s3 url:
