@@ -122,7 +122,7 @@ impl Endpoints {
             sse_kms_key_id: settings.sse_kms_key_id.clone(),
             acl: settings.acl.clone(),
         };
-        let store = S3Store::new(config, self.client.clone(), self.credentials.clone())?;
+        let store = S3Store::new(config, self.store_client.clone(), self.credentials.clone())?;
         Ok(self.with_retries(store, cancel))
     }
 

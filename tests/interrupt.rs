@@ -207,3 +207,32 @@ fn signal_while_the_store_hangs_ends_the_run() {
     assert_eq!(status.code(), Some(130));
     assert_eq!(files(dir.path(), "info/refs"), Vec::<String>::new());
 }
+
+/// A second and a half is theirs: what has been sent need not be sent again by the next run.
+#[test]
+fn requests_to_the_store_that_are_under_way_come_to_their_end() {
+    let repo = Repo::new();
+    let small: Vec<Vec<u8>> = (0..200).map(|seed| noise(seed, 5000)).collect();
+    let names: Vec<String> = (0..200).map(|number| format!("small-{number}")).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().zip(&small).map(|(name, blob)| (name.as_str(), &blob[..])).collect();
+    repo.commit("refs/heads/main", &files);
+    let source = GitHttp::start(repo.path(), git_http::Options::default());
+    let dir = bucket();
+    let slow = Options { latency: Duration::from_millis(700), ..Options::default() };
+    let s3 = S3Server::start_with(dir.path(), slow);
+    let puts = || -> Vec<String> {
+        let seen = s3.seen().into_iter();
+        seen.filter_map(|line| Some(line.strip_prefix("PUT /bucket/prefix/objects/")?.to_owned()))
+            .collect()
+    };
+    let mut child = start(dir.path(), &format!("{}/", source.url()), &s3);
+    wait_until("many requests", || puts().len() > 20);
+    signal(&child, "INT");
+    let under_way = puts();
+    assert_eq!(wait(&mut child, LIMIT).and_then(|status| status.code()), Some(130));
+    for key in under_way {
+        let key = key.split('?').next().unwrap();
+        assert!(dir.path().join("bucket/prefix/objects").join(key).exists(), "{key} was cut off");
+    }
+}
