@@ -421,6 +421,11 @@ fn lacking_and_tried_again(layout: Layout) {
     let remembered = String::from_utf8(store.bytes(LACKING).unwrap().to_vec()).unwrap();
     assert!(remembered.contains(&format!("{} {}\n", oid(gone), gone.len())));
     assert_eq!(remembered.lines().count(), 2);
+    let state_lacks = |store: &MemoryStore| {
+        let state = store.bytes("mirror_state/state.json").unwrap();
+        serde_json::from_slice::<serde_json::Value>(&state).unwrap()["lfs_lacking"].clone()
+    };
+    assert_eq!(state_lacks(&store), 2);
 
     // Still lacking: told again, asked for again, not written again.
     store.clear_recorded();
@@ -434,6 +439,7 @@ fn lacking_and_tried_again(layout: Layout) {
     assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 2));
     assert!(summary.changes.is_empty() && stored(&store, gone));
     assert!(!store.keys().contains(&LACKING.to_owned()));
+    assert_eq!(state_lacks(&store), 0, "the news tell it, though no ref has moved");
     assert_eq!(run(&repo, &server, &store).unwrap().status, Status::Unchanged);
 }
 

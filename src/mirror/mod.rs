@@ -267,9 +267,10 @@ fn run(
                 fence.check(store)?;
             }
             publish::publish(store, complete, &published, &wanted, &replaced)?;
-            if !unchanged || written.0 > 0 {
-                state::write(store, source, options.layout, &wanted, lfs.lacking.len());
-            }
+        }
+        // LFS objects alone are news, too: fewer lack.
+        if !unchanged || written.0 > 0 || lfs.written > 0 {
+            state::write(store, source, options.layout, &wanted, lfs.lacking.len());
         }
     }
     let wrote_nothing = unchanged && written.0 == 0 && lfs.written == 0;
