@@ -27,8 +27,16 @@ const HERTZ: u8 = 8;
 /// time left; 48 of 80: the objects, the bytes and the rate too.
 const LABEL_COLUMNS: usize = 18;
 
-/// Seconds over which a rate is smoothed: long enough to be read, short enough to be true.
+/// Seconds over which a rate of bytes is smoothed: long enough to be read, short enough to be true.
 const SMOOTHING: f64 = 5.0;
+
+/// The same for objects, of which the time left is told: commits come by the thousand, blobs one by
+/// one, and a clock that jumps tells nothing.
+const LEFT_SMOOTHING: f64 = 30.0;
+
+/// For so long the source's words are news. While objects come they make room for what goes on: most
+/// servers say nothing more once they send the pack.
+const NEWS: Duration = Duration::from_secs(5);
 
 /// The terminal behind bars, or plain standard error and output when there are none.
 #[derive(Clone, Debug, Default)]
@@ -243,6 +251,9 @@ struct Pace {
     done_per_second: f64,
     /// Seconds since the rates began: a young average is corrected for its start at zero.
     age: f64,
+    /// The source's last words, and since when.
+    words: (String, Instant),
+    words_are_news: bool,
 }
 
 impl Pace {
@@ -255,10 +266,17 @@ impl Pace {
             bytes_per_second: 0.0,
             done_per_second: 0.0,
             age: 0.0,
+            words: (String::new(), at),
+            words_are_news: true,
         }
     }
 
     fn step(&mut self, now: Instant, counts: &Counts) {
+        if self.words.0 != counts.source_words {
+            self.words = (counts.source_words.clone(), now);
+        }
+        let said = now.saturating_duration_since(self.words.1);
+        self.words_are_news = counts.objects == 0 || said < NEWS;
         let seconds = now.saturating_duration_since(self.at).as_secs_f64();
         if seconds < 0.05 {
             return;
@@ -267,25 +285,28 @@ impl Pace {
         let bytes = counts.bytes_received + counts.lfs_bytes;
         if done < self.done || (self.all == 0 && all > 0) {
             // From objects to LFS bytes, or the waiting is over: another unit, another clock.
-            *self = Pace { at: now, bytes, done, all, ..Pace::new(now) };
+            let (words, words_are_news) = (self.words.clone(), self.words_are_news);
+            *self = Pace { at: now, bytes, done, all, words, words_are_news, ..Pace::new(now) };
             return;
         }
-        let weight = 1.0 - (-seconds / SMOOTHING).exp();
+        let weight = |smoothing: f64| 1.0 - (-seconds / smoothing).exp();
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
-        self.bytes_per_second += weight * (rate(bytes, self.bytes) - self.bytes_per_second);
-        self.done_per_second += weight * (rate(done, self.done) - self.done_per_second);
+        self.bytes_per_second +=
+            weight(SMOOTHING) * (rate(bytes, self.bytes) - self.bytes_per_second);
+        self.done_per_second +=
+            weight(LEFT_SMOOTHING) * (rate(done, self.done) - self.done_per_second);
         self.age += seconds;
         (self.at, self.bytes, self.done, self.all) = (now, bytes, done, all);
     }
 
     /// What the averages would be had they not begun at zero.
-    fn corrected(&self, rate: f64) -> f64 {
-        if self.age > 0.0 { rate / (1.0 - (-self.age / SMOOTHING).exp()) } else { 0.0 }
+    fn corrected(&self, rate: f64, smoothing: f64) -> f64 {
+        if self.age > 0.0 { rate / (1.0 - (-self.age / smoothing).exp()) } else { 0.0 }
     }
 
     fn seconds_left(&self, counts: &Counts) -> Option<u64> {
         let (done, all) = extent(counts);
-        let rate = self.corrected(self.done_per_second);
+        let rate = self.corrected(self.done_per_second, LEFT_SMOOTHING);
         // Two seconds of looking make a guess; one below one a day does not.
         (all > done && self.age >= 2.0 && rate > 1e-5)
             .then(|| (all.saturating_sub(done) as f64 / rate).min(360_000.0).round() as u64)
@@ -306,14 +327,14 @@ impl Pace {
             parts.push(format!("{}/{all}", grouped(counts.objects)));
         }
         if counts.bytes_received > 0 {
-            let rate = self.corrected(self.bytes_per_second) as u64;
+            let rate = self.corrected(self.bytes_per_second, SMOOTHING) as u64;
             parts.push(format!("{}, {}/s", bytes(counts.bytes_received), bytes(rate)));
         }
         if counts.lfs_bytes_expected > 0 {
             let all = bytes(counts.lfs_bytes_expected);
             parts.push(format!("LFS {} of {all}", bytes(counts.lfs_bytes)));
         }
-        if !counts.source_words.is_empty() {
+        if !counts.source_words.is_empty() && self.words_are_news {
             parts.push(format!("remote: {}", counts.source_words));
         } else if !counts.phase.is_empty() {
             parts.push(counts.phase.clone());
@@ -504,13 +525,34 @@ mod tests {
 
     #[test]
     fn the_line_begins_with_what_matters_most() {
-        let (pace, mut counts) = steady(60);
+        let (mut pace, mut counts) = steady(60);
         counts.phase = "receiving".to_owned();
         assert_eq!(pace.text(&counts), "60%  0:40 left  600/1,000  60.0 MiB, 1.0 MiB/s  receiving");
         counts.source_words = "Compressing objects: 100% (7/7)".to_owned();
+        pace.step(pace.at, &counts);
         assert!(pace.text(&counts).ends_with("  remote: Compressing objects: 100% (7/7)"));
         let waiting = Counts { phase: "asking for refs".to_owned(), ..Counts::default() };
         assert_eq!(pace.text(&waiting), "asking for refs");
+    }
+
+    #[test]
+    fn words_of_the_source_make_room_when_objects_come() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let mut counts = Counts { phase: "mirroring".to_owned(), ..counts(0, 0) };
+        counts.source_words = "Enumerating objects: 7, done.".to_owned();
+        let mut after = |seconds, counts: &Counts| {
+            pace.step(begin + Duration::from_secs(seconds), counts);
+            pace.text(counts)
+        };
+        assert!(after(1, &counts).ends_with("remote: Enumerating objects: 7, done."));
+        assert!(after(60, &counts).contains("remote: "), "nothing has come yet");
+        counts.objects = 10;
+        assert!(after(61, &counts).ends_with("  mirroring"));
+        counts.source_words = "Total 7 (delta 3)".to_owned();
+        assert!(after(62, &counts).ends_with("  remote: Total 7 (delta 3)"));
+        assert!(after(66, &counts).ends_with("  remote: Total 7 (delta 3)"));
+        assert!(after(67, &counts).ends_with("  mirroring"));
     }
 
     #[test]
