@@ -123,22 +123,22 @@ impl Endpoints {
             acl: settings.acl.clone(),
         };
         let store = S3Store::new(config, self.store_client.clone(), self.credentials.clone())?;
-        Ok(self.with_retries(store, cancel))
+        Ok(Box::new(self.with_retries(store, cancel)))
     }
 
-    /// A mirror as a public reader sees it at `url` (`http(s)://…`), without retries.
-    pub fn open_reader(&self, url: &str) -> HttpRead {
-        HttpRead::new(url, self.client.clone())
+    /// A mirror as a public reader sees it at `url` (`http(s)://…`), with the same retries.
+    pub fn open_reader(&self, url: &str, cancel: &Cancel) -> Retry<HttpRead> {
+        self.with_retries(HttpRead::new(url, self.store_client.clone()), cancel)
     }
 
     /// Puts retries around `store` that end when `cancel` is.
-    pub fn with_retries(&self, store: impl Store + 'static, cancel: &Cancel) -> Box<dyn Store> {
+    fn with_retries<S: Store>(&self, store: S, cancel: &Cancel) -> Retry<S> {
         let mut policy = Policy::default();
         if let Some(attempts) = self.settings.max_attempts {
             policy.max_attempts = attempts;
         }
         let cancel = cancel.clone();
-        Box::new(Retry::new(store, policy).with_cancel(move || cancel.is_cancelled()))
+        Retry::new(store, policy).with_cancel(move || cancel.is_cancelled())
     }
 }
 

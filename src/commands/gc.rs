@@ -14,7 +14,7 @@ pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
     let upkeep = &command.upkeep;
     let (endpoints, interruption) = upkeep::start(upkeep)?;
     match collect(command, &endpoints) {
-        Err(error) => Ok(upkeep::failed(&error, &upkeep.output, &interruption)),
+        Err(error) => Ok(upkeep::failed(&error, upkeep, &interruption)),
         Ok(summary) => {
             if upkeep.output.json {
                 upkeep::print(&json(command, &summary));
@@ -70,6 +70,8 @@ fn text(command: &GcCommand, summary: &GcSummary) -> String {
 fn json(command: &GcCommand, summary: &GcSummary) -> String {
     let value = serde_json::json!({
         "target": command.upkeep.target.to_string(),
+        "status": "ok",
+        "exit_code": 0,
         "dry_run": command.dry_run,
         "loose": summary.loose,
         "pack_files": summary.packs,
@@ -80,6 +82,7 @@ fn json(command: &GcCommand, summary: &GcSummary) -> String {
         "reachable": summary.reachable,
         "requests": summary.store_requests,
         "seconds": summary.elapsed.as_secs_f64(),
+        "error": null,
     });
     format!("{value}\n")
 }

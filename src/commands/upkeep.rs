@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::cli::{CliError, Output, Upkeep};
+use crate::cli::{CliError, Upkeep};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::logging;
@@ -30,17 +30,20 @@ pub(super) fn print(text: &str) {
 /// Says what failed, and with which code to end.
 pub(super) fn failed(
     error: &MirrorError,
-    output: &Output,
+    upkeep: &Upkeep,
     interruption: &Interruption,
 ) -> ExitCode {
-    let words = logging::printable(&error.to_string());
-    let _ = writeln!(io::stderr(), "error: {words}");
-    let code = match (error, interruption.exit_code()) {
-        (MirrorError::Interrupted, Some(signal)) => signal,
-        _ => ExitCode::of_error(error),
+    // A signal cuts connections: what fails then failed for that.
+    let (code, words) = match (ExitCode::of_error(error), interruption.exit_code()) {
+        (ExitCode::Interrupted | ExitCode::TryAgain, Some(signal)) => {
+            (signal, MirrorError::Interrupted.to_string())
+        }
+        (code, _) => (code, logging::printable(&error.to_string())),
     };
-    if output.json {
+    let _ = writeln!(io::stderr(), "error: {words}");
+    if upkeep.output.json {
         let value = serde_json::json!({
+            "target": upkeep.target.to_string(),
             "status": "failed", "exit_code": code.code(), "error": words,
         });
         print(&format!("{value}\n"));

@@ -10,20 +10,22 @@ use crate::exit_code::ExitCode;
 use crate::mirror::MirrorError;
 use crate::mirror::verify::{Finding, VerifyOptions, VerifyReport, verify};
 use crate::store::Store;
-use crate::store::http_read::ReaderFindings;
+use crate::store::http_read::{HttpRead, ReaderFindings};
 
 use super::upkeep;
 
 /// Verifies the mirror. `Err` is a usage error: nothing was begun.
 pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
-    let output = &command.upkeep.output;
     let (endpoints, interruption) = upkeep::start(&command.upkeep)?;
-    let outcome = look(command, &endpoints);
-    let report = match outcome {
+    let report = match look(command, &endpoints) {
         Ok(report) => report,
-        Err(error) => return Ok(upkeep::failed(&error, output, &interruption)),
+        Err(error) => return Ok(upkeep::failed(&error, &command.upkeep, &interruption)),
     };
-    upkeep::print(&if output.json { json(command, &report) } else { text(command, &report) });
+    upkeep::print(&if command.upkeep.output.json {
+        json(command, &report)
+    } else {
+        text(command, &report)
+    });
     Ok(if report.is_sound() { ExitCode::Done } else { ExitCode::Failed })
 }
 
@@ -40,9 +42,9 @@ fn look(command: &VerifyCommand, endpoints: &Endpoints) -> Result<VerifyReport, 
             (endpoints.open_store(url, &upkeep.cancel)?, ReaderFindings::default())
         }
         UpkeepTarget::Http(url) => {
-            let reader = endpoints.open_reader(url);
-            let seen = reader.look_as_reader()?;
-            (endpoints.with_retries(reader, &upkeep.cancel), seen)
+            let reader = endpoints.open_reader(url, &upkeep.cancel);
+            let seen = reader.ask(HttpRead::look_as_reader)?;
+            (Box::new(reader), seen)
         }
     };
     seen.warnings.iter().for_each(|words| log::warn!("{words}"));
@@ -105,6 +107,7 @@ fn json(command: &VerifyCommand, report: &VerifyReport) -> String {
     let value = serde_json::json!({
         "target": command.upkeep.target.to_string(),
         "status": if report.is_sound() { "sound" } else { "faulty" },
+        "exit_code": if report.is_sound() { 0 } else { 1 },
         "quick": command.quick,
         "refs": report.refs,
         "objects": report.objects,
@@ -114,6 +117,7 @@ fn json(command: &VerifyCommand, report: &VerifyReport) -> String {
         "finding_count": report.finding_count,
         "requests": report.store_requests,
         "seconds": report.elapsed.as_secs_f64(),
+        "error": null,
     });
     format!("{value}\n")
 }

@@ -19,8 +19,9 @@
 //!   ([`MirrorError::Conflict`]). Candidates are listed page by page and deleted at once, so that an
 //!   object that was stored anew since is seen as young.
 //!
-//! Two gcs at once only delete the same. A reader that is half-way through a clone of refs that were
-//! force-pushed away may miss an object and has to clone again.
+//! Two gcs at once only delete the same. The age of a key is that of its bytes, not of its being
+//! garbage: a reader that is half-way through a clone of refs that were force-pushed away, or of
+//! packs that were taken as one, may miss something old and has to clone again.
 //!
 //! **Memory**: as `walk`; listings are worked off page by page.
 

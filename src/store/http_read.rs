@@ -73,7 +73,8 @@ impl HttpRead {
                 found.errors.push((refs.to_string(), format!("{}: {advice}", error.message)));
                 return Ok(found);
             }
-            return Err(error);
+            // That it is missing is what `verify` finds.
+            return if error.is_not_found() { Ok(found) } else { Err(error) };
         }
         let headers = answer.headers().clone();
         let as_git = self.body(&refs, &mut answer)?;

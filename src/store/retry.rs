@@ -99,6 +99,11 @@ impl<S: Store> Retry<S> {
         &self.store
     }
 
+    /// Asks the store below for what [`Store`] has no word for, with the same retries.
+    pub fn ask<T>(&self, what: impl Fn(&S) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.run(|| what(&self.store))
+    }
+
     fn run<T>(&self, attempt: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.run_told(|_| attempt())
     }

@@ -124,8 +124,18 @@ pub struct StaticHttp(Server);
 impl StaticHttp {
     /// Serves the files below `root`.
     pub fn start(root: &Path) -> StaticHttp {
+        StaticHttp::start_with(root, 404, Vec::new())
+    }
+
+    /// The same, with `missing` as the status of what is not there, and these answers instead of
+    /// files, the first that fits.
+    pub fn start_with(root: &Path, missing: u16, canned: Vec<Canned>) -> StaticHttp {
         let root = root.canonicalize().expect("the folder exists");
-        StaticHttp(Server::start(move |seen, _body, out| static_answer(&root, seen, out)))
+        let canned = Mutex::new(canned);
+        StaticHttp(Server::start(move |seen, _body, out| match take_canned(&canned, seen) {
+            Some(answer) => respond(out, answer.status, &answer.headers, &answer.body),
+            None => static_answer(&root, missing, seen, out),
+        }))
     }
 
     /// `http://127.0.0.1:PORT`, without a trailing slash.
@@ -398,9 +408,9 @@ fn stream_cgi(mut stdout: impl BufRead, cut: Option<usize>, out: &mut TcpStream)
     }
 }
 
-fn static_answer(root: &Path, seen: &Seen, out: &mut TcpStream) -> Keep {
+fn static_answer(root: &Path, missing: u16, seen: &Seen, out: &mut TcpStream) -> Keep {
     let Some(path) = file_below(root, &percent_decode(seen.path())) else {
-        return respond(out, 404, &[header("Content-Type", "text/plain")], b"no such key\n");
+        return respond(out, missing, &[header("Content-Type", "text/plain")], b"no such key\n");
     };
     let mut file = std::fs::File::open(path)?;
     let len = file.metadata()?.len();
