@@ -27,6 +27,21 @@ fuzz target seconds="60":
 quickstart *words:
     cargo run --locked --release --example quickstart -- {{words}}
 
+# Man pages from --help, in target/man (needs help2man).
+man:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --release
+    mkdir -p target/man
+    page() {
+        help2man --no-info --help-option="$2" --name="$3" --output="target/man/$1.1" \
+            target/release/mirror-git-to-s3
+    }
+    page mirror-git-to-s3 --help 'mirror git repositories to S3-compatible storage'
+    page mirror-git-to-s3-verify 'verify --help' 'read a mirror back and prove it'
+    page mirror-git-to-s3-gc 'gc --help' 'delete what no ref of a mirror reaches'
+    page mirror-git-to-s3-lfs-agent 'lfs-agent --help' 'read Git LFS objects from a mirror'
+
 # The binary with no shared library: musl by rustup (rustup target add x86_64-unknown-linux-musl) or by Debian's packages, else glibc. Then it mirrors in an empty chroot. .ci/static says how.
 static *way:
     #!/usr/bin/env bash

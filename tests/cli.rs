@@ -60,6 +60,49 @@ fn version_is_the_packages() {
 }
 
 #[test]
+fn every_action_has_help_and_version_wherever_they_stand() {
+    for action in ["verify", "gc", "lfs-agent", "completions"] {
+        for before in [&[][..], &["-q"], &["--target", "s3://b/p"], &["https://h/m"]] {
+            let fits = match action {
+                "lfs-agent" => !before.contains(&"--target"),
+                "completions" => before.is_empty(),
+                _ => !before.contains(&"https://h/m"),
+            };
+            if !fits {
+                continue;
+            }
+            let words = [&[action], before].concat();
+            for (option, wanted) in [
+                ("--help", format!("Usage: mirror-git-to-s3 {action} ")),
+                ("-h", "Example".to_owned()),
+                ("--version", format!("mirror-git-to-s3 {}\n", env!("CARGO_PKG_VERSION"))),
+                ("-V", "mirror-git-to-s3 ".to_owned()),
+            ] {
+                let ran = run(&[&words[..], &[option]].concat());
+                assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{words:?} {option}");
+                assert!(ran.out.contains(&wanted), "{words:?} {option}: {}", ran.out);
+            }
+        }
+    }
+}
+
+#[test]
+fn usage_errors_of_the_other_actions_end_with_2() {
+    for (words, wanted) in [
+        (&["verify"][..], "no --target"),
+        (&["gc", "--target", "https://h/m"], "target: want s3://"),
+        (&["gc", "--target", "s3://b/p", "--grace", "1w"], "cannot use option '--grace'"),
+        (&["verify", "--target", "s3://b/p", "-n"], "unknown option -n"),
+        (&["lfs-agent"], "lfs-agent needs the mirror's URL"),
+        (&["completions", "csh"], "completions: want bash, fish or zsh"),
+    ] {
+        let ran = run(words);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{words:?}");
+        assert!(ran.err.starts_with(&format!("mirror-git-to-s3: {wanted}")), "{}", ran.err);
+    }
+}
+
+#[test]
 fn usage_errors_end_with_2_and_say_what_is_wrong() {
     for (words, wanted) in [
         (&[][..], "no --source and --target, or --manifest"),

@@ -7,10 +7,13 @@ Mirror git repositories to S3-compatible storage, so that git clones them from
 the bucket over plain HTTP(S), with no server.
 
 Usage: mirror-git-to-s3 --source URL --target s3://BUCKET/PREFIX [options]
-       mirror-git-to-s3 --manifest FILE|- [options]
-       mirror-git-to-s3 verify --target URL [--quick]      (verify --help)
-       mirror-git-to-s3 gc --target URL [--grace 24h] [-n]     (gc --help)
-       mirror-git-to-s3 lfs-agent URL [options]    (for git-lfs)
+  or:  mirror-git-to-s3 --manifest FILE|- [options]
+  or:  mirror-git-to-s3 verify --target URL [--quick] [options]
+  or:  mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
+  or:  mirror-git-to-s3 lfs-agent URL [options]
+  or:  mirror-git-to-s3 completions bash|fish|zsh
+
+Each of the last four has its own --help.
 
 What to mirror:
   --source URL             https://..., http://..., bundle:PATH, or - for a
@@ -63,12 +66,9 @@ Output:
   -V, --version            the version
 
 Examples:
-  mirror-git-to-s3 --source https://example.com/project.git \\
-      --target s3://mirrors/project.git
-  mirror-git-to-s3 --manifest list.txt --jobs 4 --layout pack \\
-      --endpoint-url https://minio.example.com --ca-bundle ca.pem
-  ssh inside cat project.bundle |
-      mirror-git-to-s3 --source - --target s3://mirrors/project.git
+  mirror-git-to-s3 --source https://host/a.git --target s3://mirrors/a.git
+  mirror-git-to-s3 --manifest list.txt --jobs 4 --layout pack
+  ssh host cat a.bundle | mirror-git-to-s3 --source - --target s3://mirrors/a
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 some of several failed; 4 LFS objects
 lacking; 5 try again later; 11 another run published meanwhile; 12 access
@@ -97,6 +97,7 @@ Options:
   -q, --quiet              errors only
   -v, --verbose            say what is going on; -vv: for finding faults
   -h, --help               this text
+  -V, --version            the version
 
 Example:
   git -c lfs.standalonetransferagent=mirror \\
@@ -117,13 +118,20 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
   --quick                  blobs, packs and LFS objects by name and size only
   --concurrency N          requests in flight [default: 64]
   --memory MIB             memory for packs [default: 64]
-  --endpoint-url URL, --region R, --profile P, --addressing-style S,
-  --ca-bundle PEM          as for mirroring
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
   -q, --quiet              errors only
   -v, --verbose            say what is going on; -vv: for finding faults
   --json                   one JSON object on standard output
   -h, --help               this text
   -V, --version            the version
+
+Examples:
+  mirror-git-to-s3 verify --target s3://mirrors/project.git
+  mirror-git-to-s3 verify --target https://example.com/project.git --quick
 
 Exit codes: 0 sound; 1 faulty, or failed; 2 usage; 5 try again later; 12 access
 denied; 130, 143 interrupted.
@@ -142,16 +150,40 @@ Usage: mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
   -n, --dry-run            list what would be deleted, delete nothing
   --concurrency N          requests in flight [default: 64]
   --memory MIB             memory for packs [default: 64]
-  --endpoint-url URL, --region R, --profile P, --addressing-style S,
-  --ca-bundle PEM          as for mirroring
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
   -q, --quiet              errors only
   -v, --verbose            say what is going on; -vv: for finding faults
   --json                   one JSON object on standard output
   -h, --help               this text
   -V, --version            the version
 
+Examples:
+  mirror-git-to-s3 gc --target s3://mirrors/project.git -n
+  mirror-git-to-s3 gc --target file:///srv/mirrors/project.git --grace 7d
+
 Exit codes: 0 done; 1 failed; 2 usage; 5 try again later; 11 a run published
 meanwhile; 12 access denied; 130, 143 interrupted.
+";
+
+/// Help for `completions`.
+pub(super) const COMPLETIONS: &str = "\
+Print the script that completes this program's options in a shell.
+
+Usage: mirror-git-to-s3 completions bash|fish|zsh
+
+  -h, --help               this text
+  -V, --version            the version
+
+Examples:
+  mirror-git-to-s3 completions bash > /etc/bash_completion.d/mirror-git-to-s3
+  mirror-git-to-s3 completions zsh > ~/.zfunc/_mirror-git-to-s3
+  mirror-git-to-s3 completions fish | source
+
+~/.zfunc must be in zsh's fpath. The script for fish needs fish 4.
 ";
 
 /// What `--version` prints.
@@ -161,43 +193,80 @@ pub(super) fn version() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{GC, MIRROR, VERIFY};
-    use crate::cli::args::MirrorArgs;
+    use super::{COMPLETIONS, GC, LFS_AGENT, MIRROR, VERIFY};
+    use crate::cli::agent_flags;
+    use crate::cli::args::{GcArgs, MirrorArgs, VerifyArgs};
     use crate::exit_code::ExitCode;
-    use argh::ArgsInfo;
+    use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
+
+    const README: &str = include_str!("../../README.md");
+
+    /// Each option has its line in `help`, and a row in the README's table under `heading`.
+    fn assert_told(help: &str, heading: &str, flags: &[FlagInfo<'_>]) {
+        let section = README.split("\n## ").find(|text| text.starts_with(heading));
+        let table = section.unwrap_or_else(|| panic!("the README has no section {heading}"));
+        let given = help.lines().filter_map(|line| line.strip_prefix("  ")).filter_map(|line| {
+            let named = line.starts_with("--") || (line.starts_with('-') && line.contains(", --"));
+            named.then(|| line.split([' ', ',']).find(|word| word.starts_with("--"))).flatten()
+        });
+        for long in given.filter(|long| !["--help", "--version"].contains(long)) {
+            assert!(flags.iter().any(|flag| flag.long == long), "{heading}: there is no {long}");
+        }
+        // argh's own `--help` has no letter; `argv.rs` knows it with one.
+        for flag in flags.iter().filter(|flag| flag.long != "--help") {
+            let line = help
+                .lines()
+                .filter(|line| line.starts_with("  -"))
+                .find(|line| line.trim_start().split([' ', ',']).any(|word| word == flag.long))
+                .unwrap_or_else(|| panic!("{heading}: {} is not in the help", flag.long));
+            let name = flag.short.map_or(flag.long.to_owned(), |letter| format!("-{letter}, "));
+            assert!(line.trim_start().starts_with(&name), "{line}");
+            let row = table.lines().find(|line| {
+                let cell = line.split(" | ").next().filter(|cell| cell.starts_with("| "));
+                cell.is_some_and(|cell| cell.split(['`', ' ']).any(|word| word == flag.long))
+            });
+            let row =
+                row.unwrap_or_else(|| panic!("{heading}: {} is not in the README", flag.long));
+            let value = matches!(flag.kind, FlagInfoKind::Option { .. });
+            assert_eq!(row.contains(&format!("`{} ", flag.long)), value, "{row}");
+        }
+    }
 
     #[test]
-    fn help_and_readme_know_every_option() {
-        let readme = include_str!("../../README.md");
-        for flag in MirrorArgs::get_args_info().flags {
-            let line = MIRROR
-                .lines()
-                .find(|line| line.trim_start().split([' ', ',']).any(|word| word == flag.long))
-                .unwrap_or_else(|| panic!("{} is not in the help", flag.long));
-            if let Some(short) = flag.short {
-                assert!(line.trim_start().starts_with(&format!("-{short}, ")), "{line}");
+    fn help_and_readme_know_every_option_of_every_action() {
+        assert_told(MIRROR, "Options\n", MirrorArgs::get_args_info().flags);
+        let upkeep = "Options of `verify`, `gc` and `lfs-agent`\n";
+        assert_told(VERIFY, upkeep, VerifyArgs::get_args_info().flags);
+        assert_told(GC, upkeep, GcArgs::get_args_info().flags);
+        assert_told(LFS_AGENT, upkeep, &agent_flags());
+    }
+
+    #[test]
+    fn every_help_has_usage_examples_help_and_version() {
+        for text in [MIRROR, VERIFY, GC, LFS_AGENT, COMPLETIONS] {
+            for part in ["\nUsage: mirror-git-to-s3 ", "\nExample", "-h, --help ", "-V, --version "]
+            {
+                assert!(text.contains(part), "{part} is missing: {text}");
             }
-            let row = readme.lines().any(|line| line.starts_with('|') && line.contains(flag.long));
-            assert!(row, "{} is not in the README's table", flag.long);
         }
     }
 
     #[test]
     fn help_and_readme_know_every_exit_code() {
-        let readme = include_str!("../../README.md");
         let codes = MIRROR.split("Exit codes:").nth(1).expect("the help lists exit codes");
         for code in ExitCode::ALL {
             let number = code.code().to_string();
             let words: Vec<&str> = codes.split([' ', ',', '\n']).collect();
             assert!(words.contains(&number.as_str()), "{number}");
             let row = format!("| {number} | {} |", code.when());
-            assert!(readme.contains(&row), "{row}");
+            assert!(README.contains(&row), "{row}");
         }
     }
 
     #[test]
     fn help_fits_80_columns() {
-        for line in [MIRROR, VERIFY, GC, super::LFS_AGENT].iter().flat_map(|text| text.lines()) {
+        let all = [MIRROR, VERIFY, GC, LFS_AGENT, COMPLETIONS];
+        for line in all.iter().flat_map(|text| text.lines()) {
             assert!(line.chars().count() <= 80, "{line}");
         }
     }

@@ -13,6 +13,7 @@
 
 mod args;
 mod argv;
+mod completions;
 mod help;
 pub mod manifest;
 mod upkeep;
@@ -219,6 +220,7 @@ pub fn parse(
         Some("verify") => return upkeep::verify(&words[1..], &Environment(env)),
         Some("gc") => return upkeep::gc(&words[1..], &Environment(env)),
         Some("lfs-agent") => return lfs_agent(&words[1..], &Environment(env)),
+        Some("completions") => return completions::completions(&words[1..]),
         _ => {}
     }
     match argv::normalise(&words, MirrorArgs::get_args_info().flags)? {
@@ -254,6 +256,21 @@ const AGENT_OPTIONS: [&str; 7] = [
     "--verbose",
 ];
 
+fn agent_flags() -> Vec<FlagInfo<'static>> {
+    let all = MirrorArgs::get_args_info().flags.iter();
+    all.filter(|flag| AGENT_OPTIONS.contains(&flag.long)).map(copy_of).collect()
+}
+
+/// argh's table has no `Clone`.
+fn copy_of(flag: &FlagInfo<'static>) -> FlagInfo<'static> {
+    let FlagInfo { long, short, description, .. } = *flag;
+    let kind = match flag.kind {
+        FlagInfoKind::Switch => FlagInfoKind::Switch,
+        FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
+    };
+    FlagInfo { kind, long, short, description, ..FlagInfo::default() }
+}
+
 /// `lfs-agent URL [options]`: the URL comes first, since no option's value can be mistaken for it
 /// there.
 fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
@@ -261,18 +278,7 @@ fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliErro
         Some((url, rest)) if !url.starts_with('-') => (Some(url), rest),
         _ => (None, words),
     };
-    let mut flags = Vec::new();
-    for flag in MirrorArgs::get_args_info().flags {
-        if AGENT_OPTIONS.contains(&flag.long) {
-            let kind = match flag.kind {
-                FlagInfoKind::Switch => FlagInfoKind::Switch,
-                FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
-            };
-            let (long, short) = (flag.long, flag.short);
-            flags.push(FlagInfo { kind, long, short, ..FlagInfo::default() });
-        }
-    }
-    let args = match argv::normalise(rest, &flags)? {
+    let args = match argv::normalise(rest, &agent_flags())? {
         Argv::Help => return Ok(Command::Print(help::LFS_AGENT.to_owned())),
         Argv::Version => return Ok(Command::Print(help::version())),
         Argv::Words(words) => from_args::<MirrorArgs>(&words)?,
