@@ -1,4 +1,4 @@
-//! Many repositories through the binary: 200 from one manifest, five of them failing in different
+//! Many repositories through the binary: 200 from one manifest, some of them failing in different
 //! ways; shares for several machines; refusals before anything is begun.
 
 #[path = "support/git_http.rs"]
@@ -6,18 +6,20 @@ mod git_http;
 #[path = "support/local_git.rs"]
 mod local_git;
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use git_http::{Canned, GitHttp, Options};
-use local_git::Repo;
+use local_git::{Repo, git};
 
 fn program(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
     command.args(words).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("AWS_MAX_ATTEMPTS", "1");
+    command.env("AWS_ACCESS_KEY_ID", "KEY").env("AWS_SECRET_ACCESS_KEY", "secret");
     command
 }
 
@@ -49,30 +51,112 @@ fn run(text: &str, dir: &Path, options: &[&str]) -> Output {
     program(&words).output().expect("the binary runs")
 }
 
+/// A server's answers for `/rN.git`: a version 0 advertisement of `oid`, then a pack that is none.
+fn broken_pack(name: &str, oid: &str) -> [Canned; 2] {
+    let packet = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    let advertised = packet("# service=git-upload-pack\n")
+        + "0000"
+        + &packet(&format!("{oid} HEAD\0side-band-64k ofs-delta symref=HEAD:refs/heads/main\n"))
+        + &packet(&format!("{oid} refs/heads/main\n"))
+        + "0000";
+    let answer = packet("NAK\n") + &packet("\x01PACK\0\0\0\x02\0\0\0\x01\x7fno entry") + "0000";
+    let of = |what: &str| format!("application/x-git-upload-pack-{what}");
+    [
+        Canned::new(&format!("{name}/info/refs"), 200, &of("advertisement"), advertised),
+        Canned::new(&format!("{name}/git-upload-pack"), 200, &of("result"), answer),
+    ]
+}
+
 #[test]
-fn of_200_repositories_five_fail_in_their_own_ways_and_195_are_mirrored() {
+fn of_200_repositories_seven_fail_in_their_own_ways_and_193_are_mirrored() {
     let (root, targets, dir) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     copies(root.path(), 200);
-    let advertised = "application/x-git-upload-pack-advertisement";
-    let canned = vec![
+    let tip = text(
+        &git(&root.path().join("r90.git")).args(["rev-parse", "main"]).output().unwrap().stdout,
+    );
+    let mut canned = vec![
         Canned::new("/r10.git/", 404, "text/plain", "no such repository"),
-        Canned::new("/r50.git/", 200, "text/html", "<html>log in</html>"),
-        Canned::new("/r90.git/", 403, "text/plain", "not yours"),
-        Canned::new("/r130.git/info/refs", 200, advertised, "garbage"),
+        Canned::new("/r30.git/", 200, "text/html", "<html>log in</html>"),
+        Canned::new("/r50.git/", 401, "text/plain", "who are you?"),
     ];
+    canned.extend(broken_pack("/r90.git", tip.trim()));
     let server = GitHttp::start(root.path(), Options { canned, ..Options::default() });
+    let denying = vec![Canned::new(
+        "/",
+        403,
+        "application/xml",
+        "<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>",
+    )];
+    let store = GitHttp::start(root.path(), Options { canned: denying, ..Options::default() });
+    // Mirrored once, and then the source is emptied.
+    let list = manifest(&server.url(), targets.path(), 200);
+    let line = list.lines().nth(130).unwrap();
+    assert!(run(line, dir.path(), &[]).status.success());
+    std::fs::remove_dir_all(root.path().join("r130.git")).unwrap();
+    assert!(
+        git(root.path()).args(["init", "-q", "--bare", "r130.git"]).status().unwrap().success()
+    );
     // A file stands where the folder should be.
     std::fs::write(targets.path().join("t170"), b"in the way").unwrap();
-    let list = manifest(&server.url(), targets.path(), 200);
-    let ran = run(&list, dir.path(), &["--jobs", "8"]);
+    let file = |n| format!("file://{}/t{n}\n", targets.path().display());
+    let list = list.replace(&file(180), "s3://bucket/t180\n");
+    let metrics = dir.path().join("fleet.prom");
+    let options = ["--jobs", "8", "--endpoint-url", &store.url(), "--metrics-file"];
+    let ran = run(&list, dir.path(), &[&options[..], &[metrics.to_str().unwrap()]].concat());
     let (out, err) = (text(&ran.stdout), text(&ran.stderr));
     assert_eq!(ran.status.code(), Some(3), "{err}");
-    for n in [10, 50, 90, 130, 170] {
-        assert!(err.contains(&format!("/r{n}.git")), "r{n} is not named: {err}");
+    let (_, summary) = err.split_once("200 repositories: 193 ok, 7 failed\n").expect(&err);
+    let failures = [
+        // It may also be one that needs a login.
+        (10, 12, "404"),
+        (30, 1, "a web page, not a git repository"),
+        (50, 12, "401"),
+        (90, 1, "the source's pack is broken: "),
+        (130, 13, "the source has 0 refs and the mirror 1"),
+        (170, 1, "File exists"),
+        (180, 12, "AccessDenied"),
+    ];
+    let lines: Vec<&str> = summary.lines().collect();
+    assert_eq!(lines.len(), failures.len(), "{summary}");
+    for ((n, code, why), line) in failures.iter().zip(lines) {
+        let begin = format!("  failed ({code}) {}/r{n}.git -> ", server.url());
+        assert!(line.starts_with(&begin) && line.contains(why), "r{n}, {why}: {line}");
     }
-    let whole = (0..200).filter(|n| targets.path().join(format!("t{n}/info/refs")).exists());
-    assert_eq!(whole.count(), 195, "{out}");
+    assert_eq!(out.lines().filter(|line| line.starts_with("ok ")).count(), 193, "{out}");
+    // The sources are copies of one repository, so the mirrors are, too.
+    local_git::assert_same_repository(&root.path().join("r0.git"), &targets.path().join("t0"));
+    let first = contents(&targets.path().join("t0"));
+    assert!(first.len() > 5, "{first:?}");
+    for n in (0..200).filter(|n| failures.iter().all(|(failed, ..)| failed != n)) {
+        assert!(contents(&targets.path().join(format!("t{n}"))) == first, "t{n} differs from t0");
+    }
+    // What failed before has published nothing, and what the guard protects is still there.
+    for n in [10, 30, 50, 90] {
+        assert!(!targets.path().join(format!("t{n}/info/refs")).exists(), "t{n}");
+    }
+    let kept = contents(&targets.path().join("t130"));
+    assert_eq!(kept, first, "the guard keeps what was mirrored");
+    let metrics = std::fs::read_to_string(metrics).unwrap();
+    let well = metrics.lines().filter(|line| line.starts_with("mirror_git_to_s3_success{"));
+    assert_eq!(well.filter(|line| line.ends_with("} 1")).count(), 193);
+}
+
+/// Every file of a mirror but its news, which name source and time.
+fn contents(mirror: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![mirror.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("mirror_state/state.json") {
+                let bytes = std::fs::read(&path).unwrap();
+                found.insert(path.strip_prefix(mirror).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    found
 }
 
 #[test]
@@ -84,41 +168,71 @@ fn fail_fast_begins_no_other_repository() {
     let server = GitHttp::start(root.path(), Options { canned, ..Options::default() });
     let ran = run(&manifest(&server.url(), targets.path(), 5), dir.path(), &["--fail-fast"]);
     assert_eq!(ran.status.code(), Some(3));
+    let err = text(&ran.stderr);
+    assert!(err.contains("5 repositories: 1 ok, 1 failed, 3 not begun\n"), "{err}");
+    assert_eq!(err.matches("\n  not begun http").count(), 3, "{err}");
     assert!(targets.path().join("t0/info/refs").exists());
     assert!((2..5).all(|n| !targets.path().join(format!("t{n}/info/refs")).exists()));
 }
 
-/// `xargs -P` stands in for GNU parallel where that is not installed.
+/// The block of the README that holds `part`.
+fn readme_block(part: &str) -> &'static str {
+    let blocks = include_str!("../README.md").split("```").skip(1).step_by(2);
+    let block = blocks.into_iter().find(|block| block.contains(part));
+    block.and_then(|block| block.split_once('\n')).expect("the README has it").1
+}
+
+/// Runs a script with this program and `tools` in its PATH, in `dir`.
+fn script(text: &str, dir: &Path, env: &[(&str, String)]) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let mut command = Command::new("sh");
+    command.args(["-euc", text]).current_dir(dir).env("PATH", path).env("HOME", dir);
+    command.envs(env.iter().map(|(name, value)| (name, value))).output().expect("sh runs")
+}
+
+/// What the README says for GNU parallel, a Slurm array and a Kubernetes Indexed Job, as it stands
+/// there: together the shares are the whole list, each repository once.
 #[test]
-fn shares_run_side_by_side_are_the_whole_list_in_any_order() {
+fn shares_as_the_readme_runs_them_are_the_whole_list_each_once() {
     let (root, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    copies(root.path(), 12);
-    let server = GitHttp::start(root.path(), Options::default());
-    let mut shares = Vec::new();
-    for reversed in [false, true] {
-        let targets = tempfile::tempdir().unwrap();
-        let list = manifest(&server.url(), targets.path(), 12);
-        let mut lines: Vec<&str> = list.lines().collect();
-        if reversed {
-            lines.reverse();
-        }
-        let file = dir.path().join("list.txt");
-        std::fs::write(&file, lines.join("\n")).unwrap();
-        let program = env!("CARGO_BIN_EXE_mirror-git-to-s3");
-        let parallel = Command::new("parallel").arg("--version").output().is_ok();
-        let script = if parallel {
-            "parallel \"$1\" -q --manifest \"$2\" --shard {}/3 ::: 0 1 2"
-        } else {
-            "printf '%s\\n' 0 1 2 | xargs -P 3 -I {} \"$1\" -q --manifest \"$2\" --shard {}/3"
-        };
-        let ran = Command::new("sh").args(["-c", script, "sh", program]).arg(&file).output();
-        let ran = ran.expect("sh runs");
-        assert!(ran.status.success(), "{}", text(&ran.stderr));
-        let whole = (0..12).filter(|n| targets.path().join(format!("t{n}/info/refs")).exists());
-        assert_eq!(whole.count(), 12);
-        shares.push(ran.status.code());
+    copies(root.path(), 24);
+    let parallel = Command::new("parallel").arg("--version").output().is_ok();
+    if !parallel {
+        eprintln!("SKIPPED in part: GNU parallel is not installed");
     }
-    assert_eq!(shares, [Some(0), Some(0)]);
+    let kubernetes = readme_block("completionMode: Indexed");
+    let kubernetes = kubernetes.split("args: ['").nth(1).unwrap().split("']").next().unwrap();
+    let kubernetes = kubernetes.replace("/etc/mirrors/list.txt", "mirrors.txt");
+    let ways = [
+        ("parallel", readme_block("GNU parallel"), None),
+        ("Slurm", readme_block("SLURM_ARRAY_TASK_ID"), Some("SLURM_ARRAY_TASK_ID")),
+        ("Kubernetes", kubernetes.as_str(), Some("JOB_COMPLETION_INDEX")),
+    ];
+    for (name, text_of, index) in ways {
+        if name == "parallel" && !parallel {
+            continue;
+        }
+        let targets = tempfile::tempdir().unwrap();
+        let server = GitHttp::start(root.path(), Options::default());
+        let list = manifest(&server.url(), targets.path(), 24);
+        std::fs::write(dir.path().join("mirrors.txt"), list).unwrap();
+        let indices = if index.is_some() { 8 } else { 1 };
+        for number in 0..indices {
+            let count = ("SLURM_ARRAY_TASK_COUNT", "8".to_owned());
+            let env = [(index.unwrap_or("UNUSED"), number.to_string()), count];
+            let ran = script(text_of, dir.path(), &env);
+            assert!(ran.status.success(), "{name}: {}", text(&ran.stderr));
+        }
+        let whole = (0..24).filter(|n| targets.path().join(format!("t{n}/info/refs")).exists());
+        assert_eq!(whole.count(), 24, "{name}");
+        for n in 0..24 {
+            let asked = format!("/r{n}.git/info/refs");
+            let times = server.seen().iter().filter(|seen| seen.target.starts_with(&asked)).count();
+            assert_eq!(times, 1, "{name}: {asked}");
+        }
+    }
 }
 
 #[test]
@@ -146,15 +260,47 @@ fn a_share_does_not_depend_on_the_order_of_the_list() {
 }
 
 #[test]
-fn two_sources_for_one_target_are_refused_with_the_line_before_anything_is_begun() {
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("t");
-    let list = format!(
-        "http://127.0.0.1:9/a file://{0}\n# two\nhttp://127.0.0.1:9/b file://{0}\n",
-        target.display()
-    );
-    let ran = run(&list, dir.path(), &[]);
-    assert_eq!(ran.status.code(), Some(2));
-    assert!(text(&ran.stderr).contains("list.txt:3: line 1 has this target"));
-    assert!(!target.exists());
+fn an_unusable_manifest_is_refused_with_the_line_before_anything_is_begun() {
+    let (root, targets, dir) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    copies(root.path(), 2);
+    let server = GitHttp::start(root.path(), Options::default());
+    let good = manifest(&server.url(), targets.path(), 2);
+    let target = |n| format!("file://{}/t{n}", targets.path().display());
+    for (line, why) in [
+        (format!("http://127.0.0.1:9/b {}", target(1)), "line 2 has this target"),
+        (format!("http://127.0.0.1:9/b {}/", target(1)), "line 2 has this target"),
+        ("http://127.0.0.1:9/only".to_owned(), "want SOURCE TARGET"),
+        (format!("ssh://host/r {}", target(2)), "source: want https://"),
+    ] {
+        let list = format!("{good}# the next one is wrong\n{line}\n");
+        let ran = run(&list, dir.path(), &["--jobs", "2"]);
+        let err = text(&ran.stderr);
+        assert_eq!((ran.status.code(), text(&ran.stdout).as_str()), (Some(2), ""), "{err}");
+        assert!(err.contains(&format!("list.txt:4: {why}")), "{err}");
+        // A share is refused for a line of another share, too.
+        for share in ["0/2", "1/2"] {
+            assert_eq!(run(&list, dir.path(), &["--shard", share]).status.code(), Some(2));
+        }
+    }
+    assert_eq!(server.requests(), 0);
+    assert_eq!(targets.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_manifest_comes_from_standard_input_too() {
+    let (root, targets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    copies(root.path(), 3);
+    let server = GitHttp::start(root.path(), Options::default());
+    let list = manifest(&server.url(), targets.path(), 3);
+    let mut child = program(&["--manifest", "-", "--jobs=3", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
+    let ran = child.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+    assert_eq!(text(&ran.stdout).matches("\"status\":\"ok\"").count(), 3);
+    assert!((0..3).all(|n| targets.path().join(format!("t{n}/info/refs")).exists()));
 }

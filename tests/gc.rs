@@ -370,6 +370,138 @@ fn temporary_keys_of_live_runs_stay_and_those_of_dead_runs_go() {
     assert_eq!(left, ["mirror_tmp/other.host-1-2-3-4-5/spill-0"]);
 }
 
+/// Runs gc while the pack is being read, when the mirror has temporary keys.
+struct GcInThePack<'s> {
+    source: LocalGit,
+    store: &'s MemoryStore,
+    grace: Duration,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Source for GcInThePack<'_> {
+    fn describe(&self) -> String {
+        self.source.describe()
+    }
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.source.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        let pack = self.source.fetch(wants, haves, words)?;
+        Ok(Box::new(Watched { pack, read: 0, gc: self }))
+    }
+    fn requests(&self) -> u64 {
+        self.source.requests()
+    }
+}
+
+struct Watched<'a> {
+    pack: Box<dyn Read + Send + 'a>,
+    read: usize,
+    gc: &'a GcInThePack<'a>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let before = self.read;
+        self.read += self.pack.read(buffer)?;
+        const MOMENT: usize = 14 << 20;
+        if before < MOMENT && self.read >= MOMENT {
+            let now = GcOptions { grace: self.gc.grace, ..options() };
+            gc(self.gc.store, &now, &|_| ()).expect("gc goes well beside a run");
+            let uploads = self.gc.store.list_uploads("").unwrap();
+            let keys = uploads.into_iter().map(|open| open.upload.key.to_string());
+            self.gc.seen.lock().unwrap().extend(keys.chain(self.gc.store.keys()));
+        }
+        Ok(self.read - before)
+    }
+}
+
+#[test]
+fn gc_beside_a_run_that_uploads_in_parts_leaves_its_temporary_keys_alone() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let mut large = vec![0; 20 << 20];
+    fastrand::Rng::with_seed(7).fill(&mut large);
+    repo.commit("refs/heads/main", &[("large", &large)]);
+    age(&store);
+    let small = Options { memory_bytes: 8 << 20, ..Options::default() };
+    // Without any grace gc takes what the run has stored and not yet published: not its temporary
+    // keys either, and it has to run again.
+    for (grace, overtaken) in [(Duration::ZERO, true), (DAY, false)] {
+        let (source, seen) = (LocalGit::new(repo.path()), Mutex::default());
+        let source = GcInThePack { source, store: &store, grace, seen };
+        match mirror(&source, &store, &small, &Silent) {
+            Ok(summary) => assert_eq!((summary.status, overtaken), (Status::Ok, false)),
+            Err(error) => assert!(overtaken && matches!(error, MirrorError::Conflict), "{error}"),
+        }
+        let seen = source.seen.into_inner().unwrap();
+        assert!(seen.iter().any(|key| key.starts_with("mirror_tmp/")), "{seen:?}");
+        assert!(is_sound(&store));
+        assert!(!store.keys().iter().any(|key| key.starts_with("mirror_tmp/")));
+    }
+}
+
+/// A real race: one thread mirrors forced pushes as fast as it can, another collects garbage without
+/// any grace. A run may be told to begin again; what is published is whole at every moment.
+#[test]
+fn mirror_is_whole_at_every_moment_while_gc_without_grace_races_a_run_after_the_other() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::SeqCst);
+    let (mut published, mut overtaken) = (0, 0);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let (mut deletions, mut conflicts) = (0, 0);
+            let began = std::time::Instant::now();
+            while deletions < 4 && began.elapsed() < Duration::from_secs(120) {
+                let settle = Duration::from_millis(700);
+                let now = GcOptions { grace: Duration::ZERO, settle, ..options() };
+                match gc(&store, &now, &|_| ()) {
+                    Ok(summary) if summary.deleted() > 0 => deletions += 1,
+                    Ok(_) => {}
+                    Err(MirrorError::Conflict) => conflicts += 1,
+                    Err(error) => panic!("{error}"),
+                }
+                // Else no run would ever come to its end.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            (deletions, conflicts)
+        });
+        let mut round = 0;
+        while !is_done() {
+            round += 1;
+            // Now something new, which the next round drops; now what was dropped and is needed again.
+            let content = format!("round {}\n", if round % 2 == 0 { 0 } else { round });
+            repo.git(&["update-ref", "refs/heads/main", "main~1"]);
+            repo.commit("refs/heads/main", &[("c", content.as_bytes())]);
+            match run_mirror(&repo, &store) {
+                Ok(_) => published += 1,
+                Err(MirrorError::Conflict) => overtaken += 1,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(is_sound(&store), "round {round}");
+        }
+        let (deletions, conflicts) = collector.join().unwrap();
+        eprintln!(
+            "{published} publications, {overtaken} overtaken by gc; {deletions} gcs deleted, \
+             {conflicts} were overtaken"
+        );
+        assert_eq!(deletions, 4, "gc came to nothing");
+    });
+    assert!(overtaken > 0, "gc never overtook a run");
+    run_mirror(&repo, &store).unwrap();
+    assert!(is_sound(&store));
+}
+
 #[test]
 fn deletion_that_fails_is_an_error_and_the_fence_comes_down() {
     let repo = sample();
