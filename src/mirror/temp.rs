@@ -19,8 +19,9 @@ use crate::store::{Key, ObjectHeaders, Store, StoreError, Upload};
 /// The folder of all temporary keys.
 pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
 
-/// A foreign host's run that has written nothing for so long is dead: every temporary key of a
-/// live run is younger than its slowest single upload.
+/// A foreign host's run whose temporary keys and uploads are so old is dead. A live one would have
+/// to take longer for a single upload, which in the pack layout is the whole pack: the README says
+/// so.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The temporary keys and uploads of one run.
@@ -128,28 +129,32 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
 }
 
 fn is_dead(key: &Key, last_written: Option<SystemTime>, now: SystemTime) -> bool {
-    let old = last_written
-        .and_then(|at| now.duration_since(at).ok())
-        .is_some_and(|age| age > ABANDONED_AFTER);
     let run_id = key.as_str().strip_prefix(TEMP_PREFIX).and_then(|rest| rest.split('/').next());
-    old || run_id.is_some_and(is_dead_here)
+    match run_id.and_then(is_alive_here) {
+        // However old: a pack of the first run may take more than a day.
+        Some(alive) => !alive,
+        None => last_written
+            .and_then(|at| now.duration_since(at).ok())
+            .is_some_and(|age| age > ABANDONED_AFTER),
+    }
 }
 
-/// Does the run id name a process of this host that is no more?
-fn is_dead_here(run_id: &str) -> bool {
+/// Is the run that has this id a process of this host? `None`: that can't be told here.
+fn is_alive_here(run_id: &str) -> Option<bool> {
     let parts: Vec<&str> = run_id.split('-').collect();
-    let [host, boot, namespace, pid, started, _random] = parts[..] else { return false };
+    let [host, boot, namespace, pid, started, _random] = parts[..] else { return None };
     let here = Here::look();
     if host != here.host || here.boot == UNKNOWN {
-        return false;
+        return None;
     }
     if boot != here.boot {
-        return true;
+        return Some(false);
     }
-    namespace == here.namespace
-        && pid.bytes().all(|c| c.is_ascii_digit())
-        && process_start("self").is_some()
-        && process_start(pid).as_deref() != Some(started)
+    let is_number = pid.bytes().all(|c| c.is_ascii_digit());
+    if namespace != here.namespace || !is_number || process_start("self").is_none() {
+        return None;
+    }
+    Some(process_start(pid).as_deref() == Some(started))
 }
 
 fn new_run_id() -> String {
@@ -223,15 +228,19 @@ mod tests {
     #[test]
     fn own_run_is_alive() {
         let alive = new_run_id();
-        assert!(!is_dead(&key(&alive), Some(SystemTime::now()), SystemTime::now()), "{alive}");
+        for age in [Duration::ZERO, 3 * ABANDONED_AFTER] {
+            let now = SystemTime::now();
+            assert!(!is_dead(&key(&alive), Some(now - age), now), "{alive}");
+        }
     }
 
     #[test]
     fn process_that_is_no_more_and_earlier_boot_are_dead() {
         let Here { host, boot, namespace } = Here::look();
-        assert!(is_dead_here(&run_id(&host, &boot, &namespace, "1")));
-        assert!(is_dead_here(&run_id(&host, "00000000", &namespace, "1")));
-        assert!(!is_dead_here(&run_id(&host, &boot, "00000000", "1")), "another pid namespace");
+        assert_eq!(is_alive_here(&run_id(&host, &boot, &namespace, "1")), Some(false));
+        assert_eq!(is_alive_here(&run_id(&host, "00000000", &namespace, "1")), Some(false));
+        let elsewhere = run_id(&host, &boot, "00000000", "1");
+        assert_eq!(is_alive_here(&elsewhere), None, "another pid namespace");
     }
 
     #[test]

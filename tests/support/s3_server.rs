@@ -179,20 +179,24 @@ impl S3Route for ListUploads {
         let query = request.uri.query().unwrap_or("");
         let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or("");
         let prefix = decode(prefix);
-        let mut found: Vec<(String, String)> = std::fs::read_dir(&self.dir)
+        let mut found: Vec<(String, String, String)> = std::fs::read_dir(&self.dir)
             .map_err(|error| s3_error!(error, InternalError))?
             .flatten()
-            .filter_map(|entry| upload_of(&bucket, &entry.file_name().into_string().ok()?))
-            .filter(|(key, _)| key.starts_with(&prefix))
+            .filter_map(|entry| {
+                let (key, id) = upload_of(&bucket, &entry.file_name().into_string().ok()?)?;
+                let begun = time::OffsetDateTime::from(entry.metadata().ok()?.modified().ok()?);
+                Some((key, id, begun.format(&time::format_description::well_known::Rfc3339).ok()?))
+            })
+            .filter(|(key, ..)| key.starts_with(&prefix))
             .collect();
         found.sort();
         let uploads: String = found
             .into_iter()
-            .map(|(key, id)| {
+            .map(|(key, id, begun)| {
                 let key = key.replace('&', "&amp;").replace('<', "&lt;");
                 format!(
                     "<Upload><Key>{key}</Key><UploadId>{id}</UploadId>\
-                     <Initiated>2026-01-02T03:04:05.000Z</Initiated></Upload>"
+                     <Initiated>{begun}</Initiated></Upload>"
                 )
             })
             .collect();
