@@ -98,7 +98,8 @@ impl<'e> TempKeys<'e> {
     }
 }
 
-/// Deletes what dead runs have left, and aborts their uploads. Answers how many keys and uploads.
+/// Deletes what dead runs have left, and aborts their uploads. Answers how many keys, uploads and
+/// other leftovers.
 ///
 /// Uploads that were begun by dead runs to a final key (a copy of over 5 GiB) are found too: no key
 /// of a mirror is ever uploaded in parts but by such a copy.
@@ -117,7 +118,7 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
     }
     let uploads = store.list_uploads(TEMP_PREFIX)?;
     let dead_uploads = uploads.iter().filter(|u| is_dead(&u.upload.key, u.initiated, now));
-    let mut swept = dead_keys.len();
+    let mut swept = dead_keys.len() + store.remove_leftovers()?;
     for open in dead_uploads {
         store.abort_upload(&open.upload)?;
         swept += 1;

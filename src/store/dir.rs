@@ -12,12 +12,20 @@
 //!
 //! Conditions are compared under a file lock that only conditional writes take, so two programs
 //! that both set one see each other.
+//!
+//! **What killed runs leave.** Everything temporary has the name of its run in it, and a run holds a
+//! lock on the file `run-<name>` for as long as it lives: the kernel lets go of it however the
+//! process ends, on any host and in any container. Who gets that lock knows that the run is dead and
+//! removes what it left ([`Store::remove_leftovers`]). On a file system without locks only age
+//! tells.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::BuildHasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{
@@ -33,7 +41,11 @@ const KEY_FILE: &str = "key";
 const PUT_NAME: &str = "put-";
 /// What uploads in the temporary folder are called.
 const UPLOAD_NAME: &str = "upload-";
-/// Temporary files of a killed run are removed when they are older.
+/// What the files are called that a run holds locked while it lives.
+const RUN_NAME: &str = "run-";
+/// Who changes what runs there are, or sets a condition, holds this one.
+const LOCK_FILE: &str = "lock";
+/// Temporary files that belong to no known run are removed when they are older.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 /// Up to this many bytes, an entity tag is the MD5 of the content.
 const MAX_HASHED: u64 = 1 << 20;
@@ -45,6 +57,10 @@ pub struct DirStore {
     page_size: usize,
     requests: AtomicU64,
     names: AtomicU64,
+    /// What this store's temporary files have in their names.
+    run: String,
+    /// `run-<name>`, locked: made before the first temporary file. Guarded for making it once.
+    alive: Mutex<Option<File>>,
 }
 
 type Done<T> = Result<T, Trouble>;
@@ -72,20 +88,25 @@ fn refused(why: impl Into<String>) -> Trouble {
 }
 
 impl DirStore {
-    /// Makes `root` if it does not exist, and removes what killed runs left there a day ago.
+    /// A store over `root`, which is made by the first write if it does not exist.
     ///
     /// # Errors
-    /// Kind Denied or Other: it can't be made, or is no directory.
+    /// Kind Denied or Other: it can't be looked at, or is no directory.
     pub fn new(root: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
-        let root = root.into();
+        let random = std::hash::RandomState::new().hash_one(SystemTime::now());
         let store = DirStore {
-            root,
+            root: root.into(),
             page_size: 1000,
             requests: AtomicU64::new(0),
             names: AtomicU64::new(0),
+            run: format!("{}-{random:016x}", std::process::id()),
+            alive: Mutex::default(),
         };
-        store.request("use", "", || Ok(fs::create_dir_all(&store.root)?))?;
-        store.remove_stale();
+        store.request("use", "", || match fs::metadata(&store.root) {
+            Ok(about) if !about.is_dir() => Err(refused("it is no directory")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        })?;
         Ok(store)
     }
 
@@ -141,11 +162,34 @@ impl DirStore {
         Ok((file, about))
     }
 
-    /// A name that no other process or thread uses.
-    fn new_name(&self, kind: &str) -> String {
+    /// A name that no other process or thread uses, with this run's in it.
+    fn new_name(&self, kind: &str) -> Done<String> {
+        self.show_life()?;
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        format!("{kind}{}-{}-{number}", std::process::id(), now.as_nanos())
+        Ok(format!("{kind}{}-{number}", self.run))
+    }
+
+    /// Makes and locks `run-<name>`, once. Under the common lock: so nobody finds it made and not
+    /// yet locked.
+    fn show_life(&self) -> Done<()> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if alive.is_none() {
+            let _lock = self.lock()?;
+            let file = File::create(self.run_file(&self.run))?;
+            match file.try_lock() {
+                Err(fs::TryLockError::Error(error))
+                    if error.kind() != io::ErrorKind::Unsupported =>
+                {
+                    return Err(error.into());
+                }
+                _ => *alive = Some(file),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_file(&self, run: &str) -> PathBuf {
+        self.partial().join(format!("{RUN_NAME}{run}"))
     }
 
     fn partial(&self) -> PathBuf {
@@ -154,7 +198,7 @@ impl DirStore {
 
     /// A new file in the temporary folder. Removed when dropped, unless it was renamed.
     fn temporary(&self) -> Done<Temporary> {
-        let path = self.partial().join(self.new_name(PUT_NAME));
+        let path = self.partial().join(self.new_name(PUT_NAME)?);
         let file = again(|| {
             fs::create_dir_all(self.partial())?;
             OpenOptions::new().write(true).create_new(true).open(&path)
@@ -203,13 +247,20 @@ impl DirStore {
 
     /// Held until it is dropped. File systems without locks go without.
     fn lock(&self) -> Done<File> {
-        let lock = again(|| {
-            fs::create_dir_all(self.partial())?;
-            File::create(self.partial().join("lock"))
-        })?;
-        match lock.lock() {
-            Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(error.into()),
-            _ => Ok(lock),
+        let path = self.partial().join(LOCK_FILE);
+        loop {
+            let lock = again(|| {
+                fs::create_dir_all(self.partial())?;
+                File::create(&path)
+            })?;
+            match lock.lock() {
+                Err(error) if error.kind() != io::ErrorKind::Unsupported => {
+                    return Err(error.into());
+                }
+                // Who held it may have removed it; then the next one to come makes another.
+                _ if is_named(&lock, &path) => return Ok(lock),
+                _ => {}
+            }
         }
     }
 
@@ -280,16 +331,58 @@ impl DirStore {
         Some(OpenUpload { upload: Upload { key, id }, initiated })
     }
 
-    /// Single writes only: uploads are listed, so others can clean them up.
-    fn remove_stale(&self) {
-        for entry in fs::read_dir(self.partial()).into_iter().flatten().flatten() {
-            let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PUT_NAME));
-            let modified = entry.metadata().and_then(|about| about.modified());
-            let age = modified.ok().and_then(|time| time.elapsed().ok());
-            if ours && age.is_some_and(|age| age > STALE) {
-                let _ = fs::remove_file(entry.path());
+    /// Names in the temporary folder.
+    fn partial_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.partial()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Does a process hold this run's file? `None`: there is none, or no lock can tell. Asked under
+    /// the common lock, since the answer takes the file's lock for a moment.
+    fn is_alive(&self, run: &str) -> Option<bool> {
+        match open_to_lock(&self.run_file(run)).ok()?.try_lock() {
+            Ok(()) => Some(false),
+            Err(fs::TryLockError::WouldBlock) => Some(true),
+            Err(fs::TryLockError::Error(_)) => None,
+        }
+    }
+
+    /// Removes what dead runs have left. What belongs to no run that is known goes by its age, but
+    /// for uploads: those are listed, so that others can judge them.
+    fn remove_dead(&self) -> Done<usize> {
+        let names = self.partial_names();
+        if names.iter().all(|name| name == LOCK_FILE) {
+            return Ok(0);
+        }
+        let _lock = self.lock()?;
+        // A run's file last: as long as it is there, what the run left can be told.
+        let (runs, files): (Vec<_>, Vec<_>) =
+            names.iter().partition(|name| name.starts_with(RUN_NAME));
+        let mut removed = 0;
+        for name in files.iter().chain(&runs) {
+            let Some((kind, run)) = parse_name(name) else { continue };
+            let path = self.partial().join(name);
+            let is_old = || {
+                let modified = fs::metadata(&path).and_then(|about| about.modified());
+                modified.ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > STALE)
+            };
+            let goes = match self.is_alive(run) {
+                Some(alive) => !alive,
+                None => kind != UPLOAD_NAME && is_old(),
+            };
+            if !goes {
+                continue;
+            }
+            let gone = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            match gone {
+                Err(error) if !is_absent(&error) => return Err(error.into()),
+                _ => removed += usize::from(kind != RUN_NAME),
             }
         }
+        Ok(removed)
     }
 
     /// Objects below `folder` (a key with a slash at its end, or nothing) into `found`, in order,
@@ -332,18 +425,23 @@ impl DirStore {
 }
 
 impl Drop for DirStore {
-    /// The temporary folder, if nothing is in it.
+    /// This run's file; and the temporary folder, if nothing is in it.
     fn drop(&mut self) {
-        let partial = self.partial();
-        // A lock file that another program holds only loses its name.
-        let only_lock = fs::read_dir(&partial).is_ok_and(|mut entries| {
-            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock"))
-        });
-        if only_lock {
-            let _ = fs::remove_file(partial.join("lock"));
-            let _ = fs::remove_dir(&partial);
-            let _ = fs::remove_dir(self.root.join("mirror_tmp"));
+        let alive = self.alive.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if alive.is_some() {
+            let _ = fs::remove_file(self.run_file(&self.run));
         }
+        let partial = self.partial();
+        let lock = || partial.join(LOCK_FILE);
+        if self.partial_names() == [LOCK_FILE]
+            // Whoever holds it goes on, and removes it in turn.
+            && let Ok(held) = open_to_lock(&lock())
+            && held.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(lock());
+        }
+        let _ = fs::remove_dir(&partial);
+        let _ = fs::remove_dir(self.root.join("mirror_tmp"));
     }
 }
 
@@ -406,6 +504,35 @@ fn etag_of(file: &mut File, about: &fs::Metadata) -> io::Result<ETag> {
     file.read_to_end(&mut bytes)?;
     file.rewind()?;
     Ok(ETag(format!("{:x}", md5::compute(&bytes))))
+}
+
+/// What a name in the temporary folder begins with, and whose it is.
+fn parse_name(name: &str) -> Option<(&'static str, &str)> {
+    if let Some(run) = name.strip_prefix(RUN_NAME) {
+        return Some((RUN_NAME, run));
+    }
+    let kind = [PUT_NAME, UPLOAD_NAME].into_iter().find(|kind| name.starts_with(kind))?;
+    let (run, _number) = name[kind.len()..].rsplit_once('-')?;
+    Some((kind, run))
+}
+
+/// NFS wants to write what it locks.
+fn open_to_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+/// Is this open file still the one that `path` names?
+#[cfg(unix)]
+fn is_named(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |about: fs::Metadata| (about.dev(), about.ino());
+    file.metadata().map(id).ok() == fs::metadata(path).map(id).ok()
+}
+
+/// An open file can't lose its name here.
+#[cfg(not(unix))]
+fn is_named(_: &File, _: &Path) -> bool {
+    true
 }
 
 struct Temporary {
@@ -516,6 +643,8 @@ impl Store for DirStore {
             let _lock = match condition {
                 None => None,
                 Some(condition) => {
+                    // It takes the same lock, which nobody can hold twice.
+                    self.show_life()?;
                     let lock = self.lock()?;
                     self.check(key, condition)?;
                     Some(lock)
@@ -572,7 +701,7 @@ impl Store for DirStore {
     fn create_upload(&self, key: &Key, _headers: ObjectHeaders) -> Result<Upload, StoreError> {
         self.request("begin an upload of", key.as_str(), || {
             self.path(key)?;
-            let id = self.new_name(UPLOAD_NAME);
+            let id = self.new_name(UPLOAD_NAME)?;
             let dir = self.partial().join(&id);
             again(|| fs::create_dir_all(&dir))?;
             fs::write(dir.join(KEY_FILE), key.as_str())?;
@@ -621,6 +750,14 @@ impl Store for DirStore {
             let entries = read_dir_if_there(&self.partial())?;
             let open = entries.flatten().filter_map(|entry| self.open_upload(&entry));
             Ok(open.filter(|open| open.upload.key.as_str().starts_with(prefix)).collect())
+        })
+    }
+
+    fn remove_leftovers(&self) -> Result<usize, StoreError> {
+        // No request: on S3 there is nothing like it.
+        self.remove_dead().map_err(|Trouble(kind, message)| {
+            let place = self.partial().display().to_string();
+            StoreError::new(kind, "remove what killed runs left in", place, message)
         })
     }
 
@@ -718,15 +855,82 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_temporary_file_is_removed_and_a_new_one_is_not() {
+    fn what_a_dead_run_left_is_removed_and_what_a_live_one_has_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = dir.path().join(PARTIAL);
+        let dead = DirStore::new(dir.path()).unwrap();
+        let upload = dead.create_upload(&key("mirror_tmp/run/x"), TEXT).unwrap();
+        dead.put_part(&upload, 1, b"1").unwrap();
+        // Killed before the folder had its key in it: no listing shows it.
+        fs::create_dir(partial.join(format!("{UPLOAD_NAME}{}-77", dead.run))).unwrap();
+        fs::write(partial.join(format!("{PUT_NAME}{}-78", dead.run)), "half").unwrap();
+        let live = DirStore::new(dir.path()).unwrap();
+        let kept = live.create_upload(&key("mirror_tmp/run/y"), TEXT).unwrap();
+        fs::write(partial.join(format!("{PUT_NAME}{}-78", live.run)), "half").unwrap();
+        let next = DirStore::new(dir.path()).unwrap();
+        assert_eq!(next.remove_leftovers().unwrap(), 0, "both are alive");
+        // As the kernel does it with a killed process: its locks go, its files stay.
+        drop(dead.alive.lock().unwrap().take());
+        std::mem::forget(dead);
+        assert_eq!(next.remove_leftovers().unwrap(), 3);
+        assert_eq!(next.list_uploads("").unwrap()[0].upload, kept);
+        assert_eq!(next.partial_names().len(), 4, "{:?}", next.partial_names());
+        assert_eq!(next.remove_leftovers().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_belongs_to_no_known_run_is_removed_by_its_age() {
         let dir = tempfile::tempdir().unwrap();
         let partial = dir.path().join(PARTIAL);
         fs::create_dir_all(&partial).unwrap();
-        fs::write(partial.join("put-new"), "").unwrap();
-        let old = File::create(partial.join("put-old")).unwrap();
+        fs::write(partial.join("put-1-new-0"), "").unwrap();
+        let old = File::create(partial.join("put-1-old-0")).unwrap();
         old.set_modified(SystemTime::now() - STALE * 2).unwrap();
-        let _store = DirStore::new(dir.path()).unwrap();
-        assert!(partial.join("put-new").exists() && !partial.join("put-old").exists());
+        let store = DirStore::new(dir.path()).unwrap();
+        assert_eq!(store.remove_leftovers().unwrap(), 1);
+        assert!(partial.join("put-1-new-0").exists() && !partial.join("put-1-old-0").exists());
+    }
+
+    #[test]
+    fn opening_and_reading_make_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        let store = DirStore::new(&root).unwrap();
+        assert!(store.get(&key("HEAD"), None, 9).unwrap_err().is_not_found());
+        assert!(store.list("", None).unwrap().objects.is_empty());
+        assert!(store.list_uploads("").unwrap().is_empty());
+        assert_eq!(store.remove_leftovers().unwrap(), 0);
+        drop(store);
+        assert!(!dir.path().join("a").exists());
+        DirStore::new(&root).unwrap().put(&key("HEAD"), b"x", TEXT, None).unwrap();
+        assert!(root.join("HEAD").exists());
+        assert!(DirStore::new(root.join("HEAD")).is_err(), "a file is no directory");
+    }
+
+    #[test]
+    fn conditions_exclude_each_other_while_stores_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let won = AtomicU64::new(0);
+        for round in 0..30 {
+            let name = key(&format!("file-{round}"));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        // Its end removes the lock file, if nobody else is at work.
+                        let store = DirStore::new(dir.path()).unwrap();
+                        let put = store.put(&name, b"x", TEXT, Some(&Condition::Absent));
+                        match put {
+                            Ok(_) => drop(won.fetch_add(1, Ordering::Relaxed)),
+                            Err(error) => {
+                                assert_eq!(error.kind, StoreErrorKind::ConditionFailed, "{error}");
+                            }
+                        }
+                    });
+                }
+            });
+        }
+        assert_eq!(won.into_inner(), 30);
+        assert!(!dir.path().join("mirror_tmp").exists());
     }
 
     #[test]

@@ -247,6 +247,12 @@ pub trait Store: Send + Sync {
     /// Multipart uploads under way whose keys begin with `prefix`.
     fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
 
+    /// Removes what dead processes have left of writes that were not done, where that is no key and
+    /// no upload that can be listed (a directory's temporary files). Answers how many.
+    fn remove_leftovers(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     /// How many requests have been sent so far, each try counted.
     fn requests(&self) -> u64;
 }
@@ -328,6 +334,9 @@ macro_rules! delegate {
             }
             fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
                 (**self).list_uploads(prefix)
+            }
+            fn remove_leftovers(&self) -> Result<usize, StoreError> {
+                (**self).remove_leftovers()
             }
             fn requests(&self) -> u64 {
                 (**self).requests()

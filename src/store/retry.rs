@@ -327,6 +327,10 @@ impl<S: Store> Store for Retry<S> {
         self.run(|| self.store.list_uploads(prefix))
     }
 
+    fn remove_leftovers(&self) -> Result<usize, StoreError> {
+        self.run(|| self.store.remove_leftovers())
+    }
+
     fn requests(&self) -> u64 {
         self.store.requests()
     }
