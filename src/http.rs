@@ -13,10 +13,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use ureq::config::Config;
-use ureq::http::Uri;
+use ureq::http::{HeaderMap, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
@@ -381,6 +383,20 @@ pub fn is_denied(error: &ureq::Error) -> bool {
     // ureq tells the proxy's status in words alone.
     let refused = |reason: &str| ["401", "403", "407"].iter().any(|code| reason.contains(code));
     matches!(error, ureq::Error::ConnectProxyFailed(reason) if refused(reason))
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). `None` also for a date that is past.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(ureq::http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => parse_date(text)?.duration_since(SystemTime::now()).ok(),
+    }
+}
+
+/// A date as headers have it: `Tue, 01 Jan 2999 00:00:00 GMT`.
+pub fn parse_date(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc2822).ok().map(SystemTime::from)
 }
 
 fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {

@@ -22,12 +22,12 @@ use ureq::{AsSendBody, Body, BodyReader};
 use url::Url;
 
 use super::smart_http::{
-    MAX_REDIRECTS, USER_AGENT, content_type, fatal, from_ureq, redirect_target, refusal,
-    retry_after, shown, transient,
+    MAX_REDIRECTS, USER_AGENT, content_type, fatal, from_ureq, redirect_target, refusal, shown,
+    transient,
 };
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::pkt_line::clean_text;
-use crate::http::Client;
+use crate::http::{self, Client};
 use crate::source::auth::{Auth, Credentials};
 use crate::source::{BatchError, LfsSource, Offer, SourceError, SourceErrorKind};
 
@@ -130,7 +130,7 @@ impl LfsServer {
     fn refused(&self, url: &Url, response: Response<Body>) -> BatchError {
         let status = response.status();
         let sent = !self.credentials.headers_for(url).is_empty();
-        let (kind, mut message) = refusal(status, sent, retry_after(response.headers()));
+        let (kind, mut message) = refusal(status, sent, http::retry_after(response.headers()));
         let is_lfs = content_type(response.headers()) == MEDIA_TYPE;
         let words = words(response);
         let absent = is_lfs && status.as_u16() == 404;
@@ -237,7 +237,7 @@ fn stream(
         206 => content_range_start(&response)
             .ok_or_else(|| fatal(&place, "a partial answer that does not say which part".into()))?,
         status => {
-            let (kind, _) = refusal(response.status(), true, retry_after(response.headers()));
+            let (kind, _) = refusal(response.status(), true, http::retry_after(response.headers()));
             // Unlike a repository's, an object's 404 hides nothing.
             let kind = if matches!(status, 404 | 410) { SourceErrorKind::Fatal } else { kind };
             let words = words(response);

@@ -342,7 +342,7 @@ impl SmartHttp {
         if status == StatusCode::OK {
             return Ok(response);
         }
-        let retry_after = retry_after(response.headers());
+        let retry_after = http::retry_after(response.headers());
         let words = plain_words(response);
         let sent = !self.credentials.headers_for(url).is_empty();
         let (kind, message) = refusal(status, sent, retry_after);
@@ -603,12 +603,6 @@ pub(super) fn refusal(
         _ => (SourceErrorKind::Fatal, "an answer that git does not know".into()),
     };
     (kind, format!("HTTP {}: {text}", status.as_u16()))
-}
-
-/// `Retry-After` in seconds; the form with a date is left to our own backoff.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 /// The media type in lower case, without parameters.

@@ -31,7 +31,7 @@ use s3::signing;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use time::format_description::well_known::{Rfc2822, Rfc3339};
+use time::format_description::well_known::Rfc3339;
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 
 use super::credentials::{Credentials, Provider};
@@ -372,7 +372,7 @@ impl S3Store {
         let (parts, mut body) = answer.into_parts();
         let text = read_error_body(&mut body);
         let said = ErrorXml::parse(&text).unwrap_or_else(|| ErrorXml::from_headers(&parts.headers));
-        let mut error = self.said_error(call, status, &said, retry_after(&parts.headers));
+        let mut error = self.said_error(call, status, &said, http::retry_after(&parts.headers));
         if status == 400 && call.method == Method::HEAD && used.session_token.is_some() {
             // A HEAD's refusal has no body. With temporary credentials a 400 is most often
             // ExpiredToken; if it is not, fresh ones change nothing and the error stays.
@@ -710,7 +710,7 @@ impl Store for S3Store {
         Ok(Some(ObjectInfo {
             key: key.clone(),
             len,
-            last_modified: header(headers, "last-modified").and_then(parse_http_date),
+            last_modified: header(headers, "last-modified").and_then(http::parse_date),
             etag: etag_of(headers),
         }))
     }
@@ -1230,19 +1230,6 @@ fn etag_of(headers: &HeaderMap) -> Option<ETag> {
 fn opaque(etag: &str) -> Option<ETag> {
     let bare = etag.trim().trim_matches('"');
     (!bare.is_empty()).then(|| ETag(bare.to_owned()))
-}
-
-/// Seconds, or a date (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = header(headers, "retry-after")?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => parse_http_date(text)?.duration_since(SystemTime::now()).ok(),
-    }
-}
-
-fn parse_http_date(text: &str) -> Option<SystemTime> {
-    OffsetDateTime::parse(text, &Rfc2822).ok().map(SystemTime::from)
 }
 
 fn parse_iso(text: &str) -> Option<SystemTime> {
