@@ -439,7 +439,11 @@ fn fetch(
     }
 }
 
-/// A stream that breaks in the middle is begun again; what it brought is not stored twice.
+/// A stream that breaks in the middle is begun again; what it brought is not stored twice. (Packs
+/// are: a source may cut and order a pack differently each time, so half of one is worth nothing.)
+///
+/// A request that is not answered with a stream is not repeated here: the source has done so, and
+/// as it was told to (`Retry-After`).
 fn fetch_with_retries(
     source: &dyn Source,
     env: &mut Env<'_>,
@@ -451,8 +455,8 @@ fn fetch_with_retries(
             log::info!("{} objects are stored already", env.existing.len());
         }
         let words = Box::new(|line: &str| env.progress.source_says(line));
-        let outcome = source.fetch(wants, haves, words).map_err(MirrorError::from);
-        match outcome.and_then(|stream| store_pack(stream, wants, env)) {
+        let stream = source.fetch(wants, haves, words)?;
+        match store_pack(stream, wants, env) {
             Err(error) if attempt < FETCH_ATTEMPTS && is_broken_stream(&error) => {
                 if !pause(attempt, &env.cancel) {
                     return Err(MirrorError::Interrupted);

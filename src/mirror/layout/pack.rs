@@ -111,8 +111,11 @@ pub(crate) fn store<'s, R: io::Read>(
     let name = format!("pack-{trailer}");
     let index_key = key(&name, "idx");
     let store = engine.env.store;
-    if store.head(&index_key)?.is_none() {
-        copy_any_size(store, &temporary, &key(&name, "pack"), len, PACK)?;
+    let pack_key = key(&name, "pack");
+    // A source may send the same pack again; `--full` restores either file if it was lost.
+    let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
+    if !has_pack || store.head(&index_key)?.is_none() {
+        copy_any_size(store, &temporary, &pack_key, len, PACK)?;
         let mut index = IndexUpload::begin(engine)?;
         write_index(&mut entries, &trailer, &mut index).map_err(unwrap_error)?;
         index.finish(&index_key)?;
