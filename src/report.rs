@@ -175,6 +175,8 @@ impl Report {
             grouped(self.refs_deleted as u64)
         );
         if self.dry_run {
+            // Whether a move is a fast-forward can't be told without the objects.
+            let changes = changes.replace("updated", "moved");
             let mut text = format!("dry-run {pair}: would be {changes}; {cost}\n");
             self.changes.iter().for_each(|change| text += &listed(change));
             return text;
@@ -420,7 +422,7 @@ mod tests {
     fn a_dry_run_lists_each_change() {
         assert_eq!(
             Report::of_summary(&pair(), summary(Status::Ok), true).summary(),
-            "dry-run https://h/r -> s3://b/p: would be 2 refs added, 1 updated, 1 deleted; \
+            "dry-run https://h/r -> s3://b/p: would be 2 refs added, 1 moved, 1 deleted; \
              2.3 s (1,261 requests)\n\
              \x20 + HEAD ref: refs/heads/a\n\
              \x20 + refs/heads/a 1111\n\
