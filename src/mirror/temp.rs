@@ -4,7 +4,8 @@
 //! it on every way out. What a killed run leaves is swept by a later one ([`sweep`]).
 //!
 //! Which run is dead? A run id is `<host>-<boot>-<namespace>-<pid>-<start>-<random>`. A run of this
-//! host's earlier boot is dead; in this boot and pid namespace the process table tells. For others
+//! host's earlier boot is dead; in this boot and pid namespace the process table tells, and of this
+//! process itself which of its runs are under way. For others
 //! (containers, several VMs on one target) only age can, and it errs on the side of leaving things:
 //! [`ABANDONED_AFTER`]. A host is its name and its machine-id(5), so clones of a VM need a
 //! machine-id each, as systemd wants it anyway.
@@ -39,9 +40,24 @@ struct Made {
     uploads: Vec<Upload>,
 }
 
+/// The runs of this process that are under way: it may go on for long after one has ended.
+static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for TempKeys<'_> {
+    fn drop(&mut self) {
+        under_way().remove(&self.run_id);
+    }
+}
+
 impl<'e> TempKeys<'e> {
     pub(crate) fn new(store: &'e dyn Store) -> Self {
-        TempKeys { store, run_id: new_run_id(), next: AtomicU32::new(0), made: Mutex::default() }
+        let run_id = new_run_id();
+        under_way().insert(run_id.clone());
+        TempKeys { store, run_id, next: AtomicU32::new(0), made: Mutex::default() }
     }
 
     /// A new temporary key; `what` says what for, in the bucket's listing.
@@ -155,7 +171,11 @@ fn is_alive_here(run_id: &str) -> Option<bool> {
     if namespace != here.namespace || !is_number || process_start("self").is_none() {
         return None;
     }
-    Some(process_start(pid).as_deref() == Some(started))
+    let is_ours = pid == std::process::id().to_string();
+    Some(
+        process_start(pid).as_deref() == Some(started)
+            && (!is_ours || under_way().contains(run_id)),
+    )
 }
 
 fn new_run_id() -> String {
@@ -227,12 +247,16 @@ mod tests {
     }
 
     #[test]
-    fn own_run_is_alive() {
-        let alive = new_run_id();
+    fn own_run_is_alive_however_old_until_it_ends() {
+        let store = crate::store::memory::MemoryStore::new();
+        let run = TempKeys::new(&store);
+        let own = run.key("part");
+        let now = SystemTime::now();
         for age in [Duration::ZERO, 3 * ABANDONED_AFTER] {
-            let now = SystemTime::now();
-            assert!(!is_dead(&key(&alive), Some(now - age), now), "{alive}");
+            assert!(!is_dead(&own, Some(now - age), now), "{own}");
         }
+        drop(run);
+        assert!(is_dead(&own, Some(now), now), "{own}");
     }
 
     #[test]
