@@ -299,6 +299,14 @@ impl<'e> Engine<'e> {
         }
     }
 
+    /// Runs a task or a job, whose permit is in `work` and dropped there. It counts as running until
+    /// its failure is known: else whoever waits until nothing runs could find nothing running and
+    /// nothing wrong, and complete an upload that lacks a part.
+    pub(super) fn guard_task(&self, work: impl FnOnce() -> Result<(), MirrorError>) {
+        let _running = self.gate.token();
+        self.guard(work);
+    }
+
     /// Has the run failed or been cancelled? Then nothing new is begun.
     pub(super) fn is_over(&self) -> bool {
         self.gate.is_closed()
@@ -331,7 +339,7 @@ impl<'e> Engine<'e> {
             };
             let Ok(job) = job else { return };
             if !self.is_over() {
-                self.guard(|| self.serve(scope, job));
+                self.guard_task(|| self.serve(scope, job));
             }
         }
     }
@@ -349,7 +357,7 @@ impl<'e> Engine<'e> {
             };
             let Ok(delta) = delta else { return };
             if !self.is_over() {
-                self.guard(|| large::run(self, scope, delta));
+                self.guard_task(|| large::run(self, scope, delta));
             }
         }
     }

@@ -148,7 +148,7 @@ impl Engine<'_> {
             self.note_crc(end.crc32);
             permit.shrink(content.capacity() as u64 + OVERHEAD_BYTES);
             scope.spawn(move |scope| {
-                self.guard(|| self.accept(scope, index, kind, content, None, permit));
+                self.guard_task(|| self.accept(scope, index, kind, content, None, permit));
             });
             return Ok(());
         }
@@ -177,7 +177,7 @@ impl Engine<'_> {
         let held = content.capacity() + body.as_ref().map_or(content.len(), Vec::capacity);
         permit.shrink(held as u64 + OVERHEAD_BYTES);
         scope.spawn(move |scope| {
-            self.guard(|| self.accept(scope, index, kind, content, body, permit));
+            self.guard_task(|| self.accept(scope, index, kind, content, body, permit));
         });
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Engine<'_> {
         }
         // `None`: the thread that read it has failed, and has said why.
         let Some(base) = self.base_content(task.base, &task.base_object)? else { return Ok(()) };
-        scope.spawn(move |scope| self.guard(|| self.run_delta(scope, task, base)));
+        scope.spawn(move |scope| self.guard_task(|| self.run_delta(scope, task, base)));
         Ok(())
     }
 

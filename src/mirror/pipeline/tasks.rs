@@ -114,7 +114,7 @@ impl Engine<'_> {
         while let Some(start) = self.next_ready() {
             match start {
                 Start::Run(task, base) => scope.spawn(move |scope| {
-                    self.guard(|| self.run_delta(scope, task, base));
+                    self.guard_task(|| self.run_delta(scope, task, base));
                 }),
                 Start::Fetch(task) => self.send(&self.urgent, Job::Fetch { task }),
                 Start::Large(delta) => self.send(&self.large, delta),
