@@ -13,6 +13,13 @@
 //! is compared right before it is written, and written on condition of its entity tag where the
 //! store knows conditions; some ignore them and some refuse what is right, so a refusal is looked
 //! into and never trusted alone.
+//!
+//! `objects/info/packs` is added to by all of them, and a store that ignores conditions lets one
+//! overwrite what another has just added. So who has published looks whether its pack is still
+//! listed; and who finds that another was faster, whose pack it may have dropped, lists every pack
+//! that is whole.
+
+use std::collections::BTreeSet;
 
 use crate::git::refs::{
     Advertisement, Head, Ref, head_file, info_refs, parse_head_file, parse_info_refs,
@@ -180,6 +187,28 @@ fn same_file(
     })
 }
 
+/// The packs that are stored with their indices.
+fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
+    let (mut packs, mut indices) = (Vec::new(), BTreeSet::new());
+    let mut page = None;
+    loop {
+        let listed = store.list("objects/pack/", page.as_deref())?;
+        for name in listed.objects.iter().filter_map(|o| o.key.as_str().rsplit('/').next()) {
+            if let Some(name) = name.strip_suffix(".pack") {
+                packs.push(name.to_owned());
+            } else if let Some(name) = name.strip_suffix(".idx") {
+                indices.insert(name.to_owned());
+            }
+        }
+        page = listed.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    packs.retain(|name| indices.contains(name));
+    Ok(packs)
+}
+
 /// Makes `wanted` the mirror's refs. Everything that they need is stored: the proof is consumed.
 /// `replaced` are packs that the new one stands for.
 pub(super) fn publish(
@@ -189,7 +218,26 @@ pub(super) fn publish(
     wanted: &Advertisement,
     replaced: &[String],
 ) -> Result<(), MirrorError> {
-    list_packs(store, proof.pack.as_ref().map(|pack| pack.name.as_str()), replaced)?;
+    let pack = proof.pack.as_ref().map(|pack| pack.name.as_str());
+    list_packs(store, pack, replaced)?;
+    let outcome = publish_refs(store, published, wanted);
+    match &outcome {
+        Ok(()) if pack.is_some() => list_packs(store, pack, &[])?,
+        Err(MirrorError::Conflict) if pack.is_some() => {
+            for name in whole_packs(store)? {
+                list_packs(store, Some(&name), &[])?;
+            }
+        }
+        _ => {}
+    }
+    outcome
+}
+
+fn publish_refs(
+    store: &dyn Store,
+    published: &Published,
+    wanted: &Advertisement,
+) -> Result<(), MirrorError> {
     let mut seen = published.seen.clone();
     let head_moves = published.head.as_ref() != Some(&wanted.head);
     let new_branch_is_new = match &wanted.head {
