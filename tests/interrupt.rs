@@ -135,13 +135,15 @@ fn assert_cleaned(dir: &Path) {
     }
 }
 
-fn interrupted_with_a_slow_store(name: &str, code: i32) {
+fn interrupted_with_a_slow_store(layout: &str, name: &str, code: i32) {
     let repo = repository();
     let source = GitHttp::start(repo.path(), git_http::Options::default());
     let dir = bucket();
     let slow = Options { latency: Duration::from_millis(400), ..Options::default() };
     let s3 = S3Server::start_with(dir.path(), slow);
-    let mut child = start(dir.path(), &format!("{}/", source.url()), &s3);
+    let source = format!("{}/", source.url());
+    let mut command = s3_command(dir.path(), &source, &s3.endpoint(), &s3);
+    let mut child = command.args(["--layout", layout]).spawn().unwrap();
     wait_until("an upload", || s3.seen().iter().any(|line| line.contains("partNumber=")));
     signal(&child, name);
     let status = wait(&mut child, LIMIT).expect("it ends in time");
@@ -151,12 +153,14 @@ fn interrupted_with_a_slow_store(name: &str, code: i32) {
 
 #[test]
 fn sigint_with_a_slow_store_cleans_up_and_ends_with_130() {
-    interrupted_with_a_slow_store("INT", 130);
+    interrupted_with_a_slow_store("loose", "INT", 130);
+    interrupted_with_a_slow_store("pack", "INT", 130);
 }
 
 #[test]
 fn sigterm_with_a_slow_store_cleans_up_and_ends_with_143() {
-    interrupted_with_a_slow_store("TERM", 143);
+    interrupted_with_a_slow_store("loose", "TERM", 143);
+    interrupted_with_a_slow_store("pack", "TERM", 143);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use git_http::{Canned, GitHttp, Options, StaticHttp};
 use mirror_git_to_s3::git::object::Oid;
@@ -537,13 +537,38 @@ fn thousands_of_haves_are_sent_gzipped_and_understood() {
 fn what_fails_for_a_while_is_tried_again_and_each_try_is_counted() {
     let repos = Repos::new();
     let repo = repos.full();
-    let busy = |on: &str| Canned { times: 2, ..Canned::new(on, 503, "text/plain", "busy") };
-    let options =
-        Options { canned: vec![busy("info/refs"), busy("/git-upload-pack")], ..Options::default() };
-    let (server, source) = serve(&repos, options);
-    let wants = tips(&source.advertisement().unwrap());
-    assert_eq!(unpack(&fetch(&source, &wants, &[]).unwrap()), objects(&repo));
-    assert_eq!((source.requests(), server.requests()), (7, 7));
+    for status in [408, 429, 500, 503] {
+        let busy = |on: &str| Canned { times: 2, ..Canned::new(on, status, "text/plain", "busy") };
+        let canned = vec![busy("info/refs"), busy("/git-upload-pack")];
+        let (server, source) = serve(&repos, Options { canned, ..Options::default() });
+        let wants = tips(&source.advertisement().unwrap());
+        assert_eq!(unpack(&fetch(&source, &wants, &[]).unwrap()), objects(&repo));
+        assert_eq!((source.requests(), server.requests()), (7, 7));
+    }
+}
+
+#[test]
+fn the_servers_wait_is_kept_in_seconds_and_as_a_date() {
+    use time::{OffsetDateTime, macros::format_description};
+    let repos = Repos::new();
+    repos.full();
+    let http = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    // A date is in whole seconds, the last of which may be nearly over.
+    let date = OffsetDateTime::now_utc() + Duration::from_secs(4);
+    for (status, wait, at_least) in
+        [(429, "2".to_owned(), 2000), (503, date.format(http).unwrap(), 900)]
+    {
+        let mut busy = Canned { times: 1, ..Canned::new("info/refs", status, "text/plain", "") };
+        busy.headers.push(("Retry-After".into(), wait));
+        let (server, source) = serve(&repos, canned(busy));
+        let begun = Instant::now();
+        source.advertisement().unwrap();
+        // Without the header it would be a millisecond.
+        assert!(begun.elapsed() >= Duration::from_millis(at_least), "{status}");
+        assert_eq!(server.requests(), 3);
+    }
 }
 
 #[test]

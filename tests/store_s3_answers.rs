@@ -318,6 +318,49 @@ fn a_connection_that_was_closed_meanwhile_is_replaced_at_once() {
     assert_eq!((store.requests(), *naps.lock().unwrap()), (3, 0));
 }
 
+/// How often a PUT is sent whose answers are `first` and then a good one, and how it ends.
+fn tried_again(first: &str, times: usize) -> (u64, Result<(), StoreErrorKind>) {
+    let fine = answer("200 OK", "", "");
+    let mut answers = vec![first; times];
+    answers.push(&fine);
+    let server = Canned::new(&answers);
+    let store = Retry::new(server.store(), Policy::default()).with_sleep(|_| ());
+    let outcome = store.put(&key("a"), b"1", TEXT, None);
+    (store.requests(), outcome.map(drop).map_err(|error| error.kind))
+}
+
+#[test]
+fn of_refusals_only_408_and_429_and_expired_credentials_are_tried_again_the_last_once() {
+    for (status, code) in [
+        ("408 Request Timeout", ""),
+        ("429 Too Many Requests", ""),
+        ("400 Bad Request", "RequestTimeout"),
+        ("503 Slow Down", "SlowDown"),
+        ("500 Oops", "InternalError"),
+    ] {
+        assert_eq!(tried_again(&refusal(status, code, "m"), 3), (4, Ok(())), "{status} {code}");
+    }
+    let expired = refusal("400 Bad Request", "ExpiredToken", "m");
+    assert_eq!(tried_again(&expired, 1), (2, Ok(())));
+    assert_eq!(tried_again(&expired, 2), (2, Err(StoreErrorKind::ExpiredCredentials)));
+    for (status, code) in [
+        ("400 Bad Request", "InvalidRequest"),
+        ("401 Unauthorized", ""),
+        ("403 Forbidden", "AccessDenied"),
+        ("403 Forbidden", "SignatureDoesNotMatch"),
+        ("404 Not Found", "NoSuchBucket"),
+        ("405 Method Not Allowed", "MethodNotAllowed"),
+        ("409 Conflict", "ConditionalRequestConflict"),
+        ("411 Length Required", ""),
+        ("412 Precondition Failed", "PreconditionFailed"),
+        ("413 Too Large", "EntityTooLarge"),
+        ("501 Not Implemented", "NotImplemented"),
+    ] {
+        let (sent, outcome) = tried_again(&refusal(status, code, "m"), 1);
+        assert!(sent == 1 && outcome.is_err(), "{status} {code}: {sent}");
+    }
+}
+
 #[test]
 fn nobody_listening_is_transient() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
