@@ -430,10 +430,12 @@ fn a_bundle_of_an_increment_without_a_mirror_is_refused() {
     let file = world.folder.path().join("x.bundle");
     repo.git(&["bundle", "create", "-q", file.to_str().unwrap(), "main~1..main"]);
     let source = format!("bundle:{}", file.display());
-    let ran = world.run(&["--source", &source, "--target", "s3://bucket/x.git"]);
-    ran.assert_code(1);
-    assert!(ran.err.contains(&repo.rev("main~1").unwrap()), "{}", ran.err);
-    assert!(ran.err.contains("git bundle create FILE HEAD --all"), "{}", ran.err);
+    for word in ["-v", "--dry-run"] {
+        let ran = world.run(&["--source", &source, "--target", "s3://bucket/x.git", word]);
+        ran.assert_code(1);
+        assert!(ran.err.contains(&repo.rev("main~1").unwrap()), "{}", ran.err);
+        assert!(ran.err.contains("git bundle create FILE HEAD --all"), "{}", ran.err);
+    }
     assert!(!world.folder.path().join("buckets/bucket/x.git/info/refs").exists());
 }
 

@@ -237,6 +237,12 @@ fn run(
         guard(&published, &wanted)?;
     }
     let unchanged = changes.is_empty() && published.exists();
+    let thin = !prerequisites.is_empty();
+    if thin && !unchanged {
+        objects::reading(store, options.layout, None, |read| {
+            thin::check(source, &published, &prerequisites, read)
+        })?;
+    }
     let (mut written, mut lfs) = ((0, 0), lfs::Outcome::default());
     if !options.dry_run {
         sweep(store)?;
@@ -245,13 +251,7 @@ fn run(
         let mut fence = None;
         if !unchanged || options.full {
             fence = Some(fence::Fence::read(store)?);
-            if !prerequisites.is_empty() {
-                objects::reading(store, options.layout, None, |read| {
-                    thin::check(source, &published, &prerequisites, read)
-                })?;
-            }
             let seen = Seen { pointers: &pointers, tags: &tags };
-            let thin = !prerequisites.is_empty();
             let new = fetch(source, store, options, progress, &published, &wanted, thin, seen)?;
             written = new.written;
             tags.fill(&mut wanted);
