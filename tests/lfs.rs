@@ -89,13 +89,15 @@ impl Source for WithLfs<'_> {
     }
 }
 
-/// A repository with one file for each pointer.
+/// A repository with one file for each pointer. Its HEAD is unborn: nothing tells early which LFS
+/// server to ask, so all pointers are there when the first batch is asked for.
 fn repo_of(pointers: &[String]) -> Repo {
     let repo = Repo::new();
     let names: Vec<String> = (0..pointers.len()).map(|number| format!("f{number}")).collect();
     let files: Vec<(&str, &[u8])> =
         names.iter().zip(pointers).map(|(name, text)| (name.as_str(), text.as_bytes())).collect();
     repo.commit("refs/heads/main", &files);
+    repo.git(&["symbolic-ref", "HEAD", "refs/heads/unborn"]);
     repo
 }
 
@@ -241,19 +243,184 @@ fn pointers_are_seen_however_they_come_in_a_pack() {
     }
 }
 
+/// A pack that comes in pieces: each when what it waits for has come.
+struct InPieces<'a> {
+    tip: Oid,
+    pack: Vec<u8>,
+    /// Where a piece ends, and what the next one waits for.
+    ends: Vec<(usize, &'a (dyn Fn() -> bool + Sync))>,
+    server: &'a LfsServer,
+}
+
+struct Pieces<'a> {
+    source: &'a InPieces<'a>,
+    at: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let pack = &self.source.pack;
+        let next = self.source.ends.iter().find(|(end, _)| *end >= self.at);
+        let mut end = next.map_or(pack.len(), |(end, _)| *end);
+        if let Some((piece_end, has_come)) = next
+            && *piece_end == self.at
+        {
+            let begun = std::time::Instant::now();
+            while !has_come() {
+                if begun.elapsed() > Duration::from_secs(60) {
+                    return Err(std::io::Error::other("waited in vain"));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            end =
+                self.source.ends.iter().find(|(end, _)| *end > self.at).map_or(pack.len(), |e| e.0);
+        }
+        let len = buffer.len().min(end - self.at);
+        buffer[..len].copy_from_slice(&pack[self.at..self.at + len]);
+        self.at += len;
+        Ok(len)
+    }
+}
+
+impl Source for InPieces<'_> {
+    fn describe(&self) -> String {
+        "https://git.example/pieces".into()
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        GivenPack { tip: self.tip, pack: Vec::new() }.advertisement()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        _wants: &[Oid],
+        _haves: &[Oid],
+        _words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        Ok(Box::new(Pieces { source: self, at: 0 }))
+    }
+
+    fn lfs(&self, _lfsconfig: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
+        let url = Url::parse(&self.server.url()).unwrap();
+        let credentials = Credentials::take_from(&mut url.clone(), &Auth::none());
+        Some(Box::new(lfs::LfsServer::new(url, client(), credentials)))
+    }
+
+    fn requests(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn lfs_objects_are_fetched_while_git_objects_still_come() {
+    for layout in LAYOUTS {
+        let server = LfsServer::start(Lfs::default());
+        let text = server.add(b"content");
+        let blobs = [text.as_bytes(), b"the last blob"];
+        let mut pack = PackBuilder::new();
+        let (tree, tip) = tree_and_commit(blobs.into_iter());
+        pack.object(COMMIT, &tip.1);
+        let commit_end = pack.next_offset() as usize;
+        pack.object(TREE, &tree.1);
+        let tree_end = pack.next_offset() as usize;
+        pack.blob(blobs[0]);
+        let pointer_end = pack.next_offset() as usize;
+        pack.blob(blobs[1]);
+        let counters = Counters::default();
+        let commit_done = || counters.counts().objects >= 1;
+        let tree_done = || counters.counts().objects >= 2;
+        let store = MemoryStore::new();
+        let lfs_done = || stored(&store, b"content");
+        let source = InPieces {
+            tip: tip.0,
+            pack: pack.build(),
+            ends: vec![
+                (commit_end, &commit_done),
+                (tree_end, &tree_done),
+                (pointer_end, &lfs_done),
+            ],
+            server: &server,
+        };
+        let summary = mirror(&source, &store, &options_for(layout), &counters).unwrap();
+        assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1), "{layout:?}");
+        nothing_temporary(&store);
+    }
+}
+
+#[test]
+fn a_failure_of_git_or_of_lfs_objects_beside_each_other_is_the_run_s() {
+    let server = LfsServer::start(Lfs::default());
+    let text = server.add(b"content");
+    let blobs = [text.as_bytes(), b"the last blob"];
+    let mut pack = PackBuilder::new();
+    let (tree, tip) = tree_and_commit(blobs.into_iter());
+    pack.object(COMMIT, &tip.1);
+    let commit_end = pack.next_offset() as usize;
+    pack.object(TREE, &tree.1);
+    let tree_end = pack.next_offset() as usize;
+    pack.blob(blobs[0]);
+    let pointer_end = pack.next_offset() as usize;
+    pack.blob(blobs[1]);
+    let counters = Counters::default();
+    let commit_done = || counters.counts().objects >= 1;
+    let tree_done = || counters.counts().objects >= 2;
+    let store = MemoryStore::new();
+    let put_failed = || store.recorded().iter().any(|r| r.key().starts_with("lfs/objects/"));
+    let denied = Fault::new(StoreErrorKind::Denied).on(Operation::Put);
+    store.inject(denied.key(|key| key.starts_with("lfs/objects/")).nth(1));
+    let source = InPieces {
+        tip: tip.0,
+        pack: pack.build(),
+        ends: vec![(commit_end, &commit_done), (tree_end, &tree_done), (pointer_end, &put_failed)],
+        server: &server,
+    };
+    let error = mirror(&source, &store, &Options::default(), &counters).unwrap_err();
+    assert!(matches!(&error, MirrorError::Store(e) if e.kind == StoreErrorKind::Denied), "{error}");
+    assert!(!store.keys().contains(&"info/refs".to_owned()));
+    nothing_temporary(&store);
+
+    // The stream breaks for good while an LFS object is on its way.
+    let server = LfsServer::start(Lfs { busy: 1000, ..Lfs::default() });
+    server.add(b"content");
+    let (store, counters) = (MemoryStore::new(), Counters::default());
+    let commit_done = || counters.counts().objects >= 1;
+    let tree_done = || counters.counts().objects >= 2;
+    let asked = || !server.seen().is_empty();
+    let mut pack = pack.build();
+    pack[pointer_end..].fill(0xff);
+    let source = InPieces {
+        tip: tip.0,
+        pack,
+        ends: vec![(commit_end, &commit_done), (tree_end, &tree_done), (pointer_end, &asked)],
+        server: &server,
+    };
+    let error = mirror(&source, &store, &Options::default(), &counters).unwrap_err();
+    assert!(matches!(&error, MirrorError::Pack(_)), "{error}");
+    // What lacks was not found out.
+    assert!(!store.keys().iter().any(|key| key.starts_with("mirror_state/")), "{:?}", store.keys());
+    nothing_temporary(&store);
+}
+
 /// A tree that holds `blobs`, and a commit of it.
 fn add_commit<'b>(pack: &mut PackBuilder, blobs: impl Iterator<Item = &'b [u8]>) -> Oid {
+    let (tree, commit) = tree_and_commit(blobs);
+    pack.object(TREE, &tree.1);
+    pack.object(COMMIT, &commit.1);
+    commit.0
+}
+
+/// The same two by themselves: oid and content.
+fn tree_and_commit<'b>(blobs: impl Iterator<Item = &'b [u8]>) -> ((Oid, Vec<u8>), (Oid, Vec<u8>)) {
     let mut tree = Vec::new();
     for (number, content) in blobs.enumerate() {
         tree.extend(format!("100644 f{number:03}\0").bytes());
         tree.extend(pack_builder::oid("blob", content));
     }
-    pack.object(TREE, &tree);
-    let tree = Oid::from_bytes(pack_builder::oid("tree", &tree));
+    let tree_oid = Oid::from_bytes(pack_builder::oid("tree", &tree));
     let person = "A <a@example.com> 1700000000 +0000";
-    let commit = format!("tree {tree}\nauthor {person}\ncommitter {person}\n\na commit\n");
-    pack.object(COMMIT, commit.as_bytes());
-    Oid::from_bytes(pack_builder::oid("commit", commit.as_bytes()))
+    let commit = format!("tree {tree_oid}\nauthor {person}\ncommitter {person}\n\na commit\n");
+    let commit_oid = Oid::from_bytes(pack_builder::oid("commit", commit.as_bytes()));
+    ((tree_oid, tree), (commit_oid, commit.into_bytes()))
 }
 
 #[test]

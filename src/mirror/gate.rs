@@ -17,6 +17,7 @@
 //!
 //! A request larger than its pool is let in when the pool is empty, so nothing starves.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ enum Pool {
 /// The budget. Shared by all threads of a run.
 pub(crate) struct Gate {
     entries_limit: u64,
-    results_limit: u64,
+    results_limit: AtomicU64,
     parts_limit: u64,
     cancel: Cancel,
     state: Mutex<State>,
@@ -72,7 +73,7 @@ impl Gate {
     ) -> Arc<Self> {
         Arc::new(Gate {
             entries_limit,
-            results_limit,
+            results_limit: AtomicU64::new(results_limit),
             parts_limit,
             cancel,
             state: Mutex::default(),
@@ -100,7 +101,7 @@ impl Gate {
     /// Room for a task's results, if there is some now.
     pub(crate) fn try_results(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut state = self.lock();
-        let free = !state.closed && fits(state.results_used, bytes, self.results_limit);
+        let free = !state.closed && fits(state.results_used, bytes, self.limit(Pool::Results));
         free.then(|| self.grant(&mut state, Pool::Results, bytes))
     }
 
@@ -114,6 +115,12 @@ impl Gate {
     /// resolve task: tasks that hold results may be queued behind it.
     pub(crate) fn wait_results(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         self.wait_for(Pool::Results, bytes)
+    }
+
+    /// From now on there is so much room for results.
+    pub(crate) fn set_results_limit(&self, bytes: u64) {
+        self.results_limit.store(bytes, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     /// Room for a part of a pack that is kept as it comes, waited for; `None` when the run has
@@ -138,7 +145,7 @@ impl Gate {
     fn limit(&self, pool: Pool) -> u64 {
         match pool {
             Pool::Entries => self.entries_limit,
-            Pool::Results => self.results_limit,
+            Pool::Results => self.results_limit.load(Ordering::Relaxed),
             Pool::Parts => self.parts_limit,
         }
     }

@@ -1,13 +1,16 @@
-//! LFS objects: which ones the history points to, which of them are stored, and the rest fetched.
+//! LFS objects: which ones the history points to, which of them are stored, and the rest fetched,
+//! beside the git objects.
 //!
-//! Pointers are noted while the pack streams by ([`Queue`]); the objects are fetched when all git
-//! objects are stored and before refs are published. That order costs some time and buys three
-//! things: `.lfsconfig` of the new HEAD can be read first, the whole working memory is free for
-//! parts, and whoever sees a ref finds its LFS objects.
+//! Pointers are noted while the pack streams by ([`Queue`]). Which LFS server to ask is known when
+//! HEAD's commit, its root folder and its `.lfsconfig`, if there is one, have passed by: git sends
+//! commits first, then folders, so that is mostly before the first pointer ([`Config`]). Otherwise,
+//! as in an increment that does not touch `.lfsconfig`, it is read when all git objects are stored.
+//! While the pack streams, an eighth of the working memory is there for LFS objects, then all of it.
+//! Refs are published when both are done: whoever sees a ref finds its LFS objects.
 //!
 //! | thread | waits for | ends when |
 //! |---|---|---|
-//! | asker: the caller | the batch API; a free fetcher | every object was handed on, or the run is over |
+//! | `lfs`, the asker: who calls [`mirror_lfs`] | pointers; the batch API; a free fetcher | every object was handed on, or the run is over |
 //! | `lfs.N`, up to [`FETCHERS`] | room in the gate; the LFS server; the store | the asker has ended |
 //!
 //! A fetcher takes room for one part before it begins and never asks for more, so memory is bounded
@@ -16,10 +19,11 @@
 //! passed. What the LFS server fails to give is *lacking*: it is told, remembered in the bucket
 //! ([`Remembered`]) and tried again by the next run. A failure of the store ends the run.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -28,12 +32,13 @@ use sha2::{Digest, Sha256};
 use super::gate::Gate;
 use super::layout::TEMPORARY;
 use super::layout::pack::StoredPack;
-use super::objects::file_of_head;
+use super::objects::{file_in_tree, file_of_head, tree_of_commit};
 use super::parts::{FIRST_PART_BYTES, Parts, copy_any_size, part_bytes};
 use super::temp::TempKeys;
 use super::{Cancel, MIN_MEMORY_BYTES, MirrorError, Options};
-use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN, sha256};
-use crate::git::refs::Advertisement;
+use crate::git::lfs_pointer::{LfsPointer, sha256};
+use crate::git::object::{Kind, Oid};
+use crate::git::refs::{Advertisement, Head};
 use crate::progress::Progress;
 use crate::source::lfs::{BATCH_OBJECTS, Download};
 use crate::source::{BatchError, LfsSource, Offer, Source, SourceError, SourceErrorKind};
@@ -57,6 +62,16 @@ const GIVE_UP_AFTER: u32 = 16;
 
 /// Up to so many objects are looked up one by one; more, and the folder is listed.
 const FEW: usize = 16;
+
+/// While the pack streams, so much of the working memory is for LFS objects; the rest is in use.
+const SHARE_BESIDE: u64 = 8;
+
+/// When no pointer has come for so long, those that are there are asked for: they need not fill a
+/// batch.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Which server is asked is said by this file in HEAD's root folder.
+const CONFIG_FILE: &str = ".lfsconfig";
 
 /// The folder of LFS objects.
 const PREFIX: &str = "lfs/objects/";
@@ -88,26 +103,152 @@ fn sorted(mut pointers: Vec<LfsPointer>) -> Vec<LfsPointer> {
     pointers
 }
 
-/// Pointers that passed by: 40 bytes each. A stream that is begun again brings them again.
-#[derive(Default)]
-pub(super) struct Queue(Mutex<Vec<LfsPointer>>);
+/// What has passed by of interest: pointers, 40 bytes each, and what leads to `.lfsconfig`. A stream
+/// that is begun again brings them again.
+pub(super) struct Queue {
+    gate: Arc<Gate>,
+    memory_bytes: u64,
+    passed: Mutex<Passed>,
+    changed: Condvar,
+}
+
+/// Guarded by [`Queue::passed`].
+struct Passed {
+    /// Not asked for yet.
+    pointers: Vec<LfsPointer>,
+    config: Config,
+    ended: bool,
+    /// When it has ended: the pack that was stored.
+    new_pack: Option<StoredPack>,
+}
+
+/// What is known of HEAD's `.lfsconfig`.
+enum Config {
+    /// The commit, the folder or the file that is waited for.
+    Awaited(Oid),
+    /// The file, if there is one.
+    Known(Option<Vec<u8>>),
+    /// It has to be looked for in the store.
+    Unknown,
+}
+
+impl Config {
+    fn of(refs: &Advertisement) -> Self {
+        let tip = match &refs.head {
+            Head::Branch(branch) => refs.find(branch).map(|found| found.oid),
+            Head::Detached(oid) => Some(*oid),
+            Head::Unborn(_) | Head::Absent => None,
+        };
+        tip.map_or(Config::Unknown, Config::Awaited)
+    }
+
+    /// What the object that was awaited leads to.
+    fn after(kind: Kind, content: &[u8]) -> Self {
+        match kind {
+            Kind::Commit => tree_of_commit(content).map_or(Config::Unknown, Config::Awaited),
+            Kind::Tree => file_in_tree(content, CONFIG_FILE.as_bytes())
+                .map_or(Config::Known(None), Config::Awaited),
+            Kind::Blob => Config::Known(Some(content.to_vec())),
+            Kind::Tag => Config::Unknown,
+        }
+    }
+}
 
 impl Queue {
-    /// Looks at a blob. Called for every small one by the tasks that make them: it does not wait.
-    pub(super) fn look(&self, blob: &[u8]) {
-        if blob.len() < MAX_POINTER_LEN
-            && let Some(pointer) = LfsPointer::parse(blob)
-        {
-            self.lock().push(pointer);
+    /// For a run that is about to publish `refs`.
+    pub(super) fn new(options: &Options, refs: &Advertisement) -> Self {
+        let memory_bytes = options.memory_bytes.max(MIN_MEMORY_BYTES);
+        let passed =
+            Passed { pointers: Vec::new(), config: Config::of(refs), ended: false, new_pack: None };
+        Queue {
+            gate: Gate::new(0, memory_bytes / SHARE_BESIDE, 0, options.cancel.clone()),
+            memory_bytes,
+            passed: Mutex::new(passed),
+            changed: Condvar::new(),
         }
     }
 
-    fn take(&self) -> Vec<LfsPointer> {
-        std::mem::take(&mut *self.lock())
+    /// Looks at an object. Called for every one by the tasks that make them: it does not wait.
+    pub(super) fn look(&self, oid: &Oid, kind: Kind, content: &[u8]) {
+        let pointer = match kind {
+            Kind::Blob => LfsPointer::parse(content),
+            _ => None,
+        };
+        let mut passed = self.lock();
+        let leads_on = matches!(passed.config, Config::Awaited(awaited) if awaited == *oid);
+        if leads_on {
+            passed.config = Config::after(kind, content);
+        }
+        passed.pointers.extend(pointer);
+        drop(passed);
+        if leads_on || pointer.is_some() {
+            self.changed.notify_all();
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<LfsPointer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All git objects are stored, in `new_pack` if this run has stored one.
+    pub(super) fn end(&self, new_pack: Option<StoredPack>) {
+        let mut passed = self.lock();
+        (passed.ended, passed.new_pack) = (true, new_pack);
+        drop(passed);
+        self.gate.set_results_limit(self.memory_bytes);
+        self.changed.notify_all();
+    }
+
+    /// The git objects could not be stored: nothing is fetched any more.
+    pub(super) fn give_up(&self) {
+        // Under the lock, so that who is about to wait notices.
+        let passed = self.lock();
+        self.gate.close();
+        drop(passed);
+        self.changed.notify_all();
+    }
+
+    fn add(&self, pointers: &[LfsPointer]) {
+        self.lock().pointers.extend_from_slice(pointers);
+    }
+
+    /// Takes the pointers that have passed: when they fill a batch, or no more came for a while, or
+    /// the stream has ended; and not before it is known, or can be, whom to ask. `None`: that was
+    /// all.
+    fn take(&self) -> Result<Option<Vec<LfsPointer>>, MirrorError> {
+        let mut passed = self.lock();
+        let mut quiet = false;
+        loop {
+            if self.gate.is_closed() {
+                return Err(MirrorError::Interrupted);
+            }
+            let count = passed.pointers.len();
+            let known = matches!(passed.config, Config::Known(_));
+            if passed.ended || known && count > 0 && (quiet || count >= BATCH_OBJECTS) {
+                let pointers = sorted(std::mem::take(&mut passed.pointers));
+                return Ok(if pointers.is_empty() { None } else { Some(pointers) });
+            }
+            let woken = self.changed.wait_timeout(passed, QUIET);
+            let (now, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+            quiet = waited.timed_out() && now.pointers.len() == count;
+            passed = now;
+        }
+    }
+
+    /// `.lfsconfig` of HEAD. Called when [`Queue::take`] has given pointers.
+    fn config(
+        &self,
+        store: &dyn Store,
+        options: &Options,
+        refs: &Advertisement,
+    ) -> Result<Option<Vec<u8>>, MirrorError> {
+        let passed = self.lock();
+        if let Config::Known(file) = &passed.config {
+            return Ok(file.clone());
+        }
+        let new_pack = passed.new_pack.clone();
+        drop(passed);
+        file_of_head(store, options.layout, new_pack.as_ref(), refs, CONFIG_FILE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passed> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,41 +261,104 @@ pub(super) struct Outcome {
     pub(super) lacking: Vec<(String, String)>,
 }
 
-/// Fetches and stores what `queue` and earlier runs point to and the mirror lacks. `refs` are the
-/// refs that are about to be published: all their git objects are stored, in `new_pack` if this run
-/// has stored one.
+/// Fetches and stores what `queue` and earlier runs point to and the mirror lacks; returns when the
+/// queue has ended. `refs` are the refs that are about to be published.
 pub(super) fn mirror_lfs(
     source: &dyn Source,
     store: &dyn Store,
     options: &Options,
     progress: &dyn Progress,
     refs: &Advertisement,
-    new_pack: Option<&StoredPack>,
     queue: &Queue,
 ) -> Result<Outcome, MirrorError> {
-    let mut pointers = queue.take();
     if source.lfs(None).is_none() {
-        if !pointers.is_empty() {
+        let mut told = false;
+        while queue.take()?.is_some() {
             let source = source.describe();
-            log::warn!("{source}: LFS objects are left out: this kind of source has none");
+            if !told {
+                log::warn!("{source}: LFS objects are left out: this kind of source has none");
+            }
+            told = true;
         }
         return Ok(Outcome::default());
     }
     let remembered = Remembered::read(store)?;
-    pointers.extend_from_slice(&remembered.0);
-    let missing = not_stored(store, sorted(pointers))?;
+    queue.add(&remembered.0);
+    let mut wanted = Wanted::new(store, queue);
     let mut written = 0;
     let mut lacking = Vec::new();
-    if !missing.is_empty() {
-        progress.phase("fetching LFS objects");
-        let config = file_of_head(store, options.layout, new_pack, refs, ".lfsconfig")?;
+    if let Some(missing) = wanted.next()? {
+        let config = queue.config(store, options, refs)?;
         if let Some(server) = source.lfs(config.as_deref()) {
-            (written, lacking) = Fetch::new(&*server, store, options, progress).run(&missing)?;
+            let fetch = Fetch::new(&*server, store, options, progress, &queue.gate);
+            (written, lacking) = fetch.run(missing, wanted)?;
         }
     }
     remembered.update(store, lacking.iter().map(|(pointer, _)| *pointer).collect())?;
     let lacking = lacking.into_iter().map(|(pointer, why)| (pointer.hex(), why)).collect();
     Ok(Outcome { written, lacking })
+}
+
+/// What is to be fetched, piece by piece.
+struct Wanted<'a> {
+    store: &'a dyn Store,
+    queue: &'a Queue,
+    /// What was given out.
+    asked: HashSet<LfsPointer>,
+    /// What is stored, sorted, once it was listed: 32 bytes an object.
+    listed: Option<Vec<[u8; 32]>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(store: &'a dyn Store, queue: &'a Queue) -> Self {
+        Wanted { store, queue, asked: HashSet::new(), listed: None }
+    }
+
+    /// The next ones that the mirror lacks, sorted, at least one. `None`: that was all.
+    fn next(&mut self) -> Result<Option<Vec<LfsPointer>>, MirrorError> {
+        while let Some(mut pointers) = self.queue.take()? {
+            pointers.retain(|pointer| self.asked.insert(*pointer));
+            let missing = self.not_stored(pointers)?;
+            if !missing.is_empty() {
+                return Ok(Some(missing));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Those of `pointers` that have no object in the bucket. A key that is there was checked
+    /// before it appeared.
+    fn not_stored(&mut self, mut pointers: Vec<LfsPointer>) -> Result<Vec<LfsPointer>, StoreError> {
+        if self.listed.is_none() && self.asked.len() <= FEW {
+            let mut missing = Vec::new();
+            for pointer in pointers {
+                if self.store.head(&key(&pointer))?.is_none() {
+                    missing.push(pointer);
+                }
+            }
+            return Ok(missing);
+        }
+        let listed = match &self.listed {
+            Some(listed) => listed,
+            None => self.listed.insert(list(self.store)?),
+        };
+        pointers.retain(|pointer| listed.binary_search(&pointer.oid).is_err());
+        Ok(pointers)
+    }
+}
+
+/// All LFS objects of the bucket, sorted.
+fn list(store: &dyn Store) -> Result<Vec<[u8; 32]>, StoreError> {
+    let (mut found, mut page) = (Vec::new(), None);
+    loop {
+        let listed = store.list(PREFIX, page.as_deref())?;
+        found.extend(listed.objects.iter().filter_map(|o| oid_of_key(o.key.as_str())));
+        page = listed.next;
+        if page.is_none() {
+            found.sort_unstable();
+            return Ok(found);
+        }
+    }
 }
 
 /// What earlier runs could not get, sorted.
@@ -201,34 +405,6 @@ impl Remembered {
 fn parse_line(line: &str) -> Option<LfsPointer> {
     let (oid, size) = line.split_once(' ')?;
     Some(LfsPointer { oid: sha256(oid)?, size: size.parse().ok()? })
-}
-
-/// Those of `pointers`, which are sorted, that have no object in the bucket. A key that is there
-/// was checked before it appeared.
-fn not_stored(store: &dyn Store, pointers: Vec<LfsPointer>) -> Result<Vec<LfsPointer>, StoreError> {
-    let mut stored = vec![false; pointers.len()];
-    if pointers.len() <= FEW {
-        for (pointer, stored) in pointers.iter().zip(&mut stored) {
-            *stored = store.head(&key(pointer))?.is_some();
-        }
-    } else {
-        let mut page = None;
-        loop {
-            let listed = store.list(PREFIX, page.as_deref())?;
-            for oid in listed.objects.iter().filter_map(|o| oid_of_key(o.key.as_str())) {
-                let first = pointers.partition_point(|pointer| pointer.oid < oid);
-                let same = pointers[first..].iter().take_while(|pointer| pointer.oid == oid);
-                let count = same.count();
-                stored[first..first + count].fill(true);
-            }
-            page = listed.next;
-            if page.is_none() {
-                break;
-            }
-        }
-    }
-    let missing = pointers.into_iter().zip(stored).filter(|(_, stored)| !stored);
-    Ok(missing.map(|(pointer, _)| pointer).collect())
 }
 
 /// Why an object lacks.
@@ -303,14 +479,14 @@ impl<'a> Fetch<'a> {
         store: &'a dyn Store,
         options: &Options,
         progress: &'a dyn Progress,
+        gate: &Arc<Gate>,
     ) -> Self {
-        let memory = options.memory_bytes.max(MIN_MEMORY_BYTES);
         Fetch {
             server,
             store,
             progress,
             temp: TempKeys::new(store),
-            gate: Gate::new(0, memory, 0, options.cancel.clone()),
+            gate: Arc::clone(gate),
             cancel: options.cancel.clone(),
             fetchers: options.concurrency.clamp(1, FETCHERS),
             written: AtomicU64::new(0),
@@ -319,17 +495,18 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Fetches all of `missing`. Answers how many were stored, and which lack.
-    fn run(self, missing: &[LfsPointer]) -> Result<(u64, Vec<(LfsPointer, String)>), MirrorError> {
-        for pointer in missing {
-            self.progress.expect_lfs(pointer.size);
-        }
-        let (objects, place) = (missing.len(), self.server.describe());
-        log::info!("fetching {objects} LFS objects from {place}");
+    /// Fetches `missing` and all that is `wanted` after it. Answers how many were stored, and which
+    /// lack.
+    fn run(
+        self,
+        missing: Vec<LfsPointer>,
+        wanted: Wanted<'_>,
+    ) -> Result<(u64, Vec<(LfsPointer, String)>), MirrorError> {
+        log::info!("fetching LFS objects from {}", self.server.describe());
         std::thread::scope(|scope| {
             // Nothing is kept waiting between asker and fetchers: addresses expire.
             let (jobs, work) = bounded(0);
-            for number in 0..self.fetchers.min(missing.len()) {
+            for number in 0..self.fetchers {
                 let (this, work) = (&self, work.clone());
                 let named = std::thread::Builder::new().name(format!("lfs.{number}"));
                 if let Err(error) = named.spawn_scoped(scope, move || this.serve(&work)) {
@@ -337,7 +514,7 @@ impl<'a> Fetch<'a> {
                 }
             }
             drop(work);
-            self.ask_for_all(missing, &jobs);
+            self.ask_for_all(missing, wanted, &jobs);
         });
         let cleaned = self.temp.clean();
         let results = self.result.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -358,34 +535,53 @@ impl<'a> Fetch<'a> {
 
     // ---- the asker -----------------------------------------------------------------------
 
-    fn ask_for_all(&self, missing: &[LfsPointer], jobs: &Sender<Job>) {
-        let mut left = missing;
+    fn ask_for_all(&self, missing: Vec<LfsPointer>, mut wanted: Wanted<'_>, jobs: &Sender<Job>) {
         let mut limit = BATCH_OBJECTS;
-        while !left.is_empty() && !self.is_over() {
-            if self.failed_in_a_row.load(Ordering::Relaxed) >= GIVE_UP_AFTER {
-                let why = format!("not tried: {GIVE_UP_AFTER} others in a row failed");
-                return self.all_lack(left, &why);
+        let mut given_up = None;
+        let mut next = Ok(Some(missing));
+        while let Ok(Some(missing)) = next {
+            for pointer in &missing {
+                self.progress.expect_lfs(pointer.size);
             }
-            let (batch, rest) = left.split_at(limit.min(left.len()));
-            let offers = match self.patiently(|| self.server.batch(batch)) {
-                Ok(offers) => offers,
-                Err(BatchError::Split(error)) if batch.len() > 1 => {
-                    limit = batch.len().div_ceil(2);
-                    log::info!("{error}; asking for {limit} objects at once");
-                    continue;
+            let mut left = &missing[..];
+            while !left.is_empty() && !self.is_over() {
+                if self.failed_in_a_row.load(Ordering::Relaxed) >= GIVE_UP_AFTER {
+                    let why = format!("not tried: {GIVE_UP_AFTER} others in a row failed");
+                    given_up.get_or_insert(why);
                 }
-                Err(BatchError::Split(error)) => vec![Err(error.to_string())],
-                Err(BatchError::Absent(error)) => vec![Err(error.to_string()); batch.len()],
-                Err(BatchError::Failed(error)) => return self.all_lack(left, &error.to_string()),
-            };
-            for (pointer, offer) in batch.iter().zip(offers) {
-                if jobs.send((*pointer, offer)).is_err() {
-                    // No fetcher is left: why is known.
-                    return;
+                if let Some(why) = &given_up {
+                    self.all_lack(left, why);
+                    break;
                 }
+                let (batch, rest) = left.split_at(limit.min(left.len()));
+                let offers = match self.patiently(|| self.server.batch(batch)) {
+                    Ok(offers) => offers,
+                    Err(BatchError::Split(error)) if batch.len() > 1 => {
+                        limit = batch.len().div_ceil(2);
+                        log::info!("{error}; asking for {limit} objects at once");
+                        continue;
+                    }
+                    Err(BatchError::Split(error)) => vec![Err(error.to_string())],
+                    Err(BatchError::Absent(error)) => vec![Err(error.to_string()); batch.len()],
+                    Err(BatchError::Failed(error)) => {
+                        given_up = Some(error.to_string());
+                        continue;
+                    }
+                };
+                for (pointer, offer) in batch.iter().zip(offers) {
+                    if jobs.send((*pointer, offer)).is_err() {
+                        // No fetcher is left: why is known.
+                        return;
+                    }
+                }
+                left = rest;
             }
-            left = rest;
+            next = wanted.next();
         }
+        if let Err(error) = next {
+            self.fail(error);
+        }
+        self.progress.phase("fetching LFS objects");
     }
 
     fn all_lack(&self, pointers: &[LfsPointer], why: &str) {
@@ -717,7 +913,7 @@ impl<'f, 'a> Sink<'f, 'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::memory::{MemoryStore, Operation};
 
     fn pointer(byte: u8, size: u64) -> LfsPointer {
         LfsPointer { oid: [byte; 32], size }
@@ -734,18 +930,42 @@ mod tests {
         }
     }
 
+    fn queue(head: Head) -> Queue {
+        Queue::new(&Options::default(), &Advertisement { refs: Vec::new(), head })
+    }
+
+    fn pointer_text(byte: u8) -> String {
+        let hex = format!("{byte:02x}").repeat(32);
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{hex}\nsize 1\n")
+    }
+
+    fn pass(queue: &Queue, byte: u8) {
+        queue.look(&Oid::NULL, Kind::Blob, pointer_text(byte).as_bytes());
+    }
+
     #[test]
-    fn what_is_stored_is_found_by_looking_up_and_by_listing() {
+    fn what_is_stored_is_found_by_looking_up_and_by_one_listing() {
         let store = MemoryStore::new();
-        for byte in [3, 7] {
+        for byte in [3, 7, 90] {
             store.put(&key(&pointer(byte, 1)), b"x", HEADERS, None).unwrap();
         }
-        for count in [10, 100] {
-            let all: Vec<_> = (0..count).map(|byte| pointer(byte, 1)).collect();
-            let missing = not_stored(&store, all).unwrap();
-            assert_eq!(missing.len(), usize::from(count) - 2);
-            assert!(!missing.iter().any(|pointer| [3, 7].contains(&pointer.oid[0])));
+        let queue = queue(Head::Absent);
+        let mut wanted = Wanted::new(&store, &queue);
+        store.clear_recorded();
+        for (bytes, missing, heads, lists) in
+            [(0..10, 8, 10, 0), (5..50, 40, 10, 1), (40..100, 49, 10, 1)]
+        {
+            for byte in bytes {
+                pass(&queue, byte);
+            }
+            queue.end(None);
+            let next = wanted.next().unwrap().unwrap();
+            assert_eq!(next.len(), missing);
+            assert!(!next.iter().any(|pointer| [3, 7, 90].contains(&pointer.oid[0])));
+            assert_eq!(store.count(Operation::Head), heads);
+            assert_eq!(store.count(Operation::List), lists);
         }
+        assert_eq!(wanted.next().unwrap(), None);
     }
 
     #[test]
@@ -786,14 +1006,42 @@ mod tests {
 
     #[test]
     fn the_queue_keeps_pointers_and_nothing_else() {
-        let queue = Queue::default();
-        let text = format!(
-            "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 7\n",
-            "01".repeat(32)
-        );
-        queue.look(text.as_bytes());
-        queue.look(b"an ordinary blob");
-        assert_eq!(queue.take(), [pointer(1, 7)]);
-        assert!(queue.take().is_empty());
+        let queue = queue(Head::Absent);
+        pass(&queue, 1);
+        queue.look(&Oid::NULL, Kind::Blob, b"an ordinary blob");
+        queue.look(&Oid::NULL, Kind::Tree, pointer_text(2).as_bytes());
+        queue.end(None);
+        assert_eq!(queue.take().unwrap().unwrap(), [pointer(1, 1)]);
+        assert_eq!(queue.take().unwrap(), None);
+    }
+
+    #[test]
+    fn pointers_are_given_out_early_when_the_stream_has_told_the_server() {
+        let oid = |byte| Oid::from_bytes([byte; 20]);
+        let tree = |name: &str| [format!("100644 {name}\0").as_bytes(), &[3; 20]].concat();
+        let commit = format!("tree {}\n", oid(2));
+        for (name, file) in [("a", None), (CONFIG_FILE, Some(b"[lfs]".to_vec()))] {
+            let queue = queue(Head::Detached(oid(1)));
+            let known = || match &queue.lock().config {
+                Config::Known(file) => Some(file.clone()),
+                _ => None,
+            };
+            pass(&queue, 1);
+            queue.look(&oid(1), Kind::Commit, commit.as_bytes());
+            assert_eq!(known(), None);
+            queue.look(&oid(2), Kind::Tree, &tree(name));
+            queue.look(&oid(3), Kind::Blob, b"[lfs]");
+            assert_eq!(known(), Some(file));
+            assert_eq!(queue.take().unwrap().unwrap(), [pointer(1, 1)]);
+        }
+    }
+
+    #[test]
+    fn a_queue_of_a_run_that_is_over_does_not_end_as_if_all_were_well() {
+        let queue = queue(Head::Absent);
+        pass(&queue, 1);
+        queue.give_up();
+        queue.end(None);
+        assert!(matches!(queue.take(), Err(MirrorError::Interrupted)));
     }
 }

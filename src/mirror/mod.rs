@@ -1,8 +1,8 @@
 //! The program: one repository from a [`Source`] into a [`Store`].
 //!
 //! [`mirror`] tells the whole story on one page: ask for the refs, compare them with what the
-//! mirror has published, guard, fetch what is new and store it (`pipeline`), fetch its LFS objects
-//! (`lfs`), publish (`publish`). Everything below works on traits; this layer knows neither HTTP nor
+//! mirror has published, guard, fetch what is new and store it (`pipeline`), beside it the LFS objects
+//! that it points to (`lfs`), publish (`publish`). Everything below works on traits; this layer knows neither HTTP nor
 //! S3.
 
 mod bases;
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::git::object::Oid;
+use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Advertisement, Head, RefFilter, RefName, default_branch};
 use crate::progress::Progress;
 use crate::source::{Source, SourceError, SourceErrorKind};
@@ -61,17 +61,26 @@ pub const MIN_MEMORY_BYTES: u64 = 8 << 20;
 /// Threads that wait in a socket notice it when that wait ends: [`crate::http::Client::cut`] ends
 /// it at once.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    asked: Arc<AtomicBool>,
+    parent: Option<Arc<Cancel>>,
+}
 
 impl Cancel {
     /// Asks the run to stop, clean up and answer [`MirrorError::Interrupted`].
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// Has it been asked to?
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
+            || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+    }
+
+    /// For a part of the run: it stops with the run, and can be stopped alone.
+    fn child(&self) -> Cancel {
+        Cancel { asked: Arc::default(), parent: Some(Arc::new(self.clone())) }
     }
 }
 
@@ -246,20 +255,17 @@ fn run(
     let (mut written, mut lfs) = ((0, 0), lfs::Outcome::default());
     if !options.dry_run {
         sweep(store)?;
-        let pointers = lfs::Queue::default();
-        let mut fetched = None;
-        let mut fence = None;
-        if !unchanged || options.full {
-            fence = Some(fence::Fence::read(store)?);
-            let seen = Seen { pointers: &pointers, tags: &tags };
-            let new = fetch(source, store, options, progress, &published, &wanted, thin, seen)?;
+        let fetching = !unchanged || options.full;
+        let fence = if fetching { Some(fence::Fence::read(store)?) } else { None };
+        let git = fetching.then_some(|options: &Options, pointers: &lfs::Queue| {
+            let seen = Seen { pointers, tags: &tags };
+            fetch(source, store, options, progress, &published, &wanted, thin, seen)
+        });
+        let fetched;
+        (fetched, lfs) = store_all(source, store, options, progress, &wanted, git)?;
+        if let Some(new) = &fetched {
             written = new.written;
             tags.fill(&mut wanted);
-            fetched = Some(new);
-        }
-        if options.lfs {
-            let new_pack = fetched.as_ref().and_then(|new| new.complete.pack.as_ref());
-            lfs = lfs::mirror_lfs(source, store, options, progress, &wanted, new_pack, &pointers)?;
         }
         if let Some(Fetched { complete, replaced, .. }) = fetched {
             progress.phase("publishing");
@@ -337,6 +343,66 @@ fn guard(published: &Published, wanted: &Advertisement) -> Result<(), MirrorErro
     Ok(())
 }
 
+/// Stores git objects by `git`, if any are to be fetched, and beside them LFS objects. The first
+/// failure ends both.
+fn store_all(
+    source: &dyn Source,
+    store: &dyn Store,
+    options: &Options,
+    progress: &dyn Progress,
+    wanted: &Advertisement,
+    git: Option<impl FnOnce(&Options, &lfs::Queue) -> Result<Fetched, MirrorError>>,
+) -> Result<(Option<Fetched>, lfs::Outcome), MirrorError> {
+    let stop = options.cancel.child();
+    let options = &Options { cancel: stop.clone(), ..options.clone() };
+    let queue = lfs::Queue::new(options, wanted);
+    let mirror_lfs = || match options.lfs {
+        true => lfs::mirror_lfs(source, store, options, progress, wanted, &queue),
+        false => Ok(lfs::Outcome::default()),
+    };
+    let Some(git) = git else {
+        queue.end(None);
+        return Ok((None, mirror_lfs()?));
+    };
+    std::thread::scope(|scope| {
+        let give_up = GiveUpOnPanic(&queue);
+        let named = std::thread::Builder::new().name("lfs".into());
+        let beside = named.spawn_scoped(scope, || {
+            let outcome = mirror_lfs();
+            if outcome.is_err() {
+                stop.cancel();
+            }
+            outcome
+        });
+        let beside = beside
+            .map_err(|error| MirrorError::Internal(format!("cannot start a thread: {error}")))?;
+        let fetched = git(options, &queue);
+        match &fetched {
+            Ok(new) => queue.end(new.complete.pack.clone()),
+            Err(_) => queue.give_up(),
+        }
+        drop(give_up);
+        let panicked = |_| Err(MirrorError::Internal("the LFS thread panicked".into()));
+        match (fetched, beside.join().unwrap_or_else(panicked)) {
+            (Ok(fetched), Ok(lfs)) => Ok((Some(fetched), lfs)),
+            // The one that was stopped only says so.
+            (Ok(_) | Err(MirrorError::Interrupted), Err(error)) => Err(error),
+            (Err(error), _) => Err(error),
+        }
+    })
+}
+
+/// Who waits for the end of what panicked would wait for ever.
+struct GiveUpOnPanic<'q>(&'q lfs::Queue);
+
+impl Drop for GiveUpOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
+    }
+}
+
 /// What [`fetch`] has done.
 struct Fetched {
     complete: Complete,
@@ -405,8 +471,14 @@ fn fetch(
         progress.phase("looking for what is stored already");
         existing = Existing::list_loose(store, options.concurrency)?;
     }
-    let look = |blob: &[u8]| seen.pointers.look(blob);
-    let tag = |oid, content: &[u8]| seen.tags.look(oid, content);
+    let look = |oid: &Oid, kind: Kind, content: &[u8]| {
+        if kind == Kind::Tag {
+            seen.tags.look(*oid, content);
+        }
+        if options.lfs {
+            seen.pointers.look(oid, kind, content);
+        }
+    };
     let mut env = Env {
         store,
         progress,
@@ -417,8 +489,7 @@ fn fetch(
         concurrency: options.concurrency,
         budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), layout),
         written: Default::default(),
-        small_blob: if options.lfs { &look } else { &|_| () },
-        tag: &tag,
+        look: &look,
         thin,
     };
     progress.phase("mirroring");

@@ -236,13 +236,13 @@ impl Catalogue for LazyPacks<'_> {
 }
 
 /// A commit begins with `tree <40 hex> LF`.
-fn tree_of_commit(commit: &[u8]) -> Option<Oid> {
+pub(super) fn tree_of_commit(commit: &[u8]) -> Option<Oid> {
     let line = commit.strip_prefix(b"tree ")?.split(|&byte| byte == b'\n').next()?;
     Oid::from_hex(line)
 }
 
 /// A tree is a row of `<mode> <name> NUL <20 bytes>`; only regular files count, not links.
-fn file_in_tree(mut tree: &[u8], name: &[u8]) -> Option<Oid> {
+pub(super) fn file_in_tree(mut tree: &[u8], name: &[u8]) -> Option<Oid> {
     while !tree.is_empty() {
         let end = tree.iter().position(|&byte| byte == 0)?;
         let (entry, rest) = (&tree[..end], &tree[end + 1..]);

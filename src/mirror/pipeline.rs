@@ -50,7 +50,7 @@ use super::layout::Layout;
 use super::layout::pack::{self, PackReadBack, StoredPack};
 use super::temp::TempKeys;
 use super::{Cancel, MirrorError};
-use crate::git::object::Oid;
+use crate::git::object::{Kind, Oid};
 use crate::pack::reader::{PackError, PackReader};
 use crate::pack::resolver::{Index, Resolver};
 use crate::progress::Progress;
@@ -75,11 +75,8 @@ pub(crate) struct Env<'e> {
     pub(crate) concurrency: usize,
     pub(crate) budget: Budget,
     pub(crate) written: Written,
-    /// Sees the content of every blob that may be an LFS pointer by its size. Called by resolve
-    /// tasks: it must not wait.
-    pub(crate) small_blob: &'e (dyn Fn(&[u8]) + Sync),
-    /// Sees every annotated tag, in the same way.
-    pub(crate) tag: &'e (dyn Fn(Oid, &[u8]) + Sync),
+    /// Sees every object that is whole in memory once. Called by resolve tasks: it must not wait.
+    pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
     /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
     pub(crate) thin: bool,
 }

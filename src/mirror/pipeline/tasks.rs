@@ -8,7 +8,6 @@ use rayon::Scope;
 use super::requests::Job;
 use super::table::{Delta, DeltaBytes};
 use super::{Engine, OVERHEAD_BYTES};
-use crate::git::lfs_pointer::MAX_POINTER_LEN;
 use crate::git::object::{Kind, hash_object};
 use crate::mirror::MirrorError;
 use crate::mirror::bases::Content;
@@ -56,12 +55,7 @@ impl Engine<'_> {
         }
         let oid = hash_object(kind, &content);
         let object = Object { oid, kind, len: content.len() as u64 };
-        if kind == Kind::Blob && content.len() < MAX_POINTER_LEN {
-            (self.env.small_blob)(&content);
-        }
-        if kind == Kind::Tag {
-            (self.env.tag)(oid, &content);
-        }
+        (self.env.look)(&oid, kind, &content);
         let content: Content = Arc::new(content);
         if self.env.layout == Layout::Pack {
             // Remembered before anybody can be told that it is there.
