@@ -114,7 +114,7 @@ fn of_200_repositories_seven_fail_in_their_own_ways_and_193_are_mirrored() {
         (50, 12, "401"),
         (90, 1, "the source's pack is broken: "),
         (130, 13, "the source has 0 refs and the mirror 1"),
-        (170, 1, "File exists"),
+        (170, 1, "it is no directory"),
         (180, 12, "AccessDenied"),
     ];
     let lines: Vec<&str> = summary.lines().collect();

@@ -312,8 +312,16 @@ impl<S: Store> Store for Retry<S> {
 
     fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<(), StoreError> {
         self.run_told(|maybe_done| match self.store.complete_upload(upload, parts) {
-            Err(error) if maybe_done && error.is_not_found() => {
-                if self.was_completed(upload, parts)? { Ok(()) } else { Err(error) }
+            // Some stores deny what is gone.
+            Err(error)
+                if maybe_done
+                    && matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Denied) =>
+            {
+                if self.was_completed(upload, parts)? {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
             }
             done => done,
         })
@@ -462,13 +470,18 @@ mod tests {
 
     #[test]
     fn a_completed_upload_whose_answer_was_lost_counts_as_completed() {
-        let store = MemoryStore::new();
-        let (retry, _) = retry(&store, Policy::default());
-        let upload = retry.create_upload(&key("a"), TEXT).unwrap();
-        let part = retry.put_part(&upload, 1, b"1").unwrap();
-        store.inject(Fault::transient().on(Operation::CompleteUpload).after_effect());
-        retry.complete_upload(&upload, &[part]).unwrap();
-        assert_eq!(store.bytes("a").as_deref(), Some(&b"1"[..]));
+        for then in [None, Some(StoreErrorKind::Denied)] {
+            let store = MemoryStore::new();
+            let (retry, _) = retry(&store, Policy::default());
+            let upload = retry.create_upload(&key("a"), TEXT).unwrap();
+            let part = retry.put_part(&upload, 1, b"1").unwrap();
+            store.inject(Fault::transient().on(Operation::CompleteUpload).after_effect());
+            if let Some(kind) = then {
+                store.inject(Fault::new(kind).on(Operation::CompleteUpload).nth(2));
+            }
+            retry.complete_upload(&upload, &[part]).unwrap();
+            assert_eq!(store.bytes("a").as_deref(), Some(&b"1"[..]));
+        }
     }
 
     #[test]
