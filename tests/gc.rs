@@ -14,7 +14,7 @@ use mirror_git_to_s3::git::object::Oid;
 use mirror_git_to_s3::git::refs::Advertisement;
 use mirror_git_to_s3::mirror::gc::{GcOptions, GcSummary, gc};
 use mirror_git_to_s3::mirror::verify::{VerifyOptions, verify};
-use mirror_git_to_s3::mirror::{MirrorError, Options, Status, mirror};
+use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Status, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::{Source, SourceError};
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
@@ -183,6 +183,32 @@ fn listed_packs_are_walked_and_kept() {
     let summary = collect(&store).unwrap();
     assert_eq!(summary.reachable as usize, repo.objects().len());
     assert_eq!((summary.loose, summary.packs), (1, 0));
+    assert!(is_sound(&store));
+}
+
+/// Readers may hold the old list.
+#[test]
+fn packs_that_were_taken_as_one_stay_for_the_grace_period_however_old_they_are() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    let run = |max_packs| {
+        let source = LocalGit::new(repo.path());
+        let options = Options { layout: Layout::Pack, max_packs, ..Options::default() };
+        mirror(&source, &store, &options, &Silent).unwrap();
+    };
+    let packs = || store.keys().iter().filter(|key| key.ends_with(".pack")).count();
+    for round in 0..2 {
+        run(50);
+        repo.commit("refs/heads/main", &[("a", format!("later {round}\n").as_bytes())]);
+    }
+    age(&store);
+    run(2);
+    assert_eq!(packs(), 3);
+    assert_eq!(collect(&store).unwrap().deleted(), 0, "they were replaced a moment ago");
+    age(&store);
+    assert_eq!(collect(&store).unwrap().packs, 4, "two packs and their indices");
+    assert_eq!(packs(), 1);
+    assert!(!store.keys().iter().any(|key| key.contains("replaced")), "{:?}", store.keys());
     assert!(is_sound(&store));
 }
 

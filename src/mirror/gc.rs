@@ -19,9 +19,13 @@
 //!   ([`MirrorError::Conflict`]). Candidates are listed page by page and deleted at once, so that an
 //!   object that was stored anew since is seen as young.
 //!
-//! Two gcs at once only delete the same. The age of a key is that of its bytes, not of its being
-//! garbage: a reader that is half-way through a clone of refs that were force-pushed away, or of
-//! packs that were taken as one, may miss something old and has to clone again.
+//! Two gcs at once only delete the same.
+//!
+//! # Beside a reader
+//! Packs that were taken as one are kept until the grace period has passed since then (`replaced`): a
+//! reader may hold the old list. For loose objects the age is that of their bytes: a reader that is
+//! half-way through a clone of refs that were force-pushed away may miss an old one and has to clone
+//! again.
 //!
 //! **Memory**: as `walk`; listings are worked off page by page.
 
@@ -34,6 +38,7 @@ use super::fence::Deleting;
 use super::inventory::{self, LFS, OBJECTS, lfs_oid_of_key};
 use super::layout::loose;
 use super::packed;
+use super::replaced::Replaced;
 use super::walk::{Pointers, Problem, Reached, Walk};
 use super::{Cancel, MirrorError, temp};
 use crate::git::object::Oid;
@@ -174,6 +179,7 @@ struct Keep {
     reached: Reached,
     /// `pack-<40 hex>`.
     packs: BTreeSet<String>,
+    replaced: Replaced,
 }
 
 /// What a key is, if gc may delete it at all.
@@ -229,7 +235,8 @@ impl Keep {
                 problems.join("; ")
             )));
         }
-        Ok(Keep { reached, packs: listed.unwrap_or_default().into_iter().collect() })
+        let packs = listed.unwrap_or_default().into_iter().collect();
+        Ok(Keep { reached, packs, replaced: Replaced::read(store)? })
     }
 
     /// `None`: it must stay, or is nothing that gc knows.
@@ -240,11 +247,22 @@ impl Keep {
         if let Some(oid) = lfs_oid_of_key(key) {
             return (!self.reached.lfs.contains_key(&oid)).then_some(Garbage::Lfs);
         }
-        let (name, extension) = key.strip_prefix("objects/pack/")?.rsplit_once('.')?;
-        let is_pack = name.strip_prefix("pack-").and_then(|hex| Oid::from_hex(hex.as_bytes()));
-        let ours = is_pack.is_some() && matches!(extension, "pack" | "idx");
-        (ours && !self.packs.contains(name)).then_some(Garbage::Pack)
+        (!self.packs.contains(pack_of_key(key)?)).then_some(Garbage::Pack)
     }
+
+    /// Since when a key is garbage, as far as that is known: since it is there, or since its pack
+    /// has left the list.
+    fn since(&self, info: &ObjectInfo) -> Option<SystemTime> {
+        let replaced = pack_of_key(info.key.as_str()).and_then(|name| self.replaced.since(name));
+        Some(info.last_modified?.max(replaced.unwrap_or(SystemTime::UNIX_EPOCH)))
+    }
+}
+
+/// `objects/pack/pack-<40 hex>.pack` or `.idx`: the name.
+fn pack_of_key(key: &str) -> Option<&str> {
+    let (name, extension) = key.strip_prefix("objects/pack/")?.rsplit_once('.')?;
+    Oid::from_hex(name.strip_prefix("pack-")?.as_bytes())?;
+    matches!(extension, "pack" | "idx").then_some(name)
 }
 
 struct Gc<'g> {
@@ -345,6 +363,10 @@ impl Gc<'_> {
             garbage.iter().for_each(|(info, what)| counts.add(what, info.len));
             Ok(())
         })?;
+        let notes = self.keep.replaced.old_notes(|at| self.is_old(at, now));
+        if !notes.is_empty() {
+            self.store.delete(&notes)?;
+        }
         Ok(counts.summary())
     }
 
@@ -371,6 +393,10 @@ impl Gc<'_> {
         Ok(())
     }
 
+    fn is_old(&self, since: SystemTime, now: SystemTime) -> bool {
+        now.duration_since(since).is_ok_and(|age| age >= self.options.grace)
+    }
+
     fn old_garbage(
         &self,
         page: Vec<ObjectInfo>,
@@ -381,8 +407,7 @@ impl Gc<'_> {
             .into_iter()
             .filter_map(|info| self.keep.garbage(info.key.as_str()).map(|what| (info, what)));
         let (old, young): (Vec<_>, Vec<_>) = garbage.partition(|(info, _)| {
-            let age = info.last_modified.and_then(|at| now.duration_since(at).ok());
-            age.is_some_and(|age| age >= self.options.grace)
+            self.keep.since(info).is_some_and(|since| self.is_old(since, now))
         });
         counts.young.fetch_add(young.len() as u64, Ordering::Relaxed);
         old

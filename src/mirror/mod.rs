@@ -23,6 +23,7 @@ mod peeled;
 mod pipeline;
 mod publish;
 mod reopen;
+mod replaced;
 pub mod state;
 mod temp;
 mod thin;

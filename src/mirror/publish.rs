@@ -28,6 +28,7 @@ use crate::store::{Condition, ETag, Key, ObjectHeaders, Store, StoreErrorKind};
 
 use super::layout::pack;
 use super::pipeline::Complete;
+use super::replaced;
 use super::{MirrorError, RefChange};
 
 /// `info/refs`: not `application/x-git-…`, or a reader would take it for the smart protocol.
@@ -219,6 +220,11 @@ pub(super) fn publish(
     replaced: &[String],
 ) -> Result<(), MirrorError> {
     let pack = proof.pack.as_ref().map(|pack| pack.name.as_str());
+    if let Some(new) = pack
+        && replaced.iter().any(|name| name != new)
+    {
+        replaced::note(store, new, replaced)?;
+    }
     list_packs(store, pack, replaced)?;
     let outcome = publish_refs(store, published, wanted);
     match &outcome {
