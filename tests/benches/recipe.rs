@@ -30,6 +30,10 @@ use support::{BenchRepo, git, runs};
 
 const BUCKET: &str = "bench";
 
+/// Up to so many objects the loose layout is measured beside it: a clone of it takes a request an
+/// object, five at once.
+const LOOSE_OBJECTS: u64 = 50_000;
+
 /// What one way of mirroring took.
 struct Took {
     seconds: f64,
@@ -60,20 +64,33 @@ fn main() -> ExitCode {
         let s3 = S3Server::start_with(folder.path(), options);
         let clone = |from: &str| seconds(|| clone(from));
 
-        let ours = mirror(&url, &s3, "ours");
+        let ours = mirror(&url, &s3, "pack", "ours");
         let writes = writes(&s3, "ours");
         let read = clone(&format!("{}/{BUCKET}/ours", s3.endpoint()));
         let smart = clone(&url);
         println!(
             "run {run}: mirror {:.2} s, {} requests, {writes} writes besides parts, {:.0} MiB; \
-             clone of it {read:.2} s, of the source {smart:.2} s: {:.2}",
+             {:.1} MiB stored; clone of it {read:.2} s, of the source {smart:.2} s: {:.2}",
             ours.seconds,
             ours.requests,
             ours.peak_mib,
+            stored_mib(&folder.path().join(BUCKET).join("ours")),
             read / smart,
         );
         best[1] = best[1].min(read / smart);
         sound &= writes <= 12 && ours.peak_mib <= 128.0;
+        if repo.objects <= LOOSE_OBJECTS {
+            let loose = mirror(&url, &s3, "loose", "loose");
+            let read = clone(&format!("{}/{BUCKET}/loose", s3.endpoint()));
+            println!(
+                "       loose {:.2} s, {} requests, {:.0} MiB; {:.1} MiB stored; \
+                 clone of it {read:.2} s",
+                loose.seconds,
+                loose.requests,
+                loose.peak_mib,
+                stored_mib(&folder.path().join(BUCKET).join("loose")),
+            );
+        }
         if has_rclone {
             let theirs = recipe(&url, &s3, "theirs");
             let read = clone(&format!("{}/{BUCKET}/theirs", s3.endpoint()));
@@ -110,12 +127,12 @@ fn clone(url: &str) {
 }
 
 /// The program, as users run it.
-fn mirror(url: &str, s3: &S3Server, prefix: &str) -> Took {
+fn mirror(url: &str, s3: &S3Server, layout: &str, prefix: &str) -> Took {
     let before = s3.requests();
     let target = format!("s3://{BUCKET}/{prefix}");
     let mut program = Command::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
     program
-        .args(["--layout", "pack", "--source", url, "--target", &target])
+        .args(["--layout", layout, "--source", url, "--target", &target])
         .args(["--endpoint-url", &s3.endpoint()])
         .env_clear()
         .env("AWS_ACCESS_KEY_ID", &s3.access_key)
@@ -143,6 +160,20 @@ fn peak_of(process: u32) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
     Some(kib / 1024.0)
+}
+
+/// All files below a folder.
+fn stored_mib(folder: &Path) -> f64 {
+    fn bytes(folder: &Path) -> u64 {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let sizes = entries.map(|entry| match entry.metadata() {
+            Ok(info) if info.is_dir() => bytes(&entry.path()),
+            Ok(info) => info.len(),
+            Err(_) => 0,
+        });
+        sizes.sum()
+    }
+    bytes(folder) as f64 / (1 << 20) as f64
 }
 
 /// Requests below the prefix that write, but for the parts of an upload.
