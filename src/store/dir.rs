@@ -440,8 +440,12 @@ impl Drop for DirStore {
         {
             let _ = fs::remove_file(lock());
         }
-        let _ = fs::remove_dir(&partial);
-        let _ = fs::remove_dir(self.root.join("mirror_tmp"));
+        // A run that is killed before its first temporary key is there leaves the folder for it.
+        let temporary = self.root.join("mirror_tmp");
+        for folder in fs::read_dir(&temporary).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(folder.path());
+        }
+        let _ = fs::remove_dir(temporary);
     }
 }
 
@@ -813,6 +817,20 @@ mod tests {
         drop(store);
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn empty_folders_of_killed_runs_go_with_the_store_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str| dir.path().join("mirror_tmp").join(name);
+        fs::create_dir_all(run("killed")).unwrap();
+        fs::create_dir_all(run("lives")).unwrap();
+        fs::write(run("lives").join("pack-0"), b"1").unwrap();
+        drop(DirStore::new(dir.path()).unwrap());
+        assert!(!run("killed").exists() && run("lives").exists());
+        fs::remove_file(run("lives").join("pack-0")).unwrap();
+        drop(DirStore::new(dir.path()).unwrap());
+        assert!(!dir.path().join("mirror_tmp").exists());
     }
 
     #[test]
