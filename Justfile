@@ -15,9 +15,9 @@ lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
 
-# Benchmarks, or those whose name contains a word (tests/benches).
-bench *words:
-    cargo bench --locked {{words}}
+# Benchmarks, or the one of that name (tests/benches): just bench recipe
+bench name="":
+    cargo bench --locked {{ if name == "" { "" } else { "--bench " + name } }}
 
 # Fuzz one target for some seconds (needs cargo-fuzz and a nightly compiler): just fuzz packet 60
 fuzz target seconds="60":
