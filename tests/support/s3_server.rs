@@ -126,12 +126,15 @@ async fn accept(
             let seen = (line, request.headers().clone());
             counts.seen.lock().expect("no holder panics").push(seen);
             let service = service.clone();
-            async move {
+            // A task of its own: a client that is killed must not cancel a request half-way, which
+            // would leave files of s3s-fs's own that belong to no upload.
+            let answer = tokio::spawn(async move {
                 if !latency.is_zero() {
                     tokio::time::sleep(latency).await;
                 }
                 Service::call(&service, request).await
-            }
+            });
+            async move { answer.await.expect("the server does not panic") }
         });
         tokio::spawn(async move {
             let http = Builder::new(TokioExecutor::new());
