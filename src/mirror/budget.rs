@@ -19,6 +19,8 @@ pub(crate) struct Budget {
     pub(crate) parts: u64,
     /// The first part of it, and what an index may take at once.
     pub(crate) part: u64,
+    /// What of the source is read ahead.
+    pub(crate) ahead: u64,
     /// Above this an object is streamed and never whole in memory.
     pub(crate) large: u64,
 }
@@ -33,6 +35,7 @@ impl Budget {
                 results: memory_bytes / 8,
                 parts: 0,
                 part,
+                ahead: memory_bytes / 16,
                 large: (memory_bytes / 16).clamp(256 << 10, 64 << 20),
             },
             // One part that fills and one or two on their way; the second pass reads blocks, for
@@ -43,6 +46,7 @@ impl Budget {
                 results: memory_bytes / 16,
                 parts: memory_bytes / 4,
                 part,
+                ahead: memory_bytes / 16,
                 large: (memory_bytes / 16).clamp(256 << 10, 32 << 20),
             },
         }

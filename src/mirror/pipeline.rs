@@ -2,7 +2,8 @@
 //!
 //! | thread | owns | waits for | ends when |
 //! |---|---|---|---|
-//! | reader: the caller | the source's response | the source; room in the gate | the pack has ended and nothing runs |
+//! | `source` | the source's response | the source; room in its queue | the stream ends, or the reader has left |
+//! | reader: the caller | the stream's place | `source`; room in the gate | the pack has ended and nothing runs |
 //! | `resolve.N`: rayon, one a core | nothing | nothing | the scope ends |
 //! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same base | `quit` is closed |
 //! | `large.0` | the large delta in hand | the store; room for a part | `quit` is closed |
@@ -12,7 +13,7 @@
 //! delta whose base is not resolved waits in the [`Table`], never in a thread; its base's task wakes
 //! it ([`Engine::pump`]). The queues are unbounded in number and bounded in bytes: every job in
 //! one holds a [`Permit`], which is also what keeps the run from being called idle. All waits point
-//! downstream: reader → (resolve, large) → request → store.
+//! downstream: source → reader → (resolve, large) → request → store.
 //!
 //! **Order that [`Engine::pump`] relies on.** A task that ends gives back its bytes, then pumps,
 //! then drops its permit. So whenever nothing runs, no ready delta is left behind, and what is
@@ -26,6 +27,7 @@
 //! is a file of its own below `pipeline/`, in the order of the table above; none of those spawns or
 //! waits by itself.
 
+mod ahead;
 mod reader;
 mod requests;
 mod second_pass;
@@ -56,6 +58,7 @@ use crate::pack::resolver::{Index, Resolver};
 use crate::progress::Progress;
 use crate::store::{Key, Store};
 
+use ahead::{Ahead, Queue};
 pub(super) use requests::{Job, LargeObject};
 use table::Table;
 pub(super) use table::{Delta, DeltaBytes};
@@ -107,10 +110,21 @@ impl Complete {
 /// Stores every object of the pack that `stream` yields. Returns when all are stored, or with the
 /// first error, in both cases with all threads joined. `wants` must be among them.
 pub(crate) fn store_pack(
-    stream: impl Read,
+    stream: impl Read + Send,
     wants: &[Oid],
     env: &Env<'_>,
 ) -> Result<Complete, MirrorError> {
+    let queue = Queue::new(env.budget.ahead);
+    std::thread::scope(|threads| {
+        std::thread::Builder::new()
+            .name("source".into())
+            .spawn_scoped(threads, || queue.fill(stream))
+            .map_err(|error| cannot_start(&error))?;
+        store_stream(Ahead(&queue), wants, env)
+    })
+}
+
+fn store_stream(stream: impl Read, wants: &[Oid], env: &Env<'_>) -> Result<Complete, MirrorError> {
     let pack = PackReader::new(stream)?;
     env.progress.expect_objects(u64::from(pack.object_count()));
     let (engine, queues) = Engine::new(env);

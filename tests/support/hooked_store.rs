@@ -32,15 +32,22 @@ pub struct Hooked {
     pub conditions: Conditions,
     /// Called before every put.
     pub before_put: Hook,
+    /// Called before every part of an upload.
+    pub before_part: Hook,
 }
 
 impl Hooked {
     pub fn new(inner: &MemoryStore, conditions: Conditions) -> Self {
-        Hooked { inner: inner.clone(), conditions, before_put: Box::new(|_| ()) }
+        let (before_put, before_part) = (Box::new(|_: &Key| ()), Box::new(|_: &Key| ()));
+        Hooked { inner: inner.clone(), conditions, before_put, before_part }
     }
 
     pub fn before_put(self, hook: impl Fn(&Key) + Send + Sync + 'static) -> Self {
         Hooked { before_put: Box::new(hook), ..self }
+    }
+
+    pub fn before_part(self, hook: impl Fn(&Key) + Send + Sync + 'static) -> Self {
+        Hooked { before_part: Box::new(hook), ..self }
     }
 }
 
@@ -96,6 +103,7 @@ impl Store for Hooked {
         self.inner.create_upload(key, headers)
     }
     fn put_part(&self, upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError> {
+        (self.before_part)(&upload.key);
         self.inner.put_part(upload, number, body)
     }
     fn copy_part(
