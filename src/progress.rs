@@ -27,8 +27,11 @@ pub trait Progress: Send + Sync {
         let _ = bytes;
     }
 
-    /// One object is done: stored with `bytes`, or found stored already (`bytes` 0).
-    fn object_done(&self, bytes: u64) {
+    /// One object is done: stored, or found stored already.
+    fn object_done(&self) {}
+
+    /// `bytes` have gone to the store: of objects, of packs, and what a run lays down for itself.
+    fn stored(&self, bytes: u64) {
         let _ = bytes;
     }
 

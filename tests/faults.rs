@@ -483,7 +483,7 @@ fn source_is_read_every_few_seconds_while_the_store_is_slower_than_that() {
         mirror(&source, &slow, &options, &Silent).unwrap();
         assert_mirrored(&repo, &inner);
         let longest = source.longest.into_inner().unwrap();
-        // Two seconds are meant; the rest is for a machine that does much else.
+        // One second is meant; the rest is for a machine that does much else.
         assert!(longest < request / 2, "{layout:?}: {longest:?}");
     }
 }

@@ -5,7 +5,7 @@ mod local_git;
 
 use local_git::{LocalGit, Repo, assert_same_repository};
 use mirror_git_to_s3::mirror::{Layout, Options, Status, mirror};
-use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::progress::{Counters, Silent};
 use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{MemoryStore, Operation};
 
@@ -148,5 +148,24 @@ fn mirror_goes_on_in_the_other_layout() {
         assert!(round == 0 || summary.objects_written <= 3, "{summary:?}");
         assert_same_repository(repo.path(), target.path());
         repo.commit("refs/heads/main", &[("round", format!("{round}").as_bytes())]);
+    }
+}
+
+/// A pack told nothing of itself before, nor a large object before its end.
+#[test]
+fn what_goes_to_the_store_is_told_in_both_layouts() {
+    let repo = sample();
+    let mut random = fastrand::Rng::with_seed(1);
+    let large: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(12 << 20).collect();
+    repo.commit("refs/heads/main", &[("large", &large)]);
+    for layout in [Layout::Loose, Layout::Pack] {
+        let told = Counters::default();
+        let options = Options { layout, memory_bytes: 64 << 20, ..Options::default() };
+        let source = LocalGit::new(repo.path());
+        let summary = mirror(&source, &MemoryStore::new(), &options, &told).unwrap();
+        let told = told.counts();
+        assert!(summary.bytes_written > 12 << 20);
+        assert_eq!(told.bytes_stored, summary.bytes_written, "{layout:?}");
+        assert_eq!(told.objects as usize, repo.objects().len(), "{layout:?}");
     }
 }

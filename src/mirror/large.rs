@@ -400,6 +400,7 @@ impl<'e> InlineUpload<'e> {
     fn send(&mut self, (number, body): (u32, Vec<u8>)) -> Result<(), MirrorError> {
         self.stored_len += body.len() as u64;
         self.stored.push(self.env.store.put_part(&self.upload, number, &body)?);
+        self.env.progress.stored(body.len() as u64);
         Ok(())
     }
 

@@ -385,8 +385,12 @@ impl Progress for BarLine {
         self.line.counters.received(bytes);
     }
 
-    fn object_done(&self, bytes: u64) {
-        self.line.counters.object_done(bytes);
+    fn object_done(&self) {
+        self.line.counters.object_done();
+    }
+
+    fn stored(&self, bytes: u64) {
+        self.line.counters.stored(bytes);
     }
 
     fn expect_lfs(&self, bytes: u64) {

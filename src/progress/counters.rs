@@ -33,7 +33,7 @@ pub struct Counts {
     pub objects_expected: u64,
     /// Bytes of packs that have arrived.
     pub bytes_received: u64,
-    /// Bytes of objects that were stored.
+    /// Bytes that have gone to the store.
     pub bytes_stored: u64,
     /// Bytes of LFS objects that have arrived.
     pub lfs_bytes: u64,
@@ -71,8 +71,11 @@ impl Progress for Counters {
         self.bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn object_done(&self, bytes: u64) {
+    fn object_done(&self) {
         self.objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stored(&self, bytes: u64) {
         self.bytes_stored.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -140,7 +143,8 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..1000 {
                         counters.expect_objects(2);
-                        counters.object_done(3);
+                        counters.object_done();
+                        counters.stored(3);
                         counters.received(5);
                         counters.expect_lfs(7);
                         counters.lfs_received(6);

@@ -83,8 +83,13 @@ impl Progress for Lines {
         self.now_and_then();
     }
 
-    fn object_done(&self, bytes: u64) {
-        self.counters.object_done(bytes);
+    fn object_done(&self) {
+        self.counters.object_done();
+        self.now_and_then();
+    }
+
+    fn stored(&self, bytes: u64) {
+        self.counters.stored(bytes);
         self.now_and_then();
     }
 

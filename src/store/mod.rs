@@ -110,7 +110,7 @@ pub struct ListPage {
 }
 
 /// A condition on a write. Stores that can't enforce one ignore it or answer
-/// [`StoreErrorKind::Unsupported`]; see `facts` in the README: it is a help, never the foundation.
+/// [`StoreErrorKind::Unsupported`]; it is a help, never the foundation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Only if no object has this key (`If-None-Match: *`).

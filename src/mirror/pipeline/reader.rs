@@ -103,6 +103,7 @@ impl Engine<'_> {
         let body = deflate_loose(kind, content);
         self.env.store.put(&loose::key(&object.oid), &body, loose::HEADERS, None)?;
         self.count_stored(body.len() as u64);
+        self.env.progress.stored(body.len() as u64);
         self.resolved(index, object);
         self.pump(scope);
         Ok(())
@@ -236,7 +237,7 @@ impl Engine<'_> {
             })?;
             self.note_crc(end.crc32);
             self.resolved(index, Object { oid: hasher.finish(), kind, len });
-            self.env.progress.object_done(0);
+            self.env.progress.object_done();
             self.pump(scope);
             return Ok(());
         }
@@ -390,6 +391,7 @@ impl Engine<'_> {
         }
         let key = Arc::new(self.env.temp.key("deltas"));
         self.env.store.put(&key, batch, TEMPORARY, None)?;
+        self.env.progress.stored(batch.len() as u64);
         batch.clear();
         let mut table = self.table();
         for (index, offset, len) in spilled.drain(..) {

@@ -52,11 +52,13 @@ impl Engine<'_> {
                 self.env.store.put(&loose::key(&oid), &body, loose::HEADERS, None)?;
                 self.bases.unpin(index);
                 self.count_stored(body.len() as u64);
+                self.env.progress.stored(body.len() as u64);
                 drop(body);
                 self.end_task(scope, permit);
             }
             Job::Part { object, number, body, permit } => {
                 let part = self.env.store.put_part(&object.ledger.upload, number, &body)?;
+                self.env.progress.stored(body.len() as u64);
                 drop(body);
                 if object.ledger.stored(part) {
                     self.finish_large(scope, &object)?;
@@ -89,7 +91,7 @@ impl Engine<'_> {
     pub(super) fn count_stored(&self, bytes: u64) {
         self.env.written.objects.fetch_add(1, Ordering::Relaxed);
         self.env.written.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.env.progress.object_done(bytes);
+        self.env.progress.object_done();
     }
 
     /// All parts of a large object are in: it gets its name.
@@ -123,7 +125,7 @@ impl Engine<'_> {
             store.abort_upload(upload)?;
             temp.upload_ended(upload);
             temp.forget(&upload.key);
-            self.env.progress.object_done(0);
+            self.env.progress.object_done();
         } else {
             store.complete_upload(upload, &parts)?;
             temp.upload_ended(upload);

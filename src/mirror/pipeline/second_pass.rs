@@ -76,7 +76,7 @@ impl Engine<'_> {
     /// Pack layout: a large object that is not laid down anywhere but in the pack.
     pub(crate) fn resolved_in_pack<'s>(&'s self, scope: &Scope<'s>, index: Index, object: Object) {
         self.resolved(index, object);
-        self.env.progress.object_done(0);
+        self.env.progress.object_done();
         self.pump(scope);
     }
 

@@ -61,7 +61,7 @@ impl Engine<'_> {
             // Remembered before anybody can be told that it is there.
             self.bases.remember(index, content);
             self.resolved(index, object);
-            self.env.progress.object_done(0);
+            self.env.progress.object_done();
             self.end_task(scope, permit);
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Engine<'_> {
                 false => self.bases.forget(index),
             }
             drop(content);
-            self.env.progress.object_done(0);
+            self.env.progress.object_done();
             self.end_task(scope, permit);
             return Ok(());
         }
