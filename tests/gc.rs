@@ -165,6 +165,29 @@ fn only_unlisted_packs_and_unnamed_lfs_objects_go() {
 }
 
 #[test]
+fn lacking_lfs_objects_that_no_pointer_names_are_forgotten() {
+    let lacking = "mirror_state/lfs-lacking";
+    let line = |digit: &str| format!("{} 3\n", digit.repeat(64));
+    let repo = sample();
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 3\n",
+        "a".repeat(64)
+    );
+    repo.commit("refs/heads/main", &[("big", pointer.as_bytes())]);
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    put(&store, lacking, (line("a") + &line("b")).as_bytes());
+    let dry = gc(&store, &GcOptions { dry_run: true, ..options() }, &|_| ()).unwrap();
+    assert_eq!(dry.lfs_forgotten, 1);
+    assert_eq!(&*store.bytes(lacking).unwrap(), (line("a") + &line("b")).as_bytes());
+    assert_eq!(collect(&store).unwrap().lfs_forgotten, 1);
+    assert_eq!(&*store.bytes(lacking).unwrap(), line("a").as_bytes());
+    put(&store, lacking, line("b").as_bytes());
+    assert_eq!(collect(&store).unwrap().lfs_forgotten, 1);
+    assert!(store.bytes(lacking).is_none(), "nothing lacks any more");
+}
+
+#[test]
 fn listed_packs_are_walked_and_kept() {
     let repo = sample();
     let store = MemoryStore::new();

@@ -296,6 +296,7 @@ fn json_of_verify_and_gc_has_these_fields_and_nothing_else_is_on_standard_output
             "error",
             "exit_code",
             "lfs",
+            "lfs_forgotten",
             "loose",
             "pack_files",
             "reachable",

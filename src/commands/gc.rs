@@ -51,9 +51,13 @@ fn collect(command: &GcCommand, endpoints: &Endpoints) -> Result<GcSummary, Mirr
 }
 
 fn text(command: &GcCommand, summary: &GcSummary) -> String {
+    let forgotten = match summary.lfs_forgotten {
+        0 => String::new(),
+        objects => format!("; {objects} lacking LFS objects that nothing names"),
+    };
     format!(
-        "{}: {} {} objects, {} files of packs and {} LFS objects, {} bytes; {} too young, {} \
-         reachable, {} requests, {:.1} s\n",
+        "{}: {} {} objects, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
+         young, {} reachable, {} requests, {:.1} s\n",
         command.upkeep.target,
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
@@ -76,6 +80,7 @@ fn json(command: &GcCommand, summary: &GcSummary) -> String {
         "loose": summary.loose,
         "pack_files": summary.packs,
         "lfs": summary.lfs,
+        "lfs_forgotten": summary.lfs_forgotten,
         "bytes": summary.bytes,
         "young": summary.young,
         "temporary": summary.temporary,

@@ -1,7 +1,8 @@
 //! Deletes what no ref reaches and no list names, once it is old enough.
 //!
 //! That is: loose objects that no published ref reaches, `.pack` and `.idx` files that
-//! `objects/info/packs` does not list, and LFS objects that no reachable pointer names. No other key
+//! `objects/info/packs` does not list, and LFS objects that no reachable pointer names, also from the
+//! list of those that lack, which is the one file that gc writes anew. No other key
 //! is ever deleted; of temporary keys only those of dead runs (`temp`). If anything that
 //! refs reach is missing or damaged, nothing is deleted at all: what lies behind it is unknown.
 //!
@@ -37,10 +38,12 @@ use std::time::{Duration, Instant, SystemTime};
 use super::fence::Deleting;
 use super::inventory::{self, LFS, OBJECTS, lfs_oid_of_key};
 use super::layout::loose;
+use super::lfs::Remembered;
 use super::packed;
 use super::replaced::Replaced;
 use super::walk::{Pointers, Problem, Reached, Walk};
 use super::{Cancel, MirrorError, temp};
+use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::Oid;
 use crate::git::refs::{Head, parse_head_file, parse_info_refs};
 use crate::store::{Key, ObjectInfo, Store};
@@ -86,6 +89,8 @@ pub struct GcSummary {
     pub packs: u64,
     /// LFS objects.
     pub lfs: u64,
+    /// Lacking LFS objects that runs need no longer look for.
+    pub lfs_forgotten: u64,
     /// Their bytes together.
     pub bytes: u64,
     /// What no ref reaches, but is too young yet (or has no age).
@@ -118,10 +123,12 @@ pub fn gc(
     let published = Published::read(store)?;
     let gc = Gc { store, options, keep: Keep::find(store, options, &published)?, published };
     let mut counts = gc.look(deleting)?;
-    if !options.dry_run && counts.deleted() > 0 {
+    let lfs_forgotten = gc.keep.forgotten.len() as u64;
+    if !options.dry_run && counts.deleted() + lfs_forgotten > 0 {
         counts = gc.delete(deleting)?;
     }
     Ok(GcSummary {
+        lfs_forgotten,
         reachable: gc.keep.reached.objects.len() as u64,
         temporary,
         store_requests: store.requests() - requests_before,
@@ -180,6 +187,8 @@ struct Keep {
     /// `pack-<40 hex>`.
     packs: BTreeSet<String>,
     replaced: Replaced,
+    /// Lacking LFS objects that no pointer names.
+    forgotten: Vec<LfsPointer>,
 }
 
 /// What a key is, if gc may delete it at all.
@@ -205,6 +214,7 @@ impl Keep {
         };
         let packs = packed::open_listed(store, |key, what| told(format!("{key}: {what}")))?;
         let has_lfs = !store.list(LFS, None)?.objects.is_empty();
+        let lacking = Remembered::read(store)?.0;
         let stored = match has_lfs {
             true => Some(inventory::stored(store, options.concurrency, &options.cancel)?),
             false => None,
@@ -219,7 +229,10 @@ impl Keep {
             read_blobs: false,
             blobs_exist: false,
             stored: stored.as_ref(),
-            pointers: if has_lfs { Pointers::Yes } else { Pointers::No },
+            pointers: match has_lfs || !lacking.is_empty() {
+                true => Pointers::Yes,
+                false => Pointers::No,
+            },
         };
         let from: Vec<_> = tips.iter().map(|(oid, _)| (*oid, None)).collect();
         let reached = walk.run(&from, &|Problem { key, what, via }| {
@@ -236,7 +249,9 @@ impl Keep {
             )));
         }
         let packs = listed.unwrap_or_default().into_iter().collect();
-        Ok(Keep { reached, packs, replaced: Replaced::read(store)? })
+        let is_forgotten = |pointer: &LfsPointer| !reached.lfs.contains_key(&pointer.oid);
+        let forgotten = lacking.into_iter().filter(is_forgotten).collect();
+        Ok(Keep { reached, packs, replaced: Replaced::read(store)?, forgotten })
     }
 
     /// `None`: it must stay, or is nothing that gc knows.
@@ -353,21 +368,30 @@ impl Gc<'_> {
             }
             // One request under the lock, every ten minutes.
             fence().renew()?;
-            if Published::read(self.store)? != self.published {
-                log::warn!("a run has published meanwhile: gc stops; run it again");
-                return Err(MirrorError::Conflict);
-            }
+            self.refuse_news()?;
             garbage.iter().for_each(|(info, _)| deleting(info));
             let keys: Vec<Key> = garbage.iter().map(|(info, _)| info.key.clone()).collect();
             self.store.delete(&keys)?;
             garbage.iter().for_each(|(info, what)| counts.add(what, info.len));
             Ok(())
         })?;
+        if !self.keep.forgotten.is_empty() {
+            self.refuse_news()?;
+            Remembered::forget(self.store, &self.keep.forgotten)?;
+        }
         let notes = self.keep.replaced.old_notes(|at| self.is_old(at, now));
         if !notes.is_empty() {
             self.store.delete(&notes)?;
         }
         Ok(counts.summary())
+    }
+
+    fn refuse_news(&self) -> Result<(), MirrorError> {
+        if Published::read(self.store)? != self.published {
+            log::warn!("a run has published meanwhile: gc stops; run it again");
+            return Err(MirrorError::Conflict);
+        }
+        Ok(())
     }
 
     /// Gives a run that has looked at the fence before it was there the time to publish.

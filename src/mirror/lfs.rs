@@ -362,14 +362,14 @@ fn list(store: &dyn Store) -> Result<Vec<[u8; 32]>, StoreError> {
 }
 
 /// What earlier runs could not get, sorted.
-struct Remembered(Vec<LfsPointer>);
+pub(super) struct Remembered(pub(super) Vec<LfsPointer>);
 
 impl Remembered {
     fn key() -> Key {
         Key::new(LACKING_KEY).expect("a constant without odd characters")
     }
 
-    fn read(store: &dyn Store) -> Result<Self, MirrorError> {
+    pub(super) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
         let file = match store.get(&Self::key(), None, MAX_LACKING_BYTES) {
             Ok((file, _)) => file,
             Err(error) if error.is_not_found() => Vec::new(),
@@ -385,6 +385,14 @@ impl Remembered {
             }
         }
         Ok(Remembered(sorted(pointers)))
+    }
+
+    /// Leaves out `pointers`, and keeps what was added since they were read.
+    pub(super) fn forget(store: &dyn Store, pointers: &[LfsPointer]) -> Result<(), MirrorError> {
+        let now = Self::read(store)?;
+        let pointers: HashSet<_> = pointers.iter().collect();
+        let left = now.0.iter().filter(|pointer| !pointers.contains(pointer)).copied().collect();
+        Ok(now.update(store, left)?)
     }
 
     /// Written only if it changes, deleted when nothing lacks.
