@@ -127,6 +127,9 @@ pub(crate) fn store_pack(
 fn store_stream(stream: impl Read, wants: &[Oid], env: &Env<'_>) -> Result<Complete, MirrorError> {
     let pack = PackReader::new(stream)?;
     env.progress.expect_objects(u64::from(pack.object_count()));
+    if let Some(warning) = env.layout.warning(pack.object_count()) {
+        log::warn!("{}: {warning}", env.store.describe());
+    }
     let (engine, queues) = Engine::new(env);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = rayon::ThreadPoolBuilder::new()
