@@ -192,6 +192,15 @@ fn hints_say_what_to_set() {
     assert!(text.contains("check --region"), "{text}");
     let text = with("", "403 Forbidden", "RequestTimeTooSkewed");
     assert!(text.contains("set the clock"), "{text}");
+    let canned = || Canned::new(&[&refusal("400 Bad Request", "InvalidArgument", "")]);
+    let put = |store: S3Store| store.put(&key("a"), b"1", TEXT, None).unwrap_err().to_string();
+    let text = put(canned().store_with(|config| {
+        config.sse = Some("AES256".into());
+        config.storage_class = Some("STANDARD_IA".into());
+    }));
+    assert!(text.contains("what --sse, --storage-class asks for?"), "{text}");
+    let text = put(canned().store());
+    assert!(!text.contains("asks for?"), "{text}");
     let text = put_error(&answer("404 Not Found", "", "<html>nginx</html>")).to_string();
     assert!(text.contains("is there an S3 store?"), "{text}");
 }

@@ -234,7 +234,7 @@ impl S3Store {
             (code, "") => format!("{code} (HTTP {status})"),
             (code, words) => format!("{code}: {} (HTTP {status})", one_line(words)),
         };
-        if let Some(hint) = self.hint(status, said) {
+        if let Some(hint) = self.hint(call, status, said) {
             message.push_str("; ");
             message.push_str(&hint);
         }
@@ -242,8 +242,9 @@ impl S3Store {
     }
 
     /// What the operator can do about it.
-    fn hint(&self, status: u16, said: &ErrorXml) -> Option<String> {
+    fn hint(&self, call: &Call<'_>, status: u16, said: &ErrorXml) -> Option<String> {
         let region = self.signer.region();
+        let options: Vec<_> = call.headers.iter().filter_map(|(name, _)| option_of(name)).collect();
         Some(match (said.code.as_str(), status) {
             ("NoSuchBucket", _) => format!(
                 "bucket {:?} does not exist: create it, or check --endpoint-url ({})",
@@ -256,6 +257,17 @@ impl S3Store {
             ("AccessDenied", _) => format!("check the policy of bucket {:?}", self.place.bucket),
             ("RequestTimeTooSkewed", _) => {
                 "this machine's clock and the store's differ: set the clock".to_owned()
+            }
+            (
+                "InvalidArgument"
+                | "InvalidRequest"
+                | "InvalidStorageClass"
+                | "InvalidEncryptionAlgorithmError"
+                | "AccessControlListNotSupported"
+                | "NotImplemented",
+                _,
+            ) if !options.is_empty() => {
+                format!("does the store know what {} asks for?", options.join(", "))
             }
             _ if !said.region.is_empty() && said.region != region => {
                 format!("the bucket is in another region: set --region {}", one_line(&said.region))
@@ -722,6 +734,17 @@ impl Store for S3Store {
     fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
+}
+
+/// The option that makes objects be written with this header.
+fn option_of(header: &str) -> Option<&'static str> {
+    Some(match header {
+        "x-amz-acl" => "--acl",
+        "x-amz-server-side-encryption" => "--sse",
+        "x-amz-server-side-encryption-aws-kms-key-id" => "--sse-kms-key-id",
+        "x-amz-storage-class" => "--storage-class",
+        _ => return None,
+    })
 }
 
 fn run(
