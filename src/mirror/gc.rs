@@ -1,8 +1,8 @@
 //! Deletes what no ref reaches and no list names, once it is old enough.
 //!
 //! That is: loose objects that no published ref reaches, `.pack` and `.idx` files that
-//! `objects/info/packs` does not list, and LFS objects that no reachable pointer names, also from the
-//! list of those that lack, which is the one file that gc writes anew. No other key
+//! `objects/info/packs` does not list, and LFS objects that no reachable pointer names; those also
+//! leave the list of lacking ones. No other key
 //! is ever deleted; of temporary keys only those of dead runs (`temp`). If anything that
 //! refs reach is missing or damaged, nothing is deleted at all: what lies behind it is unknown.
 //!
