@@ -311,34 +311,36 @@ impl Source for InPieces<'_> {
     }
 }
 
+/// The tip and the pack of a commit, its tree, a pointer and one more blob, and where each of the
+/// first three ends.
+fn pack_with_pointer(text: &str) -> (Oid, Vec<u8>, [usize; 3]) {
+    let blobs = [text.as_bytes(), b"the last blob"];
+    let (tree, tip) = tree_and_commit(blobs.into_iter());
+    let mut pack = PackBuilder::new();
+    pack.object(COMMIT, &tip.1);
+    let commit_end = pack.next_offset() as usize;
+    pack.object(TREE, &tree.1);
+    let tree_end = pack.next_offset() as usize;
+    pack.blob(blobs[0]);
+    let pointer_end = pack.next_offset() as usize;
+    pack.blob(blobs[1]);
+    (tip.0, pack.build(), [commit_end, tree_end, pointer_end])
+}
+
 #[test]
 fn lfs_objects_are_fetched_while_git_objects_still_come() {
     for layout in LAYOUTS {
         let server = LfsServer::start(Lfs::default());
-        let text = server.add(b"content");
-        let blobs = [text.as_bytes(), b"the last blob"];
-        let mut pack = PackBuilder::new();
-        let (tree, tip) = tree_and_commit(blobs.into_iter());
-        pack.object(COMMIT, &tip.1);
-        let commit_end = pack.next_offset() as usize;
-        pack.object(TREE, &tree.1);
-        let tree_end = pack.next_offset() as usize;
-        pack.blob(blobs[0]);
-        let pointer_end = pack.next_offset() as usize;
-        pack.blob(blobs[1]);
+        let (tip, pack, ends) = pack_with_pointer(&server.add(b"content"));
         let counters = Counters::default();
         let commit_done = || counters.counts().objects >= 1;
         let tree_done = || counters.counts().objects >= 2;
         let store = MemoryStore::new();
         let lfs_done = || stored(&store, b"content");
         let source = InPieces {
-            tip: tip.0,
-            pack: pack.build(),
-            ends: vec![
-                (commit_end, &commit_done),
-                (tree_end, &tree_done),
-                (pointer_end, &lfs_done),
-            ],
+            tip,
+            pack,
+            ends: vec![(ends[0], &commit_done), (ends[1], &tree_done), (ends[2], &lfs_done)],
             server: &server,
         };
         let summary = mirror(&source, &store, &options_for(layout), &counters).unwrap();
@@ -350,17 +352,7 @@ fn lfs_objects_are_fetched_while_git_objects_still_come() {
 #[test]
 fn a_failure_of_git_or_of_lfs_objects_beside_each_other_is_the_run_s() {
     let server = LfsServer::start(Lfs::default());
-    let text = server.add(b"content");
-    let blobs = [text.as_bytes(), b"the last blob"];
-    let mut pack = PackBuilder::new();
-    let (tree, tip) = tree_and_commit(blobs.into_iter());
-    pack.object(COMMIT, &tip.1);
-    let commit_end = pack.next_offset() as usize;
-    pack.object(TREE, &tree.1);
-    let tree_end = pack.next_offset() as usize;
-    pack.blob(blobs[0]);
-    let pointer_end = pack.next_offset() as usize;
-    pack.blob(blobs[1]);
+    let (tip, pack, ends) = pack_with_pointer(&server.add(b"content"));
     let counters = Counters::default();
     let commit_done = || counters.counts().objects >= 1;
     let tree_done = || counters.counts().objects >= 2;
@@ -369,9 +361,9 @@ fn a_failure_of_git_or_of_lfs_objects_beside_each_other_is_the_run_s() {
     let denied = Fault::new(StoreErrorKind::Denied).on(Operation::Put);
     store.inject(denied.key(|key| key.starts_with("lfs/objects/")).nth(1));
     let source = InPieces {
-        tip: tip.0,
-        pack: pack.build(),
-        ends: vec![(commit_end, &commit_done), (tree_end, &tree_done), (pointer_end, &put_failed)],
+        tip,
+        pack: pack.clone(),
+        ends: vec![(ends[0], &commit_done), (ends[1], &tree_done), (ends[2], &put_failed)],
         server: &server,
     };
     let error = mirror(&source, &store, &Options::default(), &counters).unwrap_err();
@@ -386,12 +378,12 @@ fn a_failure_of_git_or_of_lfs_objects_beside_each_other_is_the_run_s() {
     let commit_done = || counters.counts().objects >= 1;
     let tree_done = || counters.counts().objects >= 2;
     let asked = || !server.seen().is_empty();
-    let mut pack = pack.build();
-    pack[pointer_end..].fill(0xff);
+    let mut pack = pack;
+    pack[ends[2]..].fill(0xff);
     let source = InPieces {
-        tip: tip.0,
+        tip,
         pack,
-        ends: vec![(commit_end, &commit_done), (tree_end, &tree_done), (pointer_end, &asked)],
+        ends: vec![(ends[0], &commit_done), (ends[1], &tree_done), (ends[2], &asked)],
         server: &server,
     };
     let error = mirror(&source, &store, &Options::default(), &counters).unwrap_err();
