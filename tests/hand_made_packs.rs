@@ -474,3 +474,33 @@ fn pack_cut_at_every_byte_publishes_nothing() {
         assert!(!store.keys().iter().any(|key| key == "info/refs" || key == "HEAD"));
     }
 }
+
+/// With 256 MiB a large delta holds nearly all the room for results while its base is read back; a
+/// small delta that becomes ready meanwhile must be found when that room is given back.
+#[test]
+fn delta_that_is_ready_while_a_large_one_holds_the_room_is_not_left_behind() {
+    let mut bytes = noise(1);
+    let mut take = |len: usize| bytes.by_ref().take(len).collect::<Vec<u8>>();
+    let mut builder = PackBuilder::new();
+    builder.level(0);
+    let base = take(11 << 20);
+    let base_at = builder.blob(&base);
+    // They push the base out of memory.
+    let others: Vec<Vec<u8>> = (0..7).map(|_| take(11 << 20)).collect();
+    for other in &others {
+        builder.blob(other);
+    }
+    let small = take(3 << 20);
+    let small_at = builder.blob(&small);
+    let grown = [&base[..], &take(6 << 20)].concat();
+    builder.ofs_delta(base_at, &delta(&base, &grown));
+    // Time for the large delta to take its room.
+    builder.blob(&take(10 << 20));
+    let changed = [&small[..1000], b"changed", &small[2000..]].concat();
+    builder.ofs_delta(small_at, &delta(&small, &changed));
+    let store = MemoryStore::new().with_latency(Duration::from_millis(100));
+    run_in(&store, &builder, oid("blob", &base), 4, 256 << 20).expect("a legal pack");
+    for content in [&base, &grown, &small, &changed] {
+        assert!(store.bytes(&key(oid("blob", content))).is_some());
+    }
+}

@@ -50,8 +50,12 @@ pub(super) fn run<'s>(
     task: LargeDelta,
 ) -> Result<(), MirrorError> {
     let LargeDelta { index, base, base_object, delta, permit } = task;
+    // All the room that this delta will ever need, taken before it holds any: nothing below waits
+    // for more, so it can't wait for what it holds itself.
+    let room = room_bytes(engine.env, &base_object, &delta);
+    let room = engine.gate.wait_results(room).ok_or_else(|| engine.closed())?;
     // `None`: another thread's read of it failed, and has said why.
-    let Some((mut base, base_permit)) = open_base(engine, base, &base_object)? else {
+    let Some(mut base) = open_base(engine, base, &base_object)? else {
         return Ok(());
     };
     let failed = |error| delta_error(engine, index, &base_object, error);
@@ -69,15 +73,13 @@ pub(super) fn run<'s>(
     let is_small = header.result_len <= engine.env.budget.large;
     match engine.env.layout {
         _ if is_small => {
-            let room = engine.gate.wait_results(2 * header.result_len);
-            let room = room.ok_or_else(|| engine.closed())?;
             let mut content = Vec::new();
             apply(&mut base, &mut instructions, &mut |bytes| {
                 content.extend_from_slice(bytes);
                 Ok(())
             })
             .map_err(failed)?;
-            drop((base, base_permit));
+            drop(base);
             if engine.env.layout == Layout::Pack && engine.others_wait() {
                 // It can't be rebuilt from the pack in memory: an ancestor is large.
                 let key = engine.env.temp.key("base");
@@ -85,13 +87,13 @@ pub(super) fn run<'s>(
                 engine.set_raw_key(index, key);
             }
             engine.accept(scope, index, base_object.kind, content, None, room)?;
+            engine.end_task(scope, permit);
+            return Ok(());
         }
         Layout::Loose => {
             let kind = base_object.kind;
             let key = engine.env.temp.key("object");
             let mut upload = InlineUpload::begin(engine.env, &key, loose::HEADERS)?;
-            let room = engine.gate.wait_results(upload.parts.part_bytes());
-            let _room = room.ok_or_else(|| engine.closed())?;
             let mut hasher = ObjectHasher::new(kind, header.result_len);
             let mut deflater = Deflater::new(LEVEL);
             deflater.begin();
@@ -113,20 +115,18 @@ pub(super) fn run<'s>(
             let mut raw = match engine.others_wait() {
                 true => {
                     let key = engine.env.temp.key("base");
-                    let upload = InlineUpload::begin(engine.env, &key, TEMPORARY)?;
-                    let room = engine.gate.wait_results(upload.parts.part_bytes());
-                    Some((key, upload, room.ok_or_else(|| engine.closed())?))
+                    Some((key.clone(), InlineUpload::begin(engine.env, &key, TEMPORARY)?))
                 }
                 false => None,
             };
             apply(&mut base, &mut instructions, &mut |bytes| {
                 hasher.update(bytes);
-                let Some((_, upload, _)) = &mut raw else { return Ok(()) };
+                let Some((_, upload)) = &mut raw else { return Ok(()) };
                 upload.parts.body.extend_from_slice(bytes);
                 upload.send_full_part()
             })
             .map_err(failed)?;
-            if let Some((key, upload, _room)) = raw {
+            if let Some((key, upload)) = raw {
                 upload.finish()?;
                 engine.set_raw_key(index, key);
             }
@@ -134,8 +134,23 @@ pub(super) fn run<'s>(
             engine.resolved_in_pack(scope, index, object);
         }
     }
+    // Before the last look for what is ready: what waits for this room must find it.
+    drop(room);
     engine.end_task(scope, permit);
     Ok(())
+}
+
+/// The most that a large delta ever holds: a base that is whole in memory, and once more while it is
+/// inflated; the result and its deflated form, or a part of either.
+fn room_bytes(env: &Env<'_>, base: &Object, delta: &Delta) -> u64 {
+    let part = Parts::new(env.store.limits()).part_bytes();
+    let result_len = delta.header.result_len;
+    let result = if result_len <= env.budget.large { 2 * result_len } else { part };
+    match base.len <= env.budget.large {
+        true => 2 * base.len + result,
+        // Laid down in parts first.
+        false => result.max(part),
+    }
 }
 
 /// A delta's instructions as a stream.
@@ -166,16 +181,13 @@ fn open_base<'e>(
     engine: &Engine<'e>,
     base: Index,
     object: &Object,
-) -> Result<Option<(Base<'e>, Option<Permit>)>, MirrorError> {
+) -> Result<Option<Base<'e>>, MirrorError> {
     let store = engine.env.store;
     if object.len <= engine.env.budget.large {
         if let Some(content) = engine.base_in_memory(base) {
-            return Ok(Some((Base::Memory(content), None)));
+            return Ok(Some(Base::Memory(content)));
         }
-        let room = engine.gate.wait_results(2 * object.len);
-        let room = room.ok_or_else(|| engine.closed())?;
-        let content = engine.base_content(base, object)?;
-        return Ok(content.map(|content| (Base::Memory(content), Some(room))));
+        return Ok(engine.base_content(base, object)?.map(Base::Memory));
     }
     let key = match engine.raw_key(base) {
         Some(key) => key,
@@ -186,7 +198,7 @@ fn open_base<'e>(
         }
     };
     let blocks = LruCache::new(BLOCKS.try_into().expect("not zero"));
-    Ok(Some((Base::Raw { store, key, len: object.len, blocks }, None)))
+    Ok(Some(Base::Raw { store, key, len: object.len, blocks }))
 }
 
 /// Inflates a stored object into a temporary key, where it can be read in ranges. In the pack layout
@@ -195,8 +207,6 @@ fn lay_down_raw(engine: &Engine<'_>, index: Index, object: &Object) -> Result<Ke
     let store = engine.env.store;
     let key = engine.env.temp.key("base");
     let mut upload = InlineUpload::begin(engine.env, &key, TEMPORARY)?;
-    let room = engine.gate.wait_results(upload.parts.part_bytes());
-    let _room = room.ok_or_else(|| engine.closed())?;
     let mut content: Box<dyn Read + '_> = match engine.env.layout {
         Layout::Loose => {
             let stream = Reopening::new(store, loose::key(&object.oid), 0);
