@@ -504,3 +504,44 @@ fn delta_that_is_ready_while_a_large_one_holds_the_room_is_not_left_behind() {
         assert!(store.bytes(&key(oid("blob", content))).is_some());
     }
 }
+
+/// A family: a tiny base, a second link of 4 MiB, and leaves in random order, so that the second link
+/// has left memory when a leaf needs it.
+#[test]
+fn link_that_many_deltas_need_is_rebuilt_once() {
+    const FAMILIES: usize = 12;
+    const LEAVES: usize = 30;
+    let mut builder = PackBuilder::new();
+    builder.level(0);
+    let mut leaves = Vec::new();
+    let mut tip = Vec::new();
+    for family in 0..FAMILIES {
+        let base = text(family);
+        let base_at = builder.blob(&base);
+        let link: Vec<u8> = noise(family as u32 + 1).take(500 << 10).collect();
+        let link_at = builder.ofs_delta(base_at, &delta(&base, &link));
+        leaves.extend((0..LEAVES).map(|leaf| (link_at, family, leaf, link.len())));
+        tip = base;
+    }
+    // The same shuffle each time.
+    leaves.sort_by_key(|(_, family, leaf, _)| (family * 7919 + leaf * 104_729) % 1009);
+    for (link_at, family, leaf, len) in leaves {
+        let cut = [copy(leaf, 1000), insert(format!("{family} {leaf}").as_bytes())].concat();
+        let result_len = 1000 + format!("{family} {leaf}").len() as u64;
+        builder.ofs_delta(link_at, &raw_delta(len as u64, result_len, &cut));
+    }
+    for concurrency in [1, 64] {
+        let store = MemoryStore::new().with_latency(Duration::from_millis(1));
+        let tip = oid("blob", &tip);
+        run_as(Layout::Pack, &store, &builder, tip, concurrency, MIN_MEMORY_BYTES).unwrap();
+        let pack = builder.build();
+        let read: u64 = store
+            .recorded()
+            .iter()
+            .filter(|r| r.operation == Operation::Get && r.key().contains("/pack"))
+            .map(|r| r.bytes)
+            .sum();
+        let ratio = read as f64 / pack.len() as f64;
+        assert!(ratio < 1.3, "concurrency {concurrency}: read back {ratio:.2} x the pack");
+    }
+}

@@ -15,6 +15,10 @@
 //! A third pool, **parts**, is for a pack that is kept as it comes: one part being filled by the
 //! reader and those on their way, which only request threads hold.
 //!
+//! A fourth, **rebuilds**, is for the links of a delta chain while a base is rebuilt from the stored
+//! pack: taken before the first link is read, and whoever holds some waits for nothing but reads that
+//! run and for rebuilds that hold theirs.
+//!
 //! A request larger than its pool is let in when the pool is empty, so nothing starves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +35,7 @@ enum Pool {
     Entries,
     Results,
     Parts,
+    Rebuilds,
 }
 
 /// The budget. Shared by all threads of a run.
@@ -49,6 +54,7 @@ struct State {
     entries_used: u64,
     results_used: u64,
     parts_used: u64,
+    rebuilds_used: u64,
     /// Permits that are not parked: work that will end by itself.
     running: u64,
     closed: bool,
@@ -129,6 +135,11 @@ impl Gate {
         self.wait_for(Pool::Parts, bytes)
     }
 
+    /// Room for the links of a delta chain, waited for; `None` when the run has failed.
+    pub(crate) fn wait_rebuild(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        self.wait_for(Pool::Rebuilds, bytes)
+    }
+
     fn wait_for(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Permit> {
         let mut state = self.lock();
         loop {
@@ -147,6 +158,8 @@ impl Gate {
             Pool::Entries => self.entries_limit,
             Pool::Results => self.results_limit.load(Ordering::Relaxed),
             Pool::Parts => self.parts_limit,
+            // In the second pass, when no part is on its way.
+            Pool::Rebuilds => self.parts_limit / 2,
         }
     }
 
@@ -194,6 +207,7 @@ fn used(state: &mut State, pool: Pool) -> &mut u64 {
         Pool::Entries => &mut state.entries_used,
         Pool::Results => &mut state.results_used,
         Pool::Parts => &mut state.parts_used,
+        Pool::Rebuilds => &mut state.rebuilds_used,
     }
 }
 

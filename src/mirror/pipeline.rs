@@ -203,7 +203,7 @@ impl From<PackError> for MirrorError {
 pub(super) struct Engine<'e> {
     pub(super) env: &'e Env<'e>,
     pub(super) gate: Arc<Gate>,
-    bases: Bases,
+    pub(super) bases: Bases,
     table: Mutex<Table>,
     /// The first error. Guarded by itself; whoever sets it closes the gate.
     failure: Mutex<Option<MirrorError>>,

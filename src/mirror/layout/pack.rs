@@ -352,38 +352,51 @@ fn inflate_whole(raw: &[u8], header: &EntryHeader) -> Option<Vec<u8>> {
 
 /// A base's content rebuilt from the stored pack: up its chain to the nearest ancestor that is in
 /// memory or no delta, and down again. `None`: another thread's read failed, and has said why.
+///
+/// Single-flight for every link: who needs one that another thread is rebuilding waits for it. The
+/// room for the longest two links and a delta is taken before the first is read.
 pub(crate) fn rebuild(engine: &Engine<'_>, index: Index) -> Result<Option<Content>, MirrorError> {
-    let mut chain = Vec::new();
-    let mut at = index;
-    let mut content = loop {
-        if at != index
-            && let Some(content) = engine.base_in_memory(at)
-        {
-            break content;
+    let mut chain = vec![index];
+    let mut longest = engine.object_len(index);
+    let mut content = None;
+    loop {
+        let link = chain[chain.len() - 1];
+        // One with a large ancestor was laid down raw.
+        let base = engine.base_of(link).filter(|_| engine.raw_key(link).is_none());
+        let Some(base) = base else { break };
+        content = engine.base_in_memory(base);
+        if content.is_some() {
+            break;
         }
-        if let Some(content) = engine.raw_in_store(at)? {
-            break Arc::new(content);
-        }
-        match engine.base_of(at) {
-            Some(base) => {
-                chain.push(at);
-                at = base;
-            }
-            None => match engine.entry_from_pack(at)? {
-                Some(content) => break Arc::new(content),
-                None => return Ok(None),
-            },
-        }
-    };
-    while let Some(delta_index) = chain.pop() {
-        let Some(delta) = engine.entry_from_pack(delta_index)? else { return Ok(None) };
-        let mut result = Vec::new();
-        delta::apply(&content, &delta, &mut result)
-            .map_err(|error| engine.broken(delta_index, error))?;
-        content = Arc::new(result);
-        if delta_index != index {
-            engine.remember_base(delta_index, &content);
-        }
+        longest = longest.max(engine.object_len(base));
+        chain.push(base);
     }
-    Ok(Some(content))
+    let room = engine.gate.wait_rebuild(longest.saturating_mul(3));
+    let _room = room.ok_or_else(|| engine.closed())?;
+    while let Some(link) = chain.pop() {
+        let base = content.take();
+        content = match engine.bases.get_or_read(link, || rebuild_link(engine, link, base)) {
+            Ok(Some(made)) => Some(made),
+            // Whoever failed to read it has said why.
+            Ok(None) | Err(None) => return Ok(None),
+            Err(Some(error)) => return Err(error),
+        };
+    }
+    Ok(content)
+}
+
+/// One link of a chain from the content of its base. `Err(None)`: another thread's read failed.
+fn rebuild_link(
+    engine: &Engine<'_>,
+    link: Index,
+    base: Option<Content>,
+) -> Result<Vec<u8>, Option<MirrorError>> {
+    if let Some(content) = engine.raw_in_store(link)? {
+        return Ok(content);
+    }
+    let entry = engine.entry_from_pack(link)?.ok_or(None)?;
+    let Some(base) = base else { return Ok(entry) };
+    let mut result = Vec::new();
+    delta::apply(&base, &entry, &mut result).map_err(|error| engine.broken(link, error))?;
+    Ok(result)
 }

@@ -177,11 +177,7 @@ impl Engine<'_> {
                 if let Some(content) = self.bases.get(base) {
                     return Ok(Some(content));
                 }
-                let content = pack::rebuild(self, base)?;
-                if let Some(content) = &content {
-                    self.bases.remember(base, Arc::clone(content));
-                }
-                Ok(content)
+                pack::rebuild(self, base)
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The pack layout's second pass, seen from the engine (`layout/pack.rs` tells the story): what was
 //! deferred runs, and bases are read from the stored pack.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use rayon::Scope;
 
@@ -21,8 +21,9 @@ impl Engine<'_> {
         let _ = self.read_back.set(read_back);
         let mut table = self.table();
         let mut deferred = std::mem::take(&mut table.deferred);
-        // Last in, first out: so the pack is read from its beginning.
-        deferred.sort_unstable_by(|a, b| b.cmp(a));
+        // Last in, first out: so the pack is read from its beginning, and what needs one base runs
+        // while that is in memory.
+        deferred.sort_unstable_by_key(|(delta, base)| std::cmp::Reverse((*base, *delta)));
         table.ready.extend(deferred);
         let left = table.resolver.len() - table.resolver.resolved_count();
         drop(table);
@@ -49,8 +50,9 @@ impl Engine<'_> {
         self.table().resolver.base(index)
     }
 
-    pub(crate) fn remember_base(&self, index: Index, content: &Content) {
-        self.bases.remember(index, Arc::clone(content));
+    /// How long a resolved entry's object is.
+    pub(crate) fn object_len(&self, index: Index) -> u64 {
+        self.table().resolver.object(index).map_or(0, |object| object.len)
     }
 
     /// The content of an object that was laid down raw and fits into memory.
