@@ -7,7 +7,7 @@
 use crate::cli::urls::{SourceUrl, TargetUrl};
 use crate::cli::{self, CliError, Settings};
 use crate::http;
-use crate::mirror::Cancel;
+use crate::run::Cancel;
 use crate::source::auth::Auth;
 use crate::source::bundle::Bundle;
 use crate::source::smart_http::SmartHttp;

@@ -6,7 +6,7 @@
 //!
 //! # The flow: one way
 //! ```text
-//!  source                        git, pack                     mirror                     store
+//!  source                        git, pack                     ingest                     store
 //!  ──────                        ─────────                     ──────                     ─────
 //!  smart HTTP ─┐  packets,      ┌─ entries ──► resolver:  ──► layout
 //!  bundle     ─┴► side-band 1 ──┤  as they     which delta     │ loose: key + zlib ──────► S3
@@ -26,30 +26,39 @@
 //!
 //! # The layers: imports point down this picture only
 //! ```text
-//!   main.rs                                   parse, call, exit code
+//!   main.rs                                     parse, call, exit code
 //!     │
-//!   commands/                                 one file an action
+//!   commands/                                   one file an action
 //!     │
-//!   report      endpoints   signals           results in words; URL → source or store; SIGINT
+//!   report      endpoints   signals             results in words; URL → source or store; SIGINT
 //!     │
-//!   logging                                   the log, and what may be printed
+//!   logging                                     the log, and what may be printed
 //!     │
-//!   cli/        exit_code                     words and environment → options; codes
+//!   cli/        exit_code                       words and environment → options; codes
 //!     │
-//!   mirror/                                   one repository; fleet: several at once
+//!   fleet → mirror                              several at once; one repository: plan → ingest → publish
+//!     │
+//!   maintain/ → lfs/                            verify, gc; LFS pointers, fetch, missing
+//!     │
+//!   ingest/                                     a stream of pack bytes → stored objects
+//!     │
+//!   repository/                                 what is in the bucket, and reading it back
 //!     │      ╲          ╲         ╲
-//!   pack/     source/    store/    progress    neither of these imports another,
-//!     │      ╱     ╲     ╱                     but that source and pack use git
-//!   git/            http                       pure bytes; the one builder of HTTP agents
+//!   pack/     source/    store/    progress/    none of these imports another,
+//!     │      ╱     ╲     ╱                      but that source and pack use git
+//!   git/            http           run/         pure bytes; the one builder of HTTP agents; cancel
 //! ```
-//! `tests/architecture.rs` reads every `use crate::` line and fails on one that points elsewhere.
+//! An arrow in a row is an import, too. `tests/architecture.rs` reads every path that begins with
+//! `crate::` or `super::` and fails on one that points elsewhere, between folders and inside them:
+//! no file leads back to itself, and a child imports nothing from its own parent.
 //!
 //! # As a library
 //! [`mirror::mirror`] takes any [`source::Source`] and any [`store::Store`]; several repositories go
-//! through [`mirror::fleet::run_all`]:
+//! through [`fleet::run_all`]:
 //! ```no_run
+//! use mirror_git_to_s3::fleet;
 //! use mirror_git_to_s3::http::{Client, Settings};
-//! use mirror_git_to_s3::mirror::{MirrorError, Options, Summary, fleet, mirror};
+//! use mirror_git_to_s3::mirror::{MirrorError, Options, Summary, mirror};
 //! use mirror_git_to_s3::progress::Silent;
 //! use mirror_git_to_s3::source::{auth::Auth, smart_http::SmartHttp};
 //! use mirror_git_to_s3::store::credentials::{Credentials, Provider};
@@ -87,7 +96,9 @@
 //! | a new kind of source | one file in [`source`], one arm in [`endpoints`], one in [`cli::urls`] |
 //! | an option | `cli/args.rs` and `cli/help.rs`, its place in [`cli`], a row in the README |
 //! | a sub-command | a variant of [`cli::Command`], an arm in [`cli::parse`], a file in [`commands`] |
-//! | a new layout | one file in `mirror/layout/` |
+//! | a new layout | one file in `ingest/sink/` |
+//! | when what may run | `ingest/pipeline/` |
+//! | what a key is called | `repository/` |
 //! | protocol details | `git/fetch_v*.rs` |
 //! | which refs | [`git::refs::RefFilter`] |
 //! | progress style | one `impl` of [`progress::Progress`] |
@@ -98,13 +109,19 @@ pub mod cli;
 pub mod commands;
 pub mod endpoints;
 pub mod exit_code;
+pub mod fleet;
 pub mod git;
 pub mod http;
+mod ingest;
+mod lfs;
 pub mod logging;
+pub mod maintain;
 pub mod mirror;
 pub mod pack;
 pub mod progress;
 pub mod report;
+mod repository;
+mod run;
 pub mod signals;
 pub mod source;
 pub mod store;

@@ -26,8 +26,8 @@ use signal_hook::iterator::Signals;
 
 use crate::exit_code::ExitCode;
 use crate::http::Client;
-use crate::mirror::Cancel;
 use crate::progress::Screen;
+use crate::run::Cancel;
 
 /// How long requests to the store may go on after the signal.
 const STORE_GRACE: Duration = Duration::from_millis(1500);

@@ -5,21 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each top-level module may use, besides itself.
+/// What each top-level module may use, besides itself. From the bottom up.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
     BTreeMap::from([
         ("git", &[][..]),
         ("http", &[]),
+        ("run", &[]),
         ("progress", &[]),
         ("pack", &["git"]),
-        ("store", &["http"]),
-        ("source", &["git", "http"]),
-        ("mirror", &["git", "pack", "progress", "source", "store"]),
+        ("store", &["http", "run"]),
+        ("source", &["git", "http", "run"]),
+        ("repository", &["git", "pack", "progress", "run", "source", "store"]),
+        ("ingest", &["git", "pack", "progress", "repository", "run", "source", "store"]),
+        ("lfs", &["git", "ingest", "progress", "repository", "run", "source", "store"]),
+        ("maintain", &["git", "lfs", "pack", "repository", "run", "store"]),
+        ("mirror", &["git", "ingest", "lfs", "progress", "repository", "run", "source", "store"]),
+        ("fleet", &["mirror", "run"]),
         ("exit_code", &["mirror", "source", "store"]),
-        ("cli", &["exit_code", "git", "mirror"]),
-        ("endpoints", &["cli", "http", "mirror", "source", "store"]),
+        ("cli", &["exit_code", "git", "mirror", "run"]),
+        ("endpoints", &["cli", "http", "run", "source", "store"]),
         ("logging", &["cli", "progress"]),
-        ("signals", &["exit_code", "http", "mirror", "progress"]),
+        ("signals", &["exit_code", "http", "progress", "run"]),
         ("report", &["cli", "exit_code", "logging", "mirror", "progress", "source", "store"]),
         (
             "commands",
@@ -27,13 +33,16 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "cli",
                 "endpoints",
                 "exit_code",
+                "fleet",
                 "git",
                 "http",
                 "logging",
+                "maintain",
                 "mirror",
                 "pack",
                 "progress",
                 "report",
+                "run",
                 "signals",
                 "source",
                 "store",

@@ -6,7 +6,7 @@ mod local_git;
 use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
-use mirror_git_to_s3::mirror::verify::{VerifyOptions, VerifyReport, verify};
+use mirror_git_to_s3::maintain::verify::{VerifyOptions, VerifyReport, verify};
 use mirror_git_to_s3::mirror::{MirrorError, Options, mirror};
 use mirror_git_to_s3::pack::index::{parse_index, write_index};
 use mirror_git_to_s3::progress::Silent;

@@ -30,7 +30,8 @@ use self::argv::Argv;
 use self::manifest::Pair;
 pub use self::upkeep::{GcCommand, Upkeep, UpkeepTarget, VerifyCommand};
 use crate::git::refs::RefFilter;
-use crate::mirror::{Cancel, Options};
+use crate::mirror::Options;
+use crate::run::Cancel;
 
 /// The least working memory of one repository, in MiB.
 const MIN_MEMORY_MIB: u64 = 8;

@@ -9,7 +9,7 @@ use super::args::{GcArgs, MirrorArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::urls::{self, TargetUrl};
 use super::{CliError, Command, Environment, Output, Settings, from_args, help, output, settings};
-use crate::mirror::Cancel;
+use crate::run::Cancel;
 
 /// Which mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use crate::cli::{CliError, GcCommand, UpkeepTarget, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
+use crate::maintain::gc::{GcOptions, GcSummary, gc};
 use crate::mirror::MirrorError;
-use crate::mirror::gc::{GcOptions, GcSummary, gc};
 use crate::store::ObjectInfo;
 
 use super::upkeep;

@@ -7,8 +7,8 @@
 use crate::cli::{CliError, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
+use crate::maintain::verify::{Finding, VerifyOptions, VerifyReport, verify};
 use crate::mirror::MirrorError;
-use crate::mirror::verify::{Finding, VerifyOptions, VerifyReport, verify};
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
 

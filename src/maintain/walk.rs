@@ -1,0 +1,560 @@
+//! Walks a mirror from its refs through commits and trees to every object that they reach.
+//!
+//! For [`super::verify`] and [`super::gc`]. Loose objects are read by `threads` threads, since each
+//! read is a request that waits. Packed ones are read by one more thread in rising order of their
+//! place, over and over from the start, like a lift: packs have commits, then trees, newest first,
+//! so that a sweep or a few read each block once.
+//!
+//! **Memory**: a set of the oids seen (about 24 bytes an object), what is still to be visited
+//! (at most 28 bytes an object), one loose object a thread, and the packs' blocks and bases within
+//! `memory_bytes`. Blobs are never held; a commit, tree or tag over `memory_bytes` is told as a
+//! problem, not read.
+//!
+//! **Threads**: a worker takes an item under the lock, reads without it, and adds what it found. It
+//! waits only while the queue is empty and another worker may still add to it; the last one to run
+//! out wakes all. The first error of the store ends the walk; what is wrong with an object does not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashSet;
+
+use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
+use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
+use crate::pack::loose::{LooseError, LooseReader};
+use crate::repository::error::MirrorError;
+use crate::repository::links::{commit_links, tag_link};
+use crate::repository::loose;
+use crate::repository::packed::{PackedReader, Packs, Place, ReadError};
+use crate::repository::reopen::Reopening;
+use crate::run::Cancel;
+use crate::store::{Store, StoreError};
+
+/// A delta that makes an object under [`MAX_POINTER_LEN`] bytes is shorter: an instruction makes at
+/// least one byte and has at most eight; before them are two lengths.
+const MAX_POINTER_DELTA: u64 = 20 + 8 * MAX_POINTER_LEN as u64;
+
+/// A loose object with less content than [`MAX_POINTER_LEN`] is not longer: stored blocks, two
+/// headers and a checksum.
+const MAX_LOOSE_POINTER: u32 = MAX_POINTER_LEN as u32 + 128;
+
+/// Which blobs are read to find LFS pointers.
+pub(crate) enum Pointers {
+    /// None.
+    No,
+    /// Small ones, if a `.gitattributes` that is reached speaks of LFS.
+    IfAttributes,
+    /// Small ones.
+    Yes,
+    /// Loose ones; these are the pointers of the packs.
+    Known(HashMap<Oid, LfsPointer>),
+}
+
+/// What to walk and how.
+pub(crate) struct Walk<'e> {
+    pub(crate) store: &'e dyn Store,
+    pub(crate) packs: &'e Packs,
+    pub(crate) threads: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cancel: &'e Cancel,
+    /// Read and hash loose blobs; else it is enough that they exist.
+    pub(crate) read_blobs: bool,
+    /// Ask whether blobs exist.
+    pub(crate) blobs_exist: bool,
+    /// What a listing found; without one each object is asked for.
+    pub(crate) stored: Option<&'e Stored>,
+    pub(crate) pointers: Pointers,
+}
+
+/// Loose objects by oid, with their stored length in bytes (at most what a `u32` holds).
+pub(crate) struct Stored(Vec<(Oid, u32)>);
+
+impl Stored {
+    pub(crate) fn new(mut objects: Vec<(Oid, u32)>) -> Self {
+        objects.sort_unstable();
+        Stored(objects)
+    }
+
+    fn len_of(&self, oid: &Oid) -> Option<u32> {
+        self.0.binary_search_by_key(oid, |(oid, _)| *oid).ok().map(|at| self.0[at].1)
+    }
+}
+
+/// Something that a ref reaches and that is not as it must be.
+pub(crate) struct Problem {
+    /// Its key, or that of its pack.
+    pub(crate) key: String,
+    /// What is wrong.
+    pub(crate) what: String,
+    /// The index of the tip through which it was reached first.
+    pub(crate) via: u32,
+}
+
+/// What was reached.
+pub(crate) struct Reached {
+    pub(crate) objects: HashSet<Oid>,
+    /// LFS objects that pointers name: their size, and through which tip.
+    pub(crate) lfs: HashMap<[u8; 32], (u64, u32)>,
+}
+
+/// An object to visit.
+#[derive(Clone, Copy)]
+struct Item {
+    oid: Oid,
+    /// What refers to it says that it is this.
+    kind: Option<Kind>,
+    via: u32,
+    /// A tree names it `.gitattributes`.
+    attributes: bool,
+}
+
+/// The queue. Guarded by [`Shared::state`].
+struct State {
+    seen: HashSet<Oid>,
+    /// A stack: depth first keeps it short.
+    loose: Vec<Item>,
+    packed: BTreeMap<Place, Item>,
+    /// Small blobs that wait for a `.gitattributes` that speaks of LFS.
+    deferred: Vec<Item>,
+    uses_lfs: bool,
+    lfs: HashMap<[u8; 32], (u64, u32)>,
+    /// Workers that hold an item.
+    busy: usize,
+    error: Option<MirrorError>,
+}
+
+struct Shared<'w, 'e> {
+    walk: &'w Walk<'e>,
+    state: Mutex<State>,
+    changed: Condvar,
+    problem: &'w (dyn Fn(Problem) + Sync),
+}
+
+impl Walk<'_> {
+    /// Visits everything that `tips` reach. `problem` hears what is wrong, from many threads.
+    pub(crate) fn run(
+        &self,
+        tips: &[(Oid, Option<Kind>)],
+        problem: &(dyn Fn(Problem) + Sync),
+    ) -> Result<Reached, MirrorError> {
+        let shared = Shared {
+            walk: self,
+            state: Mutex::new(State {
+                seen: HashSet::new(),
+                loose: Vec::new(),
+                packed: BTreeMap::new(),
+                deferred: Vec::new(),
+                uses_lfs: false,
+                lfs: HashMap::new(),
+                busy: 0,
+                error: None,
+            }),
+            changed: Condvar::new(),
+            problem,
+        };
+        let tips = tips.iter().zip(0..);
+        shared.add(tips.map(|((oid, kind), via)| Item {
+            oid: *oid,
+            kind: *kind,
+            via,
+            attributes: false,
+        }));
+        shared.work();
+        let mut state = shared.state();
+        if state.uses_lfs && state.error.is_none() {
+            let deferred = std::mem::take(&mut state.deferred);
+            for item in deferred {
+                shared.enqueue(&mut state, item);
+            }
+            drop(state);
+            shared.work();
+        } else {
+            drop(state);
+        }
+        let state = shared.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match state.error {
+            Some(error) => Err(error),
+            None => Ok(Reached { objects: state.seen, lfs: state.lfs }),
+        }
+    }
+}
+
+impl Shared<'_, '_> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the workers until nothing is left to visit.
+    fn work(&self) {
+        std::thread::scope(|scope| {
+            for _ in 0..self.walk.threads.max(1) {
+                scope
+                    .spawn(|| self.worker(take_loose, |shared, item, ()| shared.visit_loose(item)));
+            }
+            if !self.walk.packs.0.is_empty() {
+                scope.spawn(|| {
+                    let memory = self.walk.memory_bytes;
+                    let mut reader = PackedReader::new(self.walk.store, self.walk.packs, memory);
+                    let mut lift = (0, 0);
+                    self.worker(
+                        move |state| {
+                            let next = state.packed.range(lift..).next().map(|(place, _)| *place);
+                            let place = next.or_else(|| state.packed.keys().next().copied())?;
+                            lift = place;
+                            Some((state.packed.remove(&place)?, place))
+                        },
+                        |shared, item, place| shared.visit_packed(&mut reader, item, place),
+                    );
+                });
+            }
+        });
+    }
+
+    fn worker<P>(
+        &self,
+        mut take: impl FnMut(&mut State) -> Option<(Item, P)>,
+        mut visit: impl FnMut(&Self, Item, P) -> Result<(), MirrorError>,
+    ) {
+        let mut state = self.state();
+        loop {
+            if self.walk.cancel.is_cancelled() {
+                state.error.get_or_insert(MirrorError::Interrupted);
+            }
+            if state.error.is_some() {
+                break;
+            }
+            if let Some((item, place)) = take(&mut state) {
+                state.busy += 1;
+                drop(state);
+                let guard = Busy(self);
+                let outcome = visit(self, item, place);
+                drop(guard);
+                state = self.state();
+                if let Err(error) = outcome {
+                    state.error.get_or_insert(error);
+                }
+                continue;
+            }
+            if state.busy == 0 && state.loose.is_empty() && state.packed.is_empty() {
+                break;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn add(&self, items: impl Iterator<Item = Item>) {
+        let mut state = self.state();
+        for item in items {
+            if state.seen.insert(item.oid) {
+                self.sort_in(&mut state, item);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Into which queue, if any?
+    fn sort_in(&self, state: &mut State, item: Item) {
+        let walk = self.walk;
+        if item.kind != Some(Kind::Blob) {
+            return self.enqueue(state, item);
+        }
+        let packed = walk.packs.find(&item.oid).is_some();
+        let stored = if packed { None } else { walk.stored.map(|s| s.len_of(&item.oid)) };
+        if let (true, Some(None)) = (walk.blobs_exist, stored) {
+            return self.tell(item, loose::key(&item.oid).as_str(), "missing");
+        }
+        let may_point = stored.flatten().is_none_or(|len| len <= MAX_LOOSE_POINTER);
+        match &walk.pointers {
+            _ if walk.read_blobs && !packed => self.enqueue(state, item),
+            Pointers::Known(known) => {
+                if let Some(pointer) = known.get(&item.oid) {
+                    state.lfs.entry(pointer.oid).or_insert((pointer.size, item.via));
+                }
+            }
+            Pointers::Yes if may_point => self.enqueue(state, item),
+            Pointers::IfAttributes if item.attributes => self.enqueue(state, item),
+            Pointers::IfAttributes if may_point => {
+                if walk.blobs_exist && !packed && stored.is_none() {
+                    self.enqueue(state, item);
+                } else {
+                    state.deferred.push(item);
+                }
+            }
+            _ if walk.blobs_exist && !packed && stored.is_none() => self.enqueue(state, item),
+            _ => {}
+        }
+    }
+
+    fn enqueue(&self, state: &mut State, item: Item) {
+        match self.walk.packs.find(&item.oid) {
+            Some(place) => drop(state.packed.insert(place, item)),
+            None => state.loose.push(item),
+        }
+    }
+
+    fn tell(&self, item: Item, key: &str, what: impl Into<String>) {
+        (self.problem)(Problem { key: key.to_owned(), what: what.into(), via: item.via });
+    }
+
+    fn visit_packed(
+        &self,
+        reader: &mut PackedReader<'_>,
+        item: Item,
+        place: Place,
+    ) -> Result<(), MirrorError> {
+        let pack = self.walk.packs.0[place.0].key();
+        let outcome = self.read_packed(reader, item, place);
+        let what = match outcome {
+            Ok(()) => return Ok(()),
+            Err(ReadError::Store(error)) if !error.is_not_found() => return Err(error.into()),
+            Err(ReadError::Store(_)) => "missing".to_owned(),
+            Err(ReadError::Damaged(what)) => what,
+            Err(ReadError::TooLarge(bytes)) => too_large(bytes),
+        };
+        self.tell(item, pack.as_str(), format!("{} at offset {}: {what}", item.oid, place.1));
+        Ok(())
+    }
+
+    fn read_packed(
+        &self,
+        reader: &mut PackedReader<'_>,
+        item: Item,
+        place: Place,
+    ) -> Result<(), ReadError> {
+        if item.kind == Some(Kind::Blob) && !item.attributes {
+            match reader.len(place, MAX_POINTER_DELTA)? {
+                Some(len) if len < MAX_POINTER_LEN as u64 => {}
+                _ => return Ok(()),
+            }
+        }
+        let (kind, content) = reader.read(place)?;
+        let found = hash_object(kind, &content);
+        if found != item.oid {
+            return Err(ReadError::Damaged(format!("its content has the name {found}")));
+        }
+        self.take_in(item, kind, &content).map_err(ReadError::Damaged)
+    }
+
+    fn visit_loose(&self, item: Item) -> Result<(), MirrorError> {
+        let key = loose::key(&item.oid);
+        let walk = self.walk;
+        let must_read = item.kind != Some(Kind::Blob)
+            || walk.read_blobs
+            || item.attributes
+            || match walk.pointers {
+                Pointers::Yes => true,
+                Pointers::IfAttributes => walk.stored.is_some() || self.state().uses_lfs,
+                _ => false,
+            };
+        if !must_read {
+            // Only where nothing can be listed.
+            match walk.store.head(&key)? {
+                None => self.tell(item, key.as_str(), "missing"),
+                Some(info) if info.len <= u64::from(MAX_LOOSE_POINTER) => {
+                    if matches!(walk.pointers, Pointers::IfAttributes) {
+                        self.state().deferred.push(item);
+                    }
+                }
+                Some(_) => {}
+            }
+            return Ok(());
+        }
+        match self.read_loose(item) {
+            Ok(()) => Ok(()),
+            Err(ReadError::Store(error)) if error.is_not_found() => {
+                self.tell(item, key.as_str(), "missing");
+                Ok(())
+            }
+            Err(ReadError::Store(error)) => Err(error.into()),
+            Err(ReadError::Damaged(what)) => {
+                self.tell(item, key.as_str(), what);
+                Ok(())
+            }
+            Err(ReadError::TooLarge(bytes)) => {
+                self.tell(item, key.as_str(), too_large(bytes));
+                Ok(())
+            }
+        }
+    }
+
+    fn read_loose(&self, item: Item) -> Result<(), ReadError> {
+        let stream = Reopening::new(self.walk.store, loose::key(&item.oid), 0);
+        let mut reader = LooseReader::new(stream).map_err(loose_error)?;
+        let (kind, size) = (reader.kind(), reader.size());
+        let is_blob = kind == Kind::Blob;
+        let needed = if item.attributes { self.walk.memory_bytes } else { MAX_POINTER_LEN as u64 };
+        if is_blob && size >= needed && !self.walk.read_blobs {
+            return Ok(());
+        }
+        if !is_blob && size > self.walk.memory_bytes {
+            return Err(ReadError::TooLarge(size));
+        }
+        let mut hasher = ObjectHasher::new(kind, size);
+        let mut content = Vec::new();
+        let mut piece = [0; 16 << 10];
+        loop {
+            let len = match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(error) => return Err(io_error(error)),
+            };
+            hasher.update(&piece[..len]);
+            if !is_blob || size < needed {
+                content.extend_from_slice(&piece[..len]);
+            }
+        }
+        let found = hasher.finish();
+        if found != item.oid {
+            return Err(ReadError::Damaged(format!("its content has the name {found}")));
+        }
+        self.take_in(item, kind, &content).map_err(ReadError::Damaged)
+    }
+
+    /// Adds what the object refers to. `content` of a large blob is empty.
+    fn take_in(&self, item: Item, kind: Kind, content: &[u8]) -> Result<(), String> {
+        if let Some(wanted) = item.kind.filter(|wanted| *wanted != kind) {
+            return Err(format!("it is a {kind}, where a {wanted} is wanted"));
+        }
+        let via = item.via;
+        let child = |oid, kind| Item { oid, kind: Some(kind), via, attributes: false };
+        match kind {
+            Kind::Blob => {
+                if item.attributes && speaks_of_lfs(content) {
+                    self.state().uses_lfs = true;
+                }
+                if let Some(pointer) = LfsPointer::parse(content) {
+                    self.state().lfs.entry(pointer.oid).or_insert((pointer.size, via));
+                }
+            }
+            Kind::Commit => {
+                let (tree, parents) = commit_links(content).ok_or("not a commit inside")?;
+                let parents = parents.into_iter().map(|oid| child(oid, Kind::Commit));
+                self.add(parents.chain([child(tree, Kind::Tree)]));
+            }
+            Kind::Tag => {
+                let (oid, kind) = tag_link(content).ok_or("not a tag inside")?;
+                self.add([child(oid, kind)].into_iter());
+            }
+            Kind::Tree => {
+                let entries = tree_links(content).ok_or("not a tree inside")?;
+                self.add(entries.into_iter().map(|entry| Item {
+                    attributes: entry.attributes,
+                    ..child(entry.oid, entry.kind)
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the next loose item.
+fn take_loose(state: &mut State) -> Option<(Item, ())> {
+    state.loose.pop().map(|item| (item, ()))
+}
+
+/// A worker that holds an item; dropped also when it panics, so that the others end.
+struct Busy<'b, 'w, 'e>(&'b Shared<'w, 'e>);
+
+impl Drop for Busy<'_, '_, '_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.busy -= 1;
+        let idle = state.busy == 0;
+        if std::thread::panicking() {
+            let words = "a worker of the walk panicked".to_owned();
+            state.error.get_or_insert(MirrorError::Internal(words));
+        }
+        drop(state);
+        if idle || std::thread::panicking() {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+fn too_large(bytes: u64) -> String {
+    format!("not read: it needs {} MiB of memory; see --memory", bytes.div_ceil(1 << 20))
+}
+
+fn loose_error(error: LooseError) -> ReadError {
+    match error {
+        LooseError::Io(error) => io_error(error),
+        other => ReadError::Damaged(other.to_string()),
+    }
+}
+
+/// A stream's error: the store's, or what is wrong with the object.
+pub(crate) fn io_error(error: io::Error) -> ReadError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>()) {
+        Some(store) => ReadError::Store(store.clone()),
+        None => ReadError::Damaged(error.to_string()),
+    }
+}
+
+fn speaks_of_lfs(attributes: &[u8]) -> bool {
+    attributes.windows(10).any(|word| word == b"filter=lfs")
+}
+
+struct TreeEntry {
+    oid: Oid,
+    kind: Kind,
+    attributes: bool,
+}
+
+/// `<mode> <name> NUL <20 bytes>`, again and again. Submodules (mode 160000) are no objects of this
+/// repository and are left out.
+fn tree_links(mut content: &[u8]) -> Option<Vec<TreeEntry>> {
+    let mut entries = Vec::new();
+    while !content.is_empty() {
+        let nul = content.iter().position(|byte| *byte == 0)?;
+        let (head, rest) = content.split_at(nul);
+        let space = head.iter().position(|byte| *byte == b' ')?;
+        let (mode, name) = (&head[..space], &head[space + 1..]);
+        let (oid, rest) = rest[1..].split_first_chunk::<20>()?;
+        content = rest;
+        let kind = match mode {
+            b"160000" => continue,
+            b"40000" | b"040000" => Kind::Tree,
+            _ => Kind::Blob,
+        };
+        let attributes = kind == Kind::Blob && name == b".gitattributes";
+        entries.push(TreeEntry { oid: Oid::from_bytes(*oid), kind, attributes });
+    }
+    Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_a_tree_are_found() {
+        let oid = |byte| Oid::from_bytes([byte; 20]);
+        let mut tree = Vec::new();
+        for (mode, name, byte) in
+            [("100644", ".gitattributes", 5), ("160000", "sub", 6), ("40000", "dir", 7)]
+        {
+            tree.extend(format!("{mode} {name}\0").bytes());
+            tree.extend([byte; 20]);
+        }
+        let entries = tree_links(&tree).unwrap();
+        let found: Vec<_> = entries.iter().map(|e| (e.oid, e.kind, e.attributes)).collect();
+        assert_eq!(found, [(oid(5), Kind::Blob, true), (oid(7), Kind::Tree, false)]);
+    }
+
+    #[test]
+    fn broken_tree_has_no_links() {
+        for tree in [&b"100644 a"[..], b"100644 a\0short", b"100644a\0aaaaaaaaaaaaaaaaaaaa"] {
+            assert!(tree_links(tree).is_none());
+        }
+    }
+
+    #[test]
+    fn attributes_that_name_the_filter_speak_of_lfs() {
+        assert!(speaks_of_lfs(b"*.bin filter=lfs diff=lfs -text\n"));
+        assert!(!speaks_of_lfs(b"*.txt text\n"));
+    }
+}

@@ -1,0 +1,33 @@
+//! Why a run failed: one error for all that works on a mirror.
+
+use crate::source::SourceError;
+use crate::store::StoreError;
+
+/// Why a run failed. Nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The source refused, broke, or is not a repository.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The source's pack is broken: the message names the entry by its offset.
+    #[error("the source's pack is broken: {0}")]
+    Pack(String),
+    /// A guard refused.
+    #[error("{0}")]
+    Guard(String),
+    /// Another run published meanwhile.
+    #[error("another run published to this mirror meanwhile; nothing is lost: run again")]
+    Conflict,
+    /// Asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The mirror's own files in the bucket can't be understood.
+    #[error("{0}")]
+    Mirror(String),
+    /// A bug of ours.
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}

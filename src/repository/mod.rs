@@ -1,0 +1,18 @@
+//! What is in the bucket: its keys, what is listed, what is published, and reading it back.
+
+pub mod error;
+pub(crate) mod existing;
+pub(crate) mod fence;
+pub mod layout;
+pub(crate) mod links;
+pub(crate) mod loose;
+pub(crate) mod objects;
+pub(crate) mod packed;
+pub(crate) mod packs;
+pub(crate) mod parts;
+pub(crate) mod peeled;
+pub mod publish;
+pub(crate) mod reopen;
+pub(crate) mod replaced;
+pub mod state;
+pub(crate) mod temp;

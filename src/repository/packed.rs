@@ -1,0 +1,425 @@
+//! Objects in the packs that `objects/info/packs` lists, read by their offset.
+//!
+//! For [`crate::maintain`], which read a mirror back, and for the few objects that a
+//! run wants to see (`objects`). The former hold each index whole (28 bytes an object, as the file
+//! has them); of the packs only blocks of [`BLOCK_LEN`] are, in an LRU, fetched with ranged GETs. Bases of deltas are in another LRU. Nothing that a pack or an index
+//! says is trusted: an offset that leads nowhere, a chain that has no end or a length that lies is
+//! an error with words, and memory grows with what is really there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::packs;
+use crate::git::object::{Kind, Oid};
+use crate::pack::delta;
+use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
+use crate::pack::index::{IndexError, IndexReader, parse_index};
+use crate::pack::inflate::Inflater;
+use crate::store::{Key, Store, StoreError};
+
+/// One ranged GET. Large, since neighbours are wanted next when reading in order of offsets.
+const BLOCK_LEN: u64 = 512 << 10;
+
+/// An index of 2^32 objects would have 128 GiB; more than this is no index that fits here.
+const MAX_INDEX_BYTES: u64 = 4 << 30;
+
+/// A pack's trailer: one SHA-1.
+const TRAILER_LEN: u64 = 20;
+
+/// No delta chain of any tool is longer (git's own limit is 4,095).
+const MAX_CHAIN: usize = 10_000;
+
+/// What is wrong with one object, or with reading it.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// The store failed: nothing is known of the object.
+    Store(StoreError),
+    /// The object is damaged, in these words.
+    Damaged(String),
+    /// It needs more memory than there is: so many bytes.
+    TooLarge(u64),
+}
+
+/// A block, and a place in it.
+type BlockAt = (Arc<[u8]>, usize);
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        ReadError::Store(error)
+    }
+}
+
+impl From<IndexError> for ReadError {
+    fn from(error: IndexError) -> Self {
+        damaged(error)
+    }
+}
+
+fn damaged(what: impl std::fmt::Display) -> ReadError {
+    ReadError::Damaged(what.to_string())
+}
+
+/// A pack that is listed, with its index.
+pub(crate) struct Pack {
+    /// `pack-<40 hex>`.
+    pub(crate) name: String,
+    /// The pack's length in bytes.
+    pub(crate) len: u64,
+    pub(crate) index: IndexReader<Vec<u8>>,
+}
+
+impl Pack {
+    pub(crate) fn key(&self) -> Key {
+        packs::key(&self.name, "pack")
+    }
+
+    /// Looks for the pack and reads its index. The inner error: what is wrong, and with which key.
+    pub(crate) fn open(
+        store: &dyn Store,
+        name: &str,
+    ) -> Result<Result<Pack, (Key, String)>, StoreError> {
+        let (key, index_key) = (packs::key(name, "pack"), packs::key(name, "idx"));
+        let Some(info) = store.head(&key)? else {
+            return Ok(Err((key, "listed in objects/info/packs, but missing".into())));
+        };
+        let bytes = match store.get(&index_key, None, MAX_INDEX_BYTES) {
+            Ok((bytes, _)) => bytes,
+            Err(error) if error.is_not_found() => {
+                return Ok(Err((index_key, "its pack is listed, but the index is missing".into())));
+            }
+            Err(error) => return Err(error),
+        };
+        let index = match parse_index(bytes) {
+            Ok(index) => index,
+            Err(error) => return Ok(Err((index_key, error.to_string()))),
+        };
+        if format!("pack-{}", index.pack_trailer()) != name {
+            let trailer = index.pack_trailer();
+            return Ok(Err((index_key, format!("it is the index of another pack, {trailer}"))));
+        }
+        if let Some(far) =
+            index.entries().find(|e| e.offset >= info.len.saturating_sub(TRAILER_LEN))
+        {
+            let what = format!(
+                "{} lies at offset {}, but {key} has {} bytes",
+                far.oid, far.offset, info.len
+            );
+            return Ok(Err((index_key, what)));
+        }
+        Ok(Ok(Pack { name: name.to_owned(), len: info.len, index }))
+    }
+}
+
+/// What [`PackedReader`] wants to know of packs.
+pub(crate) trait Catalogue {
+    fn key(&self, pack: usize) -> Key;
+
+    /// The pack's length in bytes.
+    fn pack_len(&self, pack: usize) -> Result<u64, ReadError>;
+
+    /// Where an object's entry starts in this pack.
+    fn offset(&self, pack: usize, oid: &Oid) -> Result<Option<u64>, ReadError>;
+}
+
+/// All listed packs.
+#[derive(Default)]
+pub(crate) struct Packs(pub(crate) Vec<Pack>);
+
+/// An entry: which pack, and where in it.
+pub(crate) type Place = (usize, u64);
+
+impl Packs {
+    /// Where an object is; the last listed pack first, as git looks.
+    pub(crate) fn find(&self, oid: &Oid) -> Option<Place> {
+        let mut packs = self.0.iter().enumerate().rev();
+        packs.find_map(|(at, pack)| Some((at, pack.index.lookup(oid)?)))
+    }
+}
+
+impl Catalogue for Packs {
+    fn key(&self, pack: usize) -> Key {
+        self.0[pack].key()
+    }
+
+    fn pack_len(&self, pack: usize) -> Result<u64, ReadError> {
+        Ok(self.0[pack].len)
+    }
+
+    fn offset(&self, pack: usize, oid: &Oid) -> Result<Option<u64>, ReadError> {
+        Ok(self.0[pack].index.lookup(oid))
+    }
+}
+
+/// A whole object: its kind and content.
+pub(crate) type Content = (Kind, Arc<[u8]>);
+
+/// Contents by place, bounded by bytes.
+pub(crate) struct Contents {
+    cached: LruCache<Place, Content>,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+/// What an entry of the LRU costs beside its bytes.
+const ENTRY_COST: u64 = 100;
+
+impl Contents {
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        Contents { cached: LruCache::unbounded(), bytes: 0, max_bytes }
+    }
+
+    pub(crate) fn get(&mut self, place: Place) -> Option<Content> {
+        self.cached.get(&place).cloned()
+    }
+
+    pub(crate) fn put(&mut self, place: Place, (kind, content): Content) {
+        let cost = |content: &[u8]| content.len() as u64 + ENTRY_COST;
+        if cost(&content) > self.max_bytes / 4 {
+            return;
+        }
+        self.bytes += cost(&content);
+        if let Some((_, old)) = self.cached.push(place, (kind, content)).map(|(_, old)| old) {
+            self.bytes -= cost(&old);
+        }
+        while self.bytes > self.max_bytes {
+            let Some((_, (_, old))) = self.cached.pop_lru() else { break };
+            self.bytes -= cost(&old);
+        }
+    }
+}
+
+/// Reads packed objects by their places; one for each thread that reads.
+pub(crate) struct PackedReader<'e> {
+    store: &'e dyn Store,
+    packs: &'e dyn Catalogue,
+    blocks: LruCache<Place, Arc<[u8]>>,
+    max_blocks: usize,
+    pub(crate) contents: Contents,
+    inflater: Inflater,
+    /// The largest object, or base, that is held.
+    max_len: u64,
+}
+
+/// One link of a delta chain that has been read: the delta, and where its base is.
+struct Link {
+    place: Place,
+    delta: Vec<u8>,
+}
+
+impl<'e> PackedReader<'e> {
+    /// Holds at most about `memory_bytes`: a quarter of it blocks, a half bases.
+    pub(crate) fn new(store: &'e dyn Store, packs: &'e dyn Catalogue, memory_bytes: u64) -> Self {
+        PackedReader {
+            store,
+            packs,
+            blocks: LruCache::unbounded(),
+            max_blocks: (memory_bytes / 4 / BLOCK_LEN).max(2) as usize,
+            contents: Contents::new(memory_bytes / 2),
+            inflater: Inflater::new(),
+            max_len: memory_bytes,
+        }
+    }
+
+    /// The object at `place`, with its deltas applied. Not hashed.
+    pub(crate) fn read(&mut self, place: Place) -> Result<Content, ReadError> {
+        let mut chain = Vec::new();
+        let mut held = 0u64;
+        let mut at = place;
+        let mut base = loop {
+            if let Some(content) = self.contents.get(at) {
+                break content;
+            }
+            let (header, header_len) = self.header(at)?;
+            held = held.saturating_add(header.inflated_len);
+            if held > self.max_len {
+                return Err(ReadError::TooLarge(held));
+            }
+            let body = self.inflate(at, header_len, header.inflated_len)?;
+            let next = match header.kind {
+                EntryKind::Object(kind) => break (kind, Arc::from(body)),
+                EntryKind::OfsDelta { base_offset } => (at.0, base_offset),
+                EntryKind::RefDelta { base } => self.place_in(at.0, &base)?,
+            };
+            chain.push(Link { place: at, delta: body });
+            if chain.len() > MAX_CHAIN {
+                return Err(damaged("its chain of deltas has no end"));
+            }
+            at = next;
+        };
+        // The chain's end may serve others, too.
+        self.contents.put(at, base.clone());
+        while let Some(Link { place, delta }) = chain.pop() {
+            base = self.apply(&base, &delta)?;
+            self.contents.put(place, base.clone());
+        }
+        Ok(base)
+    }
+
+    /// Applies a delta if base and result fit.
+    pub(crate) fn apply(&self, base: &Content, delta: &[u8]) -> Result<Content, ReadError> {
+        let (header, _) = delta::parse_header(delta).map_err(damaged)?;
+        if header.result_len > self.max_len {
+            return Err(ReadError::TooLarge(header.result_len));
+        }
+        let mut result = Vec::new();
+        delta::apply(&base.1, delta, &mut result).map_err(damaged)?;
+        Ok((base.0, result.into()))
+    }
+
+    /// Where `base` is, in the same pack: a pack of a mirror is never thin.
+    pub(crate) fn place_in(&self, pack: usize, base: &Oid) -> Result<Place, ReadError> {
+        match self.packs.offset(pack, base)? {
+            Some(offset) => Ok((pack, offset)),
+            None => Err(damaged(format!("its base {base} is not in the pack"))),
+        }
+    }
+
+    /// How long the object is when whole; at most the header and the start of a delta are read, of
+    /// a delta that is longer than `max_delta` nothing: `None`.
+    pub(crate) fn len(&mut self, place: Place, max_delta: u64) -> Result<Option<u64>, ReadError> {
+        let (header, header_len) = self.header(place)?;
+        match header.kind {
+            EntryKind::Object(_) => Ok(Some(header.inflated_len)),
+            _ if header.inflated_len > max_delta => Ok(None),
+            _ => {
+                let body = self.inflate(place, header_len, header.inflated_len)?;
+                let (header, _) = delta::parse_header(&body).map_err(damaged)?;
+                Ok(Some(header.result_len))
+            }
+        }
+    }
+
+    fn header(&mut self, place: Place) -> Result<(EntryHeader, u64), ReadError> {
+        let mut bytes = [0; MAX_HEADER_LEN];
+        let mut len = 0;
+        while len < bytes.len() {
+            let block = self.bytes_at((place.0, place.1 + len as u64))?;
+            let Some((block, from)) = block else { break };
+            let part = &block[from..];
+            let take = part.len().min(bytes.len() - len);
+            bytes[len..len + take].copy_from_slice(&part[..take]);
+            len += take;
+        }
+        match parse_header(&bytes[..len], place.1).map_err(damaged)? {
+            Some((header, used)) => Ok((header, used as u64)),
+            None => Err(damaged("the pack ends in the entry's header")),
+        }
+    }
+
+    /// The body of the entry at `place`: exactly `wanted` bytes.
+    fn inflate(
+        &mut self,
+        place: Place,
+        header_len: u64,
+        wanted: u64,
+    ) -> Result<Vec<u8>, ReadError> {
+        self.inflater.restart();
+        let mut out = Vec::new();
+        let mut piece = vec![0; 32 << 10];
+        let mut at = place.1 + header_len;
+        loop {
+            let Some((block, from)) = self.bytes_at((place.0, at))? else {
+                return Err(damaged("the pack ends in the entry"));
+            };
+            let mut input = &block[from..];
+            loop {
+                let step = self.inflater.step(input, &mut piece).map_err(damaged)?;
+                out.extend_from_slice(&piece[..step.produced]);
+                input = &input[step.consumed..];
+                at += step.consumed as u64;
+                if out.len() as u64 > wanted {
+                    return Err(damaged(format!("it inflates to more than {wanted} bytes")));
+                }
+                if step.ended && out.len() as u64 == wanted {
+                    return Ok(out);
+                }
+                if step.ended {
+                    let len = out.len();
+                    return Err(damaged(format!("it inflates to {len} bytes, not {wanted}")));
+                }
+                if input.is_empty() && step.produced < piece.len() {
+                    break;
+                }
+                if step.consumed + step.produced == 0 {
+                    return Err(damaged("zlib makes no progress"));
+                }
+            }
+        }
+    }
+
+    /// The block that holds this byte, and where in it; `None` past the end.
+    fn bytes_at(&mut self, (pack, at): Place) -> Result<Option<BlockAt>, ReadError> {
+        let len = self.packs.pack_len(pack)?;
+        if at >= len {
+            return Ok(None);
+        }
+        let start = at / BLOCK_LEN * BLOCK_LEN;
+        let place = (pack, start);
+        let block = match self.blocks.get(&place) {
+            Some(block) => block.clone(),
+            None => {
+                let range = start..len.min(start + BLOCK_LEN);
+                let key = self.packs.key(pack);
+                let (bytes, _) = self.store.get(&key, Some(range), BLOCK_LEN)?;
+                let block: Arc<[u8]> = bytes.into();
+                self.blocks.push(place, block.clone());
+                while self.blocks.len() > self.max_blocks {
+                    self.blocks.pop_lru();
+                }
+                block
+            }
+        };
+        let from = (at - start) as usize;
+        Ok((from < block.len()).then_some((block, from)))
+    }
+}
+
+/// Opens all packs that `objects/info/packs` lists. `bad` hears what is wrong, by key.
+pub(crate) fn open_listed(
+    store: &dyn Store,
+    mut bad: impl FnMut(String, String),
+) -> Result<Packs, StoreError> {
+    let key = Key::new("objects/info/packs").expect("a constant without odd characters");
+    let file = match store.get(&key, None, 64 << 20) {
+        Ok((file, _)) => file,
+        // git bears it.
+        Err(error) if error.is_not_found() => return Ok(Packs::default()),
+        Err(error) => return Err(error),
+    };
+    let names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
+        bad(key.to_string(), format!("not a line of a list of packs: {line}"));
+        Vec::new()
+    });
+    let mut packs = HashMap::new();
+    let mut listed = Vec::new();
+    for name in names {
+        if packs.insert(name.clone(), ()).is_some() {
+            continue;
+        }
+        match Pack::open(store, &name)? {
+            Ok(pack) => listed.push(pack),
+            Err((key, what)) => bad(key.to_string(), what),
+        }
+    }
+    Ok(Packs(listed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_stay_within_their_bytes() {
+        let mut contents = Contents::new(10_000);
+        for at in 0..100 {
+            contents.put((0, at), (Kind::Blob, vec![0; 1000].into()));
+            contents.put((0, at), (Kind::Blob, vec![1; 500].into()));
+            assert!(contents.bytes <= 10_000);
+        }
+        assert!(contents.get((0, 99)).is_some() && contents.get((0, 0)).is_none());
+        contents.put((1, 0), (Kind::Blob, vec![0; 5000].into()));
+        assert!(contents.get((1, 0)).is_none(), "one that would fill it is not kept");
+    }
+}

@@ -1,0 +1,65 @@
+//! The names of packs: their keys, and the list of them that dumb readers ask for.
+
+use crate::git::object::Oid;
+use crate::store::Key;
+
+/// A pack that is stored with its index: `pack-<40 hex>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredPack {
+    pub(crate) name: String,
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+}
+
+/// `objects/pack/<name>.<extension>`.
+pub(crate) fn key(name: &str, extension: &str) -> Key {
+    Key::new(format!("objects/pack/{name}.{extension}")).expect("hexadecimal digits")
+}
+
+/// The file `objects/info/packs`: a line `P <name>.pack` a pack, and an empty line (git's
+/// `server-info.c`).
+pub(crate) fn list_file(names: &[String]) -> Vec<u8> {
+    let mut file: String = names.iter().map(|name| format!("P {name}.pack\n")).collect();
+    file.push('\n');
+    file.into_bytes()
+}
+
+/// The names in it; lines of any other form are not ours and are left out.
+pub(crate) fn parse_list(file: &[u8]) -> Vec<String> {
+    let name = |line: &[u8]| {
+        let hex = line.strip_prefix(b"P pack-")?.strip_suffix(b".pack")?;
+        Oid::from_hex(hex).map(|oid| format!("pack-{oid}"))
+    };
+    file.split(|byte| *byte == b'\n').filter_map(name).collect()
+}
+
+/// The names in `objects/info/packs`: `P pack-<40 hex>.pack` lines and empty ones
+/// (gitrepository-layout(5)). `Err`: the line that is neither.
+pub(crate) fn parse_pack_list(file: &[u8]) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for line in file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let name = line.strip_prefix(b"P ").and_then(|name| name.strip_suffix(b".pack"));
+        let sound = name.and_then(|name| name.strip_prefix(b"pack-")).and_then(Oid::from_hex);
+        match sound {
+            Some(trailer) => names.push(format!("pack-{trailer}")),
+            None => return Err(crate::git::pkt_line::clean_text(line, 100)),
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_of_packs_is_read_strictly() {
+        let name = "pack-e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
+        let list = format!("P {name}.pack\n\n");
+        assert_eq!(parse_pack_list(list.as_bytes()), Ok(vec![name.to_owned()]));
+        assert_eq!(parse_pack_list(b"\n"), Ok(vec![]));
+        for bad in ["P pack-../x.pack\n", "pack-e69d.pack\n", "<html>\n"] {
+            assert!(parse_pack_list(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The mutable files of a mirror: what was published before, and publishing.
+//!
+//! Readers may look at any moment, so the order matters. Objects come first, which [`AllStored`]
+//! proves; then `objects/info/packs`; then `info/refs` and `HEAD`, such that HEAD never names a
+//! branch that `info/refs` lacks (git would clone with nothing checked out):
+//!
+//! - a first publication writes HEAD first: without `info/refs` there is no mirror yet;
+//! - HEAD's new branch was published before: HEAD first, then `info/refs`;
+//! - HEAD's new branch is new: `info/refs` first; and if the old one goes away at the same time (a
+//!   renamed default branch), `info/refs` with both, then HEAD, then `info/refs` without the old.
+//!
+//! **Several runs on one target.** The last publisher wins only over what it has seen. `info/refs`
+//! is compared right before it is written, and written on condition of its entity tag where the
+//! store knows conditions; some ignore them and some refuse what is right, so a refusal is looked
+//! into and never trusted alone.
+//!
+//! `objects/info/packs` is added to by all of them, and a store that ignores conditions lets one
+//! overwrite what another has just added. So who has published looks whether its pack is still
+//! listed; and who finds that another was faster, whose pack it may have dropped, lists every pack
+//! that is whole.
+
+use std::collections::BTreeSet;
+
+use super::error::MirrorError;
+use super::packs;
+use super::replaced;
+use crate::git::refs::{
+    Advertisement, Head, Ref, head_file, info_refs, parse_head_file, parse_info_refs,
+};
+use crate::store::{Condition, ETag, Key, ObjectHeaders, Store, StoreErrorKind};
+
+/// `info/refs`: not `application/x-git-…`, or a reader would take it for the smart protocol.
+const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
+
+/// An `info/refs` of a million refs is some 100 MB; more is not ours.
+const MAX_REFS_BYTES: u64 = 256 << 20;
+
+/// Runs that add packs at the same moment make each other look again.
+const LIST_TRIES: u32 = 10;
+
+fn key(name: &'static str) -> Key {
+    Key::new(name).expect("a constant without odd characters")
+}
+
+/// One ref that a run adds, moves or deletes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefChange {
+    /// Full name, or `HEAD`.
+    pub name: String,
+    /// Where it pointed: an oid, or `ref: …` for HEAD. `None`: it is new.
+    pub old: Option<String>,
+    /// Where it points now. `None`: it is gone.
+    pub new: Option<String>,
+}
+
+/// Proof that everything that a run's refs need is stored. One type alone has it, which only a clean
+/// end of the ingest makes, and publishing consumes it.
+pub(crate) trait AllStored {
+    /// The pack that the run has stored, if it has stored one.
+    fn new_pack(&self) -> Option<&str>;
+}
+
+/// What a mirror has published.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// Sorted by name; empty also when nothing was published.
+    pub(crate) refs: Vec<Ref>,
+    pub(crate) head: Option<Head>,
+    /// The file `info/refs` as it was read, and its entity tag; `None`: there is none.
+    seen: Option<Seen>,
+}
+
+impl Published {
+    /// Reads `info/refs`, and `HEAD` if there is one.
+    pub(crate) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
+        let Some((file, etag)) = get(store, &key("info/refs"))? else {
+            return Ok(Published::default());
+        };
+        let refs = parse_info_refs(&file).map_err(|error| damaged(store, "info/refs", &error))?;
+        let head = match get(store, &key("HEAD"))? {
+            Some((file, _)) => Some(
+                parse_head_file(&file, &refs).map_err(|error| damaged(store, "HEAD", &error))?,
+            ),
+            None => None,
+        };
+        Ok(Published { refs, head, seen: Some((file, etag)) })
+    }
+
+    /// Is there a mirror at all?
+    pub(crate) fn exists(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// What differs from `wanted`, by name; HEAD first.
+    pub(crate) fn changes(&self, wanted: &Advertisement) -> Vec<RefChange> {
+        let mut changes = Vec::new();
+        let head_now = head_text(&wanted.head);
+        let head_was = self.head.as_ref().and_then(head_text);
+        if head_was != head_now {
+            changes.push(RefChange { name: "HEAD".into(), old: head_was, new: head_now });
+        }
+        let find = |refs: &[Ref], r: &Ref| refs.binary_search_by(|other| other.name.cmp(&r.name));
+        for new in &wanted.refs {
+            let old = find(&self.refs, new).ok().map(|at| &self.refs[at]);
+            // A peeled oid that the mirror lacks (a bundle tells none) is a change of the file only.
+            if old.map(|old| (old.oid, old.peeled)) != Some((new.oid, new.peeled)) {
+                changes.push(change(new, old.map(|old| old.oid.to_string()), Some(new)));
+            }
+        }
+        for old in &self.refs {
+            if find(&wanted.refs, old).is_err() {
+                changes.push(change(old, Some(old.oid.to_string()), None));
+            }
+        }
+        changes
+    }
+}
+
+fn change(r: &Ref, old: Option<String>, new: Option<&Ref>) -> RefChange {
+    RefChange { name: r.name.to_string(), old, new: new.map(|new| new.oid.to_string()) }
+}
+
+fn head_text(head: &Head) -> Option<String> {
+    head_file(head).map(|file| String::from_utf8_lossy(file.trim_ascii_end()).into_owned())
+}
+
+/// A file as it was read, and its entity tag.
+type Seen = (Vec<u8>, Option<ETag>);
+
+fn get(store: &dyn Store, key: &Key) -> Result<Option<Seen>, MirrorError> {
+    match store.get(key, None, MAX_REFS_BYTES) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn damaged(store: &dyn Store, file: &str, error: &dyn std::fmt::Display) -> MirrorError {
+    MirrorError::Mirror(format!(
+        "{}/{file} is not what a mirror has there: {error}; is this the right target?",
+        store.describe()
+    ))
+}
+
+/// The packs that a mirror lists, in the order of `objects/info/packs`.
+pub(crate) fn listed_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
+    let file = get(store, &key("objects/info/packs"))?;
+    Ok(file.map(|(file, _)| packs::parse_list(&file)).unwrap_or_default())
+}
+
+/// Brings `objects/info/packs` up to date: without `replaced`, and with `new` at its end, which git
+/// tries first. Packs that another run has added meanwhile stay. The file is there even with no
+/// pack in it: git bears a missing one, but not a 403 for it.
+fn list_packs(
+    store: &dyn Store,
+    new: Option<&str>,
+    replaced: &[String],
+) -> Result<(), MirrorError> {
+    let key = key("objects/info/packs");
+    for _ in 0..LIST_TRIES {
+        let found = get(store, &key)?;
+        let mut names = found.as_ref().map(|(file, _)| packs::parse_list(file)).unwrap_or_default();
+        names.retain(|name| Some(name.as_str()) == new || !replaced.contains(name));
+        if let Some(new) = new
+            && !names.iter().any(|name| name == new)
+        {
+            names.push(new.to_owned());
+        }
+        let file = packs::list_file(&names);
+        let condition = match found {
+            Some((old, _)) if old == file => return Ok(()),
+            Some((_, etag)) => etag.map(Condition::Matches),
+            None => Some(Condition::Absent),
+        };
+        match store.put(&key, &file, PLAIN, condition.as_ref()) {
+            Ok(_) => return Ok(()),
+            // Another run has written it, or the store refuses what is right: look again.
+            Err(error) if error.kind == StoreErrorKind::ConditionFailed => {}
+            Err(error) if error.kind == StoreErrorKind::Unsupported => {
+                store.put(&key, &file, PLAIN, None)?;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if same_file(store, &key, &condition)? {
+            store.put(&key, &file, PLAIN, None)?;
+            return Ok(());
+        }
+    }
+    Err(MirrorError::Conflict)
+}
+
+/// Was a condition refused though it holds?
+fn same_file(
+    store: &dyn Store,
+    key: &Key,
+    condition: &Option<Condition>,
+) -> Result<bool, MirrorError> {
+    let now = get(store, key)?;
+    Ok(match (condition, now) {
+        (Some(Condition::Absent), None) => true,
+        (Some(Condition::Matches(etag)), Some((_, now))) => now.as_ref() == Some(etag),
+        _ => false,
+    })
+}
+
+/// The packs that are stored with their indices.
+fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
+    let (mut packs, mut indices) = (Vec::new(), BTreeSet::new());
+    let mut page = None;
+    loop {
+        let listed = store.list("objects/pack/", page.as_deref())?;
+        for name in listed.objects.iter().filter_map(|o| o.key.as_str().rsplit('/').next()) {
+            if let Some(name) = name.strip_suffix(".pack") {
+                packs.push(name.to_owned());
+            } else if let Some(name) = name.strip_suffix(".idx") {
+                indices.insert(name.to_owned());
+            }
+        }
+        page = listed.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    packs.retain(|name| indices.contains(name));
+    Ok(packs)
+}
+
+/// Makes `wanted` the mirror's refs. Everything that they need is stored: the proof is consumed.
+/// `replaced` are packs that the new one stands for.
+pub(crate) fn publish(
+    store: &dyn Store,
+    proof: impl AllStored,
+    published: &Published,
+    wanted: &Advertisement,
+    replaced: &[String],
+) -> Result<(), MirrorError> {
+    let pack = proof.new_pack();
+    if let Some(new) = pack
+        && replaced.iter().any(|name| name != new)
+    {
+        replaced::note(store, new, replaced)?;
+    }
+    list_packs(store, pack, replaced)?;
+    let outcome = publish_refs(store, published, wanted);
+    match &outcome {
+        Ok(()) if pack.is_some() => list_packs(store, pack, &[])?,
+        Err(MirrorError::Conflict) if pack.is_some() => {
+            for name in whole_packs(store)? {
+                list_packs(store, Some(&name), &[])?;
+            }
+        }
+        _ => {}
+    }
+    outcome
+}
+
+fn publish_refs(
+    store: &dyn Store,
+    published: &Published,
+    wanted: &Advertisement,
+) -> Result<(), MirrorError> {
+    let mut seen = published.seen.clone();
+    let head_moves = published.head.as_ref() != Some(&wanted.head);
+    let new_branch_is_new = match &wanted.head {
+        Head::Branch(name) => published.exists() && !has(&published.refs, name.as_str()),
+        _ => false,
+    };
+    if head_moves && new_branch_is_new {
+        let going = match &published.head {
+            Some(Head::Branch(old)) if !has(&wanted.refs, old.as_str()) => {
+                published.refs.iter().find(|r| r.name == *old)
+            }
+            _ => None,
+        };
+        if let Some(old) = going {
+            let mut both = wanted.refs.clone();
+            both.push(old.clone());
+            both.sort_by(|a, b| a.name.cmp(&b.name));
+            put_refs(store, &mut seen, &both)?;
+            put_head(store, &wanted.head)?;
+            return put_refs(store, &mut seen, &wanted.refs);
+        }
+        put_refs(store, &mut seen, &wanted.refs)?;
+        return put_head(store, &wanted.head);
+    }
+    if head_moves {
+        // Not before it is known that nobody else has published.
+        unchanged_since(store, seen.as_ref())?;
+        put_head(store, &wanted.head)?;
+    }
+    put_refs(store, &mut seen, &wanted.refs)
+}
+
+fn has(refs: &[Ref], name: &str) -> bool {
+    refs.iter().any(|r| r.name.as_str() == name)
+}
+
+fn put_head(store: &dyn Store, head: &Head) -> Result<(), MirrorError> {
+    if let Some(file) = head_file(head) {
+        store.put(&key("HEAD"), &file, PLAIN, None)?;
+    }
+    Ok(())
+}
+
+/// Writes `info/refs` if it still is what was seen, and updates what was seen.
+fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<(), MirrorError> {
+    let file = info_refs(refs);
+    if seen.as_ref().is_some_and(|(old, _)| *old == file) {
+        return Ok(());
+    }
+    let key = key("info/refs");
+    unchanged_since(store, seen.as_ref())?;
+    if store.is_read_by_path() {
+        put_packed_refs(store, refs)?;
+    }
+    let condition = match &*seen {
+        None => Some(Condition::Absent),
+        Some((_, Some(etag))) => Some(Condition::Matches(etag.clone())),
+        Some((_, None)) => None,
+    };
+    let written = match store.put(&key, &file, PLAIN, condition.as_ref()) {
+        Err(error) if error.kind == StoreErrorKind::ConditionFailed => {
+            let now = get(store, &key)?;
+            match now {
+                // Our own write, whose answer was lost and which was repeated.
+                Some((now, etag)) if now == file => etag,
+                // Nobody has written: this store refuses what is right.
+                now if same(now.as_ref(), seen.as_ref()) => store.put(&key, &file, PLAIN, None)?,
+                _ => return Err(MirrorError::Conflict),
+            }
+        }
+        Err(error) if error.kind == StoreErrorKind::Unsupported => {
+            store.put(&key, &file, PLAIN, None)?
+        }
+        outcome => outcome?,
+    };
+    *seen = Some((file, written));
+    Ok(())
+}
+
+/// What git wants of a directory that it opens itself: gitrepository-layout(5), git-pack-refs(1).
+/// Without `peeled` in its first line git peels tags itself. A name that begins with a dot is no
+/// ref; it only makes the folder.
+fn put_packed_refs(store: &dyn Store, refs: &[Ref]) -> Result<(), MirrorError> {
+    let mut file = b"# pack-refs with: sorted \n".to_vec();
+    for r in refs {
+        file.extend_from_slice(format!("{} {}\n", r.oid, r.name).as_bytes());
+    }
+    store.put(&key("refs/.keep"), b"", PLAIN, None)?;
+    store.put(&key("packed-refs"), &file, PLAIN, None)?;
+    Ok(())
+}
+
+/// The compare before the write, for stores that ignore conditions.
+fn unchanged_since(store: &dyn Store, seen: Option<&Seen>) -> Result<(), MirrorError> {
+    let now = get(store, &key("info/refs"))?;
+    if same(now.as_ref(), seen) { Ok(()) } else { Err(MirrorError::Conflict) }
+}
+
+fn same(now: Option<&Seen>, seen: Option<&Seen>) -> bool {
+    now.map(|(file, _)| file) == seen.map(|(file, _)| file)
+}

@@ -1,0 +1,77 @@
+//! When packs have left the list, so that `gc` keeps them for the readers who hold an old one.
+//!
+//! A pack's LastModified tells the age of its bytes, not how long it is unlisted: a pack of last year
+//! that a new one stands for since a minute ago is still being read. So whoever takes packs off the
+//! list says so first, in a key of its own ([`note`]): one line a pack. That key's LastModified is
+//! the time. gc deletes it once it is older than the grace period, and the packs with it.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use crate::git::object::Oid;
+use crate::store::{Key, ObjectHeaders, Store, StoreError};
+
+const PREFIX: &str = "mirror_state/replaced/";
+
+const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
+
+/// A list of a million packs is no list of ours.
+const MAX_NOTE_BYTES: u64 = 64 << 20;
+
+/// Says that `replaced` are about to leave the list, since `new` stands for them.
+pub(crate) fn note(store: &dyn Store, new: &str, replaced: &[String]) -> Result<(), StoreError> {
+    let key = Key::new(format!("{PREFIX}{new}")).expect("pack- and hexadecimal digits");
+    let lines: String = replaced.iter().map(|name| format!("{name}\n")).collect();
+    store.put(&key, lines.as_bytes(), PLAIN, None)?;
+    Ok(())
+}
+
+/// What has left the list, by what was noted.
+#[derive(Default)]
+pub(crate) struct Replaced {
+    since: HashMap<String, SystemTime>,
+    notes: Vec<(Key, SystemTime)>,
+}
+
+impl Replaced {
+    pub(crate) fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        let mut found = Replaced::default();
+        let mut page = None;
+        loop {
+            let listed = store.list(PREFIX, page.as_deref())?;
+            for info in listed.objects {
+                let Some(at) = info.last_modified else { continue };
+                let file = match store.get(&info.key, None, MAX_NOTE_BYTES) {
+                    Ok((file, _)) => file,
+                    // Another gc has just deleted it.
+                    Err(error) if error.is_not_found() => continue,
+                    Err(error) => return Err(error),
+                };
+                for name in file.split(|byte| *byte == b'\n').filter_map(pack_name) {
+                    let since = found.since.entry(name).or_insert(at);
+                    *since = at.max(*since);
+                }
+                found.notes.push((info.key, at));
+            }
+            page = listed.next;
+            if page.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Since when a pack is not listed, if that was noted.
+    pub(crate) fn since(&self, name: &str) -> Option<SystemTime> {
+        self.since.get(name).copied()
+    }
+
+    /// Notes of which `is_old` says so.
+    pub(crate) fn old_notes(&self, is_old: impl Fn(SystemTime) -> bool) -> Vec<Key> {
+        self.notes.iter().filter(|(_, at)| is_old(*at)).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+fn pack_name(line: &[u8]) -> Option<String> {
+    let trailer = Oid::from_hex(line.strip_prefix(b"pack-")?)?;
+    Some(format!("pack-{trailer}"))
+}
