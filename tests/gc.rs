@@ -374,7 +374,7 @@ impl Store for Publishing<'_> {
         open(key: &Key, offset: u64) -> Result<Box<dyn Read + Send>, StoreError>;
         head(key: &Key) -> Result<Option<ObjectInfo>, StoreError>;
         delete(keys: &[Key]) -> Result<(), StoreError>;
-        list(prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError>;
+        list_unchecked(prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError>;
         copy(from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError>;
         create_upload(key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError>;
         put_part(upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError>;
@@ -382,7 +382,7 @@ impl Store for Publishing<'_> {
             -> Result<Part, StoreError>;
         complete_upload(upload: &Upload, parts: &[Part]) -> Result<(), StoreError>;
         abort_upload(upload: &Upload) -> Result<(), StoreError>;
-        list_uploads(prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
+        list_uploads_unchecked(prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
         requests() -> u64;
     }
 

@@ -441,7 +441,6 @@ fn listed_keys_are_decoded_as_the_store_says() {
         ("", "p/a%2Bb+c", Some("a%2Bb+c")),
         (url, "p/not encoded+%41", Some("not encoded+%41")),
         (url, "p/folder/", None),
-        (url, "elsewhere/a", None),
         (url, "p/../a", None),
     ] {
         let server = Canned::new(&[&page(encoding, sent)]);
@@ -499,6 +498,38 @@ fn uploads_are_listed_over_pages() {
     let expected = "GET /bucket?key-marker=p%2Fa%2B&prefix=p%2F&\
                     upload-id-marker=1%2B%2F%3D&uploads= HTTP/1.1";
     assert!(server.seen()[1].starts_with(expected), "{}", server.seen()[1]);
+}
+
+#[test]
+fn listed_keys_outside_the_prefix_are_an_error_and_never_data() {
+    let listed = |key: &str| {
+        let page = format!(
+            "<ListBucketResult><Name>b</Name><Prefix></Prefix><KeyCount>1</KeyCount>\
+             <MaxKeys>9</MaxKeys><IsTruncated>false</IsTruncated><Contents><Key>{key}</Key>\
+             <LastModified>2020-01-01T00:00:00Z</LastModified><Size>1</Size></Contents>\
+             </ListBucketResult>"
+        );
+        Canned::new(&[&answer("200 OK", "", &page)]).store().list("mirror_tmp/", None)
+    };
+    let uploads = |key: &str| {
+        let page = format!(
+            "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated><Upload><Key>{key}</Key>\
+             <UploadId>1</UploadId><Initiated>2020-01-01T00:00:00Z</Initiated></Upload>\
+             </ListMultipartUploadsResult>"
+        );
+        Canned::new(&[&answer("200 OK", "", &page)]).store().list_uploads("mirror_tmp/")
+    };
+    for outside in ["p/HEAD", "p/objects/aa/bb", "pp/mirror_tmp/a", "mirror_tmp/a", "q//a"] {
+        let error = listed(outside).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Other, "{error}");
+        assert!(error.message.contains("ignores the prefix"), "{error}");
+        let error = uploads(outside).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+    }
+    assert_eq!(listed("p/mirror_tmp/a").unwrap().objects.len(), 1);
+    assert_eq!(uploads("p/mirror_tmp/a").unwrap().len(), 1);
+    // A folder marker, as consoles make them.
+    assert!(listed("p/mirror_tmp/").unwrap().objects.is_empty());
 }
 
 #[test]

@@ -40,7 +40,10 @@ impl Replaced {
         loop {
             let listed = store.list(PREFIX, page.as_deref())?;
             for info in listed.objects {
-                let Some(at) = info.last_modified else { continue };
+                let name = info.key.as_str().strip_prefix(PREFIX);
+                // What is no note of ours is neither read nor ever deleted.
+                let is_note = name.and_then(|name| pack_name(name.as_bytes())).is_some();
+                let Some(at) = info.last_modified.filter(|_| is_note) else { continue };
                 let file = match store.get(&info.key, None, MAX_NOTE_BYTES) {
                     Ok((file, _)) => file,
                     // Another gc has just deleted it.

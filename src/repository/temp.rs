@@ -15,10 +15,60 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::store::{Key, ObjectHeaders, Store, StoreError, Upload};
+use crate::store::{Key, ObjectHeaders, OpenUpload, Store, StoreError, Upload};
 
 /// The folder of all temporary keys.
 pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
+
+/// A key that only a run of this program makes: `mirror_tmp/<run id>/<what>-<number>`. The sweep
+/// deletes and aborts nothing else, whatever a listing says.
+#[derive(Debug)]
+struct TempKey {
+    key: Key,
+    run_id: String,
+}
+
+impl TempKey {
+    fn parse(key: Key) -> Option<Self> {
+        let (run_id, name) = key.as_str().strip_prefix(TEMP_PREFIX)?.split_once('/')?;
+        let (what, number) = name.rsplit_once('-')?;
+        let is_name = !what.is_empty() && what.bytes().all(|c| c.is_ascii_lowercase());
+        if !is_name || !is_number(number) || !is_run_id(run_id) {
+            return None;
+        }
+        let run_id = run_id.to_owned();
+        Some(TempKey { key, run_id })
+    }
+
+    fn is_dead(&self, last_written: Option<SystemTime>, now: SystemTime) -> bool {
+        match is_alive_here(&self.run_id) {
+            // However old: a pack of the first run may take more than a day.
+            Some(alive) => !alive,
+            None => last_written
+                .and_then(|at| now.duration_since(at).ok())
+                .is_some_and(|age| age > ABANDONED_AFTER),
+        }
+    }
+}
+
+/// As [`new_run_id`] makes them.
+fn is_run_id(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [host, boot, namespace, pid, started, random] = parts[..] else { return false };
+    let is_hex = |text: &str| {
+        (1..=16).contains(&text.len())
+            && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    host.contains('.')
+        && host.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'.')
+        && [boot, namespace, random].into_iter().all(is_hex)
+        && is_number(pid)
+        && is_number(started)
+}
+
+fn is_number(text: &str) -> bool {
+    (1..=20).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_digit())
+}
 
 /// A foreign host's run whose temporary keys and uploads are so old is dead. A live one would have
 /// to take longer for a single upload, which in the pack layout is the whole pack: the README says
@@ -115,45 +165,36 @@ impl<'e> TempKeys<'e> {
 }
 
 /// Deletes what dead runs have left, and aborts their uploads. Answers how many keys, uploads and
-/// other leftovers.
-///
-/// Uploads that were begun by dead runs to a final key (a copy of over 5 GiB) are found too: no key
-/// of a mirror is ever uploaded in parts but by such a copy.
+/// other leftovers. Keys of any other form stay, whoever made them.
 pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
     let now = SystemTime::now();
-    let mut dead_keys = Vec::new();
+    let mut dead = Vec::new();
     let mut page = None;
     loop {
         let listed = store.list(TEMP_PREFIX, page.as_deref())?;
-        let dead = listed.objects.into_iter().filter(|o| is_dead(&o.key, o.last_modified, now));
-        dead_keys.extend(dead.map(|o| o.key));
+        for object in listed.objects {
+            let temporary = TempKey::parse(object.key);
+            dead.extend(temporary.filter(|key| key.is_dead(object.last_modified, now)));
+        }
         page = listed.next;
         if page.is_none() {
             break;
         }
     }
-    let uploads = store.list_uploads(TEMP_PREFIX)?;
-    let dead_uploads = uploads.iter().filter(|u| is_dead(&u.upload.key, u.initiated, now));
-    let mut swept = dead_keys.len() + store.remove_leftovers()?;
-    for open in dead_uploads {
-        store.abort_upload(&open.upload)?;
-        swept += 1;
+    let mut swept = dead.len() + store.remove_leftovers()?;
+    for OpenUpload { upload, initiated } in store.list_uploads(TEMP_PREFIX)? {
+        if TempKey::parse(upload.key.clone()).is_some_and(|key| key.is_dead(initiated, now)) {
+            store.abort_upload(&upload)?;
+            swept += 1;
+        }
     }
-    if !dead_keys.is_empty() {
-        store.delete(&dead_keys)?;
-    }
+    delete(store, dead)?;
     Ok(swept)
 }
 
-fn is_dead(key: &Key, last_written: Option<SystemTime>, now: SystemTime) -> bool {
-    let run_id = key.as_str().strip_prefix(TEMP_PREFIX).and_then(|rest| rest.split('/').next());
-    match run_id.and_then(is_alive_here) {
-        // However old: a pack of the first run may take more than a day.
-        Some(alive) => !alive,
-        None => last_written
-            .and_then(|at| now.duration_since(at).ok())
-            .is_some_and(|age| age > ABANDONED_AFTER),
-    }
+fn delete(store: &dyn Store, dead: Vec<TempKey>) -> Result<(), StoreError> {
+    let keys: Vec<Key> = dead.into_iter().map(|temporary| temporary.key).collect();
+    if keys.is_empty() { Ok(()) } else { store.delete(&keys) }
 }
 
 /// Is the run that has this id a process of this host? `None`: that can't be told here.
@@ -167,8 +208,7 @@ fn is_alive_here(run_id: &str) -> Option<bool> {
     if boot != here.boot {
         return Some(false);
     }
-    let is_number = pid.bytes().all(|c| c.is_ascii_digit());
-    if namespace != here.namespace || !is_number || process_start("self").is_none() {
+    if namespace != here.namespace || !is_number(pid) || process_start("self").is_none() {
         return None;
     }
     let is_ours = pid == std::process::id().to_string();
@@ -238,8 +278,8 @@ fn process_start(pid: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn key(run_id: &str) -> Key {
-        Key::new(format!("{TEMP_PREFIX}{run_id}/part-0")).unwrap()
+    fn key(run_id: &str) -> TempKey {
+        TempKey::parse(Key::new(format!("{TEMP_PREFIX}{run_id}/part-0")).unwrap()).unwrap()
     }
 
     fn run_id(host: &str, boot: &str, namespace: &str, started: &str) -> String {
@@ -250,13 +290,13 @@ mod tests {
     fn own_run_is_alive_however_old_until_it_ends() {
         let store = crate::store::memory::MemoryStore::new();
         let run = TempKeys::new(&store);
-        let own = run.key("part");
+        let own = TempKey::parse(run.key("part")).unwrap();
         let now = SystemTime::now();
         for age in [Duration::ZERO, 3 * ABANDONED_AFTER] {
-            assert!(!is_dead(&own, Some(now - age), now), "{own}");
+            assert!(!own.is_dead(Some(now - age), now), "{own:?}");
         }
         drop(run);
-        assert!(is_dead(&own, Some(now), now), "{own}");
+        assert!(own.is_dead(Some(now), now), "{own:?}");
     }
 
     #[test]
@@ -272,8 +312,32 @@ mod tests {
     fn run_of_another_host_is_dead_by_age_alone() {
         let now = SystemTime::now();
         let foreign = key(&run_id("elsewhere.01234567", "1", "2", "3"));
-        assert!(!is_dead(&foreign, Some(now), now));
-        assert!(!is_dead(&foreign, None, now));
-        assert!(is_dead(&foreign, Some(now - 2 * ABANDONED_AFTER), now));
+        assert!(!foreign.is_dead(Some(now), now));
+        assert!(!foreign.is_dead(None, now));
+        assert!(foreign.is_dead(Some(now - 2 * ABANDONED_AFTER), now));
+    }
+
+    #[test]
+    fn only_what_a_run_makes_is_a_temporary_key() {
+        let store = crate::store::memory::MemoryStore::new();
+        for what in ["pack", "delta", "lfs"] {
+            assert!(TempKey::parse(TempKeys::new(&store).key(what)).is_some());
+        }
+        for text in [
+            "HEAD",
+            "objects/00/00000000000000000000000000000000000000",
+            "mirror_tmp/notes.txt",
+            "mirror_tmp/x/pack-0",
+            "mirror_tmp/host.0-1-2-3-4/pack-0",
+            "mirror_tmp/host-1-2-3-4-5/pack-0",
+            "mirror_tmp/host.0-1-2-3-4-5-6/pack-0",
+            "mirror_tmp/host.0-1-2-x-4-5/pack-0",
+            "mirror_tmp/host.0-1-2-3-4-5/pack",
+            "mirror_tmp/host.0-1-2-3-4-5/a/pack-0",
+            "mirror_tmp/host.0-1-2-3-4-5/pack-x",
+            "x/mirror_tmp/host.0-1-2-3-4-5/pack-0",
+        ] {
+            assert!(TempKey::parse(Key::new(text).unwrap()).is_none(), "{text}");
+        }
     }
 }

@@ -680,7 +680,7 @@ impl Store for DirStore {
         })
     }
 
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
         self.request("list", prefix, || {
             let wanted = Wanted { prefix, after: page, limit: self.page_size + 1 };
             let mut objects = Vec::new();
@@ -749,7 +749,7 @@ impl Store for DirStore {
         })
     }
 
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         self.request("list the uploads of", prefix, || {
             let entries = read_dir_if_there(&self.partial())?;
             let open = entries.flatten().filter_map(|entry| self.open_upload(&entry));

@@ -312,7 +312,7 @@ impl Store for HttpRead {
         self.read_only("delete")
     }
 
-    fn list(&self, _: &str, _: Option<&str>) -> Result<ListPage, StoreError> {
+    fn list_unchecked(&self, _: &str, _: Option<&str>) -> Result<ListPage, StoreError> {
         self.read_only("list")
     }
 
@@ -340,7 +340,7 @@ impl Store for HttpRead {
         self.read_only("abort an upload to")
     }
 
-    fn list_uploads(&self, _: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    fn list_uploads_unchecked(&self, _: &str) -> Result<Vec<OpenUpload>, StoreError> {
         self.read_only("list the uploads of")
     }
 

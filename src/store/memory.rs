@@ -611,7 +611,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
         self.request(Operation::List, &[prefix], 0, |state| {
             let size = state.page_size.unwrap_or(1000);
             let mut objects: Vec<ObjectInfo> = state
@@ -693,7 +693,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         self.request(Operation::ListUploads, &[prefix], 0, |state| {
             let open =
                 state.uploads.iter().filter(|(_, open)| open.key.as_str().starts_with(prefix));

@@ -218,7 +218,24 @@ pub trait Store: Send + Sync {
 
     /// One page of the keys that begin with `prefix` (plain text, may end inside a segment; empty:
     /// all), in byte order. `page` is what the last page gave as `next`.
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError>;
+    ///
+    /// This is what callers use, and no store overrides it: a key outside `prefix` is an error of
+    /// kind [`StoreErrorKind::Other`], never data. A store or a cache that ignores the prefix would
+    /// otherwise have a sweep take every key of the bucket for its own.
+    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+        let listed = self.list_unchecked(prefix, page)?;
+        match listed.objects.iter().find(|object| !object.key.as_str().starts_with(prefix)) {
+            Some(object) => {
+                let key = object.key.as_str();
+                Err(outside("list", self.describe(), StoreErrorKind::Other, prefix, key))
+            }
+            None => Ok(listed),
+        }
+    }
+
+    /// What the store answers to [`Store::list`], as it is. Only for [`Store::list`] and for stores
+    /// that wrap another.
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError>;
 
     /// A copy made by the store itself. The source is at most [`Limits::max_copy_bytes`].
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError>;
@@ -245,7 +262,23 @@ pub trait Store: Send + Sync {
     fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError>;
 
     /// Multipart uploads under way whose keys begin with `prefix`.
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
+    ///
+    /// As [`Store::list`]: callers use this, and no store overrides it. An upload outside `prefix` is
+    /// an error of kind [`StoreErrorKind::Unsupported`]: the store does not know how to list uploads
+    /// by prefix.
+    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let open = self.list_uploads_unchecked(prefix)?;
+        match open.iter().find(|open| !open.upload.key.as_str().starts_with(prefix)) {
+            Some(open) => {
+                let (verb, kind) = ("list the uploads of", StoreErrorKind::Unsupported);
+                Err(outside(verb, self.describe(), kind, prefix, open.upload.key.as_str()))
+            }
+            None => Ok(open),
+        }
+    }
+
+    /// What the store answers to [`Store::list_uploads`], as it is.
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
 
     /// Removes what dead processes have left of writes that were not done, where that is no key and
     /// no upload that can be listed (a directory's temporary files). Answers how many.
@@ -255,6 +288,22 @@ pub trait Store: Send + Sync {
 
     /// How many requests have been sent so far, each try counted.
     fn requests(&self) -> u64;
+}
+
+/// A listing that answers with what was not asked for.
+fn outside(
+    verb: &'static str,
+    target: String,
+    kind: StoreErrorKind,
+    prefix: &str,
+    key: &str,
+) -> StoreError {
+    let key: String = key.chars().take(200).collect();
+    let message = format!(
+        "the store ignores the prefix: asked for keys that begin with {prefix:?}, it answered \
+         {key:?}; check for a proxy or cache that drops the query of requests"
+    );
+    StoreError::new(kind, verb, target, message)
 }
 
 /// A shared or boxed store is a store.
@@ -296,8 +345,12 @@ macro_rules! delegate {
             fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
                 (**self).delete(keys)
             }
-            fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
-                (**self).list(prefix, page)
+            fn list_unchecked(
+                &self,
+                prefix: &str,
+                page: Option<&str>,
+            ) -> Result<ListPage, StoreError> {
+                (**self).list_unchecked(prefix, page)
             }
             fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
                 (**self).copy(from, to, headers)
@@ -332,8 +385,11 @@ macro_rules! delegate {
             fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
                 (**self).abort_upload(upload)
             }
-            fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-                (**self).list_uploads(prefix)
+            fn list_uploads_unchecked(
+                &self,
+                prefix: &str,
+            ) -> Result<Vec<OpenUpload>, StoreError> {
+                (**self).list_uploads_unchecked(prefix)
             }
             fn remove_leftovers(&self) -> Result<usize, StoreError> {
                 (**self).remove_leftovers()

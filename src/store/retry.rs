@@ -284,8 +284,8 @@ impl<S: Store> Store for Retry<S> {
         keys.chunks(DELETE_CHUNK).try_for_each(|chunk| self.run(|| self.store.delete(chunk)))
     }
 
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
-        self.run(|| self.store.list(prefix, page))
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+        self.run(|| self.store.list_unchecked(prefix, page))
     }
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
@@ -331,8 +331,8 @@ impl<S: Store> Store for Retry<S> {
         self.run(|| self.store.abort_upload(upload))
     }
 
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        self.run(|| self.store.list_uploads(prefix))
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.run(|| self.store.list_uploads_unchecked(prefix))
     }
 
     fn remove_leftovers(&self) -> Result<usize, StoreError> {

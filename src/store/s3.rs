@@ -39,13 +39,13 @@ use ureq::http::{Method, Request, Response, Uri};
 use super::credentials::{Credentials, Provider};
 use super::{
     Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
-    StoreErrorKind, Upload,
+    StoreErrorKind, Upload, outside,
 };
 use crate::http;
 
 use answer::{
-    CopyXml, DeleteXml, ErrorXml, MAX_DRAIN_BYTES, Stream, UploadsXml, decode_listed, drain,
-    etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque, parse_iso,
+    CopyXml, DeleteXml, ErrorXml, MAX_DRAIN_BYTES, Stream, UploadXml, UploadsXml, decode_listed,
+    drain, etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque, parse_iso,
     read_error_body, read_up_to, transport_kind,
 };
 use place::Place;
@@ -117,6 +117,9 @@ impl fmt::Debug for S3Store {
 type Answer = Response<ureq::Body>;
 /// Where a listing of uploads goes on: after this key and upload id.
 type Marker = (String, String);
+
+/// A listed name that does not begin as it was asked for.
+struct Outside(String);
 
 impl S3Store {
     /// Checks `config`; sends nothing.
@@ -380,24 +383,23 @@ impl S3Store {
             .map(drop)
     }
 
-    fn object(&self, object: s3::serde_types::Object, encoded: bool) -> Option<ObjectInfo> {
-        let name = self.listed_key(object.key, encoded)?;
-        Some(ObjectInfo {
-            key: name,
-            len: object.size,
-            last_modified: parse_iso(&object.last_modified),
-            etag: object.e_tag.as_deref().and_then(opaque),
-        })
-    }
-
-    /// A key as a listing gives it, relative to the prefix. `None`: not one of ours (a folder
-    /// marker that ends in a slash, say).
-    fn listed_key(&self, name: String, encoded: bool) -> Option<Key> {
+    /// A key as a listing of what begins with `prefix` gives it, relative to the target's prefix.
+    /// `None`: not one of ours (a folder marker that ends in a slash, say). `Err`: not even below
+    /// the target.
+    fn listed_key(
+        &self,
+        name: String,
+        encoded: bool,
+        prefix: &str,
+    ) -> Result<Option<Key>, Outside> {
         // A prefix that encoding would change, found as it is, shows that nothing was encoded.
         let raw =
             name.starts_with(&self.place.prefix) && !self.place.prefix.bytes().all(is_unreserved);
         let name = if encoded && !raw { decode_listed(name) } else { name };
-        Key::new(name.strip_prefix(self.place.prefix.as_str())?).ok()
+        match name.strip_prefix(self.place.prefix.as_str()) {
+            Some(below) if below.starts_with(prefix) => Ok(Key::new(below).ok()),
+            _ => Err(Outside(name)),
+        }
     }
 
     fn list_uploads_page(
@@ -422,12 +424,15 @@ impl S3Store {
         let text = self.xml(&call, answer)?;
         let page: UploadsXml = self.parse(&call, &text)?;
         let encoded = is_encoded(page.encoding_type.as_deref());
-        let uploads = page.uploads.into_iter().filter_map(|upload| {
-            let key = self.listed_key(upload.key, encoded)?;
-            let initiated = parse_iso(&upload.initiated);
-            Some(OpenUpload { upload: Upload { key, id: upload.id }, initiated })
-        });
-        let uploads = uploads.collect();
+        let mut uploads = Vec::with_capacity(page.uploads.len());
+        for UploadXml { key, id, initiated } in page.uploads {
+            let key = self.listed_key(key, encoded, prefix).map_err(|Outside(name)| {
+                let asked = format!("{}{prefix}", self.place.prefix);
+                outside(call.verb, self.describe(), StoreErrorKind::Unsupported, &asked, &name)
+            })?;
+            let initiated = parse_iso(&initiated);
+            uploads.extend(key.map(|key| OpenUpload { upload: Upload { key, id }, initiated }));
+        }
         if page.is_truncated != "true" {
             return Ok((uploads, None));
         }
@@ -603,7 +608,7 @@ impl Store for S3Store {
         Ok(())
     }
 
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
         let mut call = Call::new("list", Method::GET, None);
         if let Some(token) = page {
             call = call.query("continuation-token", token);
@@ -617,8 +622,19 @@ impl Store for S3Store {
         let text = self.xml(&call, answer)?;
         let result: ListBucketResult = self.parse(&call, &text)?;
         let encoded = is_encoded(result.encoding_type.as_deref());
-        let objects =
-            result.contents.into_iter().filter_map(|object| self.object(object, encoded)).collect();
+        let mut objects = Vec::with_capacity(result.contents.len());
+        for object in result.contents {
+            let key = self.listed_key(object.key, encoded, prefix).map_err(|Outside(name)| {
+                let asked = format!("{}{prefix}", self.place.prefix);
+                outside(call.verb, self.describe(), StoreErrorKind::Other, &asked, &name)
+            })?;
+            objects.extend(key.map(|key| ObjectInfo {
+                key,
+                len: object.size,
+                last_modified: parse_iso(&object.last_modified),
+                etag: object.e_tag.as_deref().and_then(opaque),
+            }));
+        }
         let next = result.next_continuation_token.filter(|_| result.is_truncated);
         if result.is_truncated && (next.is_none() || next.as_deref() == page) {
             let message = "the listing does not say where it goes on".to_owned();
@@ -718,7 +734,7 @@ impl Store for S3Store {
         }
     }
 
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let mut all = Vec::new();
         let mut from = None;
         loop {

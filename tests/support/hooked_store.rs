@@ -30,6 +30,8 @@ pub type Hook = Box<dyn Fn(&Key) + Send + Sync>;
 pub struct Hooked {
     pub inner: MemoryStore,
     pub conditions: Conditions,
+    /// Listings answer with everything, whatever prefix they are asked for.
+    pub ignores_prefix: bool,
     /// Called before every put.
     pub before_put: Hook,
     /// Called before every part of an upload.
@@ -39,7 +41,12 @@ pub struct Hooked {
 impl Hooked {
     pub fn new(inner: &MemoryStore, conditions: Conditions) -> Self {
         let (before_put, before_part) = (Box::new(|_: &Key| ()), Box::new(|_: &Key| ()));
-        Hooked { inner: inner.clone(), conditions, before_put, before_part }
+        let inner = inner.clone();
+        Hooked { inner, conditions, ignores_prefix: false, before_put, before_part }
+    }
+
+    pub fn ignoring_prefix(self) -> Self {
+        Hooked { ignores_prefix: true, ..self }
     }
 
     pub fn before_put(self, hook: impl Fn(&Key) + Send + Sync + 'static) -> Self {
@@ -93,8 +100,8 @@ impl Store for Hooked {
     fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
         self.inner.delete(keys)
     }
-    fn list(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
-        self.inner.list(prefix, page)
+    fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
+        self.inner.list_unchecked(if self.ignores_prefix { "" } else { prefix }, page)
     }
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.inner.copy(from, to, headers)
@@ -121,8 +128,8 @@ impl Store for Hooked {
     fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
         self.inner.abort_upload(upload)
     }
-    fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        self.inner.list_uploads(prefix)
+    fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.inner.list_uploads_unchecked(if self.ignores_prefix { "" } else { prefix })
     }
     fn requests(&self) -> u64 {
         self.inner.requests()
