@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use hooked_store::{Conditions, Hooked};
 use local_git::{LocalGit, Repo};
 use mirror_git_to_s3::mirror::gc::{GcOptions, gc};
-use mirror_git_to_s3::mirror::{MirrorError, Options, Summary, mirror};
+use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
-use mirror_git_to_s3::store::memory::MemoryStore;
-use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -93,4 +93,131 @@ fn keys_and_uploads_of_others_below_our_folders_stay() {
     let gc_note = "mirror_state/gc.json";
     let after: Vec<_> = store.keys().into_iter().filter(|key| key != gc_note).collect();
     assert_eq!((after, store.open_uploads()), (before, 2));
+}
+
+/// A store that copies at most 1,000 bytes at once, so that a pack's final key is an upload.
+fn small_copies() -> MemoryStore {
+    MemoryStore::new().with_limits(Limits { min_part_bytes: 1, max_copy_bytes: 1000, ..Limits::S3 })
+}
+
+fn packed(repo: &Repo, store: &dyn Store) -> Result<Summary, MirrorError> {
+    let options = Options { layout: Layout::Pack, ..Options::default() };
+    mirror(&LocalGit::new(repo.path()), store, &options, &Silent)
+}
+
+/// From the first request that `fault` fails on, nothing that would clean up goes through: to the
+/// store, the run was killed there.
+fn kill_at(store: &MemoryStore, fault: Fault) {
+    store.inject(fault);
+    for operation in [Operation::AbortUpload, Operation::Delete] {
+        store.inject(Fault::new(StoreErrorKind::Other).on(operation).always());
+    }
+}
+
+fn fatal() -> Fault {
+    Fault::new(StoreErrorKind::Other)
+}
+
+fn large_repo() -> Repo {
+    let repo = sample();
+    let mut noise = vec![0; 10_000];
+    fastrand::Rng::with_seed(1).fill(&mut noise);
+    repo.commit("refs/heads/main", &[("noise", &noise)]);
+    repo
+}
+
+#[test]
+fn upload_under_a_final_key_of_a_killed_run_is_aborted_by_the_next() {
+    let repo = large_repo();
+    let is_note = |key: &str| key.contains("/upload-");
+    for (moment, open, fault) in [
+        ("before the first part", 1, fatal().on(Operation::CopyPart)),
+        ("between parts", 1, fatal().on(Operation::CopyPart).nth(3)),
+        ("before it was completed", 1, {
+            fatal().on(Operation::CompleteUpload).key(|key| key.starts_with("objects/pack/"))
+        }),
+        ("before its id was noted", 1, fatal().on(Operation::Put).key(is_note).nth(2)),
+        ("before it was created", 0, {
+            fatal().on(Operation::CreateUpload).key(|key| key.starts_with("objects/pack/"))
+        }),
+        ("when its answer was lost", 1, {
+            let lost = Fault::transient().on(Operation::CreateUpload).after_effect();
+            lost.key(|key| key.starts_with("objects/pack/"))
+        }),
+    ] {
+        let store = small_copies();
+        let theirs = Key::new(format!("objects/pack/pack-{}.pack", "0".repeat(40))).unwrap();
+        let headers = ObjectHeaders::changing("text/plain");
+        store.create_upload(&theirs, headers).unwrap();
+        kill_at(&store, fault);
+        packed(&repo, &store).expect_err(moment);
+        assert_eq!(store.open_uploads(), 1 + open, "{moment}");
+        store.clear_faults();
+        packed(&repo, &store).expect(moment);
+        let left = store.list_uploads("").unwrap();
+        assert_eq!(left.len(), 1, "{moment}: {left:?}");
+        assert_eq!(left[0].upload.key, theirs, "{moment}");
+        assert!(!store.keys().iter().any(|key| key.starts_with("mirror_tmp")), "{moment}");
+    }
+}
+
+#[test]
+fn uploads_of_others_under_a_noted_key_stay() {
+    let repo = large_repo();
+    let headers = ObjectHeaders::changing("text/plain");
+    let store = small_copies();
+    kill_at(&store, fatal().on(Operation::Put).key(|key| key.contains("/upload-")).nth(2));
+    packed(&repo, &store).expect_err("killed before the id was noted");
+    store.clear_faults();
+    let ours = store.list_uploads("objects/pack/").unwrap().remove(0).upload;
+    // Another machine's run is about to store the same pack, and has noted its upload.
+    let theirs = store.create_upload(&ours.key, headers).unwrap();
+    let live = "mirror_tmp/elsewhere.01234567-1-2-3-4-5/upload-0";
+    put(&store, live, format!("{}\n{}\n", theirs.key, theirs.id).as_bytes());
+    store.clear_recorded();
+    run_mirror(&Repo::new(), &store).expect("nothing is published yet");
+    let left: Vec<_> = store.list_uploads("").unwrap().into_iter().map(|o| o.upload).collect();
+    assert_eq!(left, [theirs]);
+
+    // It has not noted its upload's id yet: the two can't be told apart, so both stay.
+    let store = small_copies();
+    kill_at(&store, fatal().on(Operation::Put).key(|key| key.contains("/upload-")).nth(2));
+    packed(&repo, &store).expect_err("killed before the id was noted");
+    store.clear_faults();
+    store.create_upload(&ours.key, headers).unwrap();
+    put(&store, live, format!("{}\n", ours.key).as_bytes());
+    run_mirror(&Repo::new(), &store).unwrap();
+    assert_eq!(store.open_uploads(), 2);
+    // A day later the other one is dead as well.
+    store.set_last_modified(live, SystemTime::now() - 2 * DAY);
+    run_mirror(&Repo::new(), &store).unwrap();
+    assert_eq!(store.open_uploads(), 0);
+
+    // One that began an hour before the note is nobody's that we know.
+    let store = small_copies();
+    kill_at(&store, fatal().on(Operation::CreateUpload).key(|key| key.starts_with("objects/")));
+    packed(&repo, &store).expect_err("killed before the upload was created");
+    store.clear_faults();
+    store.create_upload(&ours.key, headers).unwrap();
+    store.set_initiated(SystemTime::now() - DAY / 24);
+    run_mirror(&Repo::new(), &store).unwrap();
+    assert_eq!(store.open_uploads(), 1);
+}
+
+#[test]
+fn copy_in_parts_that_succeeds_leaves_no_note_and_costs_four_requests_more() {
+    let repo = large_repo();
+    let store = small_copies();
+    packed(&repo, &store).unwrap();
+    assert!(!store.keys().iter().any(|key| key.starts_with("mirror_tmp")), "{:?}", store.keys());
+    let of = |operation, part: &str| {
+        store
+            .recorded()
+            .iter()
+            .filter(|r| r.operation == operation && r.key().contains(part))
+            .count()
+    };
+    assert_eq!(of(Operation::Put, "/upload-"), 2);
+    assert_eq!(of(Operation::Delete, "/upload-"), 1);
+    assert_eq!(of(Operation::ListUploads, "objects/"), 1);
 }

@@ -896,7 +896,7 @@ impl<'f, 'a> Sink<'f, 'a> {
         if let Some((from, upload)) = self.upload.take() {
             store.complete_upload(&upload, &self.stored)?;
             temp.upload_ended(&upload);
-            copy_any_size(store, &from, &to, self.pointer.size, HEADERS)?;
+            copy_any_size(temp, &from, &to, self.pointer.size, HEADERS)?;
             temp.delete(&from)?;
         }
         Ok(())

@@ -7,6 +7,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::temp::TempKeys;
 use crate::store::{Key, Limits, ObjectHeaders, Part, Store, StoreError, Upload};
 
 /// A part to begin with. S3's smallest is 5 MiB; 8 MiB divides what machines like to read.
@@ -117,23 +118,26 @@ impl Ledger {
 
 /// A copy made by the store, of any size: one request up to the store's limit, above it in parts.
 pub(crate) fn copy_any_size(
-    store: &dyn Store,
+    temp: &TempKeys<'_>,
     from: &Key,
     to: &Key,
     len: u64,
     headers: ObjectHeaders,
 ) -> Result<(), StoreError> {
+    let store = temp.store();
     let limits = store.limits();
     if len <= limits.max_copy_bytes {
         return store.copy(from, to, headers);
     }
-    let upload = store.create_upload(to, headers)?;
-    let copied = copy_in_parts(store, &upload, from, len, limits.max_copy_bytes);
-    if copied.is_err() {
-        // The first error is the one to tell; an upload that stays is found by the sweep.
-        let _ = store.abort_upload(&upload);
+    let noted = temp.create_noted_upload(to, headers)?;
+    match copy_in_parts(store, &noted.upload, from, len, limits.max_copy_bytes) {
+        Ok(()) => temp.noted_upload_completed(&noted),
+        Err(error) => {
+            // The first error is the one to tell; an upload that stays is found by its note.
+            let _ = temp.abort_noted_upload(&noted);
+            Err(error)
+        }
     }
-    copied
 }
 
 fn copy_in_parts(

@@ -3,6 +3,9 @@
 //! Everything temporary is written down here *before* it is made, so that [`TempKeys::clean`] finds
 //! it on every way out. What a killed run leaves is swept by a later one ([`sweep`]).
 //!
+//! A copy of over 5 GiB is a multipart upload to a *final* key. It is noted in the run's folder before
+//! it is begun, and its id right after, so that a sweep knows where to look and which is ours.
+//!
 //! Which run is dead? A run id is `<host>-<boot>-<namespace>-<pid>-<start>-<random>`. A run of this
 //! host's earlier boot is dead; in this boot and pid namespace the process table tells, and of this
 //! process itself which of its runs are under way. For others
@@ -15,7 +18,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::store::{Key, ObjectHeaders, OpenUpload, Store, StoreError, Upload};
+use crate::git::lfs_pointer::sha256;
+use crate::git::object::Oid;
+use crate::store::{
+    Key, ObjectHeaders, ObjectInfo, OpenUpload, Store, StoreError, StoreErrorKind, Upload,
+};
 
 /// The folder of all temporary keys.
 pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
@@ -26,6 +33,8 @@ pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
 struct TempKey {
     key: Key,
     run_id: String,
+    /// Of an upload to a final key.
+    is_note: bool,
 }
 
 impl TempKey {
@@ -36,8 +45,8 @@ impl TempKey {
         if !is_name || !is_number(number) || !is_run_id(run_id) {
             return None;
         }
-        let run_id = run_id.to_owned();
-        Some(TempKey { key, run_id })
+        let (run_id, is_note) = (run_id.to_owned(), what == NOTE);
+        Some(TempKey { key, run_id, is_note })
     }
 
     fn is_dead(&self, last_written: Option<SystemTime>, now: SystemTime) -> bool {
@@ -81,6 +90,26 @@ pub(crate) struct TempKeys<'e> {
     run_id: String,
     next: AtomicU32,
     made: Mutex<Made>,
+}
+
+/// What a note of an upload to a final key is called.
+const NOTE: &str = "upload";
+
+const NOTE_HEADERS: ObjectHeaders = ObjectHeaders::changing("text/plain");
+
+/// A key and an upload id have at most 1,024 bytes each on S3.
+const MAX_NOTE_BYTES: u64 = 16 << 10;
+
+/// An upload whose id was not noted yet when its run was killed began so soon after the note.
+const NOTED_BEFORE: Duration = Duration::from_secs(10 * 60);
+
+/// Stores tell times by the second or millisecond, rounded either way.
+const ROUNDING: Duration = Duration::from_secs(2);
+
+/// An upload to a final key, and where it is noted.
+pub(crate) struct NotedUpload {
+    pub(crate) upload: Upload,
+    note: Key,
 }
 
 /// Guarded by [`TempKeys::made`].
@@ -130,6 +159,50 @@ impl<'e> TempKeys<'e> {
         Ok(upload)
     }
 
+    /// Begins a multipart upload to a final key, and leaves a note of it under a temporary key: no
+    /// listing of the run's folder shows such an upload.
+    pub(crate) fn create_noted_upload(
+        &self,
+        key: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<NotedUpload, StoreError> {
+        let note = self.key(NOTE);
+        self.store.put(&note, format!("{key}\n").as_bytes(), NOTE_HEADERS, None)?;
+        let upload = self.create_upload(key, headers).inspect_err(|error| {
+            // Its answer may have been lost: the note stays for the next run.
+            if matches!(error.kind, StoreErrorKind::Transient { .. }) {
+                self.forget(&note);
+            }
+        })?;
+        let body = format!("{key}\n{}\n", upload.id);
+        self.store.put(&note, body.as_bytes(), NOTE_HEADERS, None)?;
+        Ok(NotedUpload { upload, note })
+    }
+
+    /// The noted upload has been completed. If another one is open under its key (one whose answer
+    /// was lost and that was begun again), the note stays for the next run.
+    pub(crate) fn noted_upload_completed(&self, noted: &NotedUpload) -> Result<(), StoreError> {
+        self.upload_ended(&noted.upload);
+        let open = self.store.list_uploads(noted.upload.key.as_str()).unwrap_or_default();
+        if open.iter().any(|open| open.upload.key == noted.upload.key) {
+            self.forget(&noted.note);
+            return Ok(());
+        }
+        self.delete(&noted.note)
+    }
+
+    /// Aborts the noted upload; on an error [`TempKeys::clean`] tries again.
+    pub(crate) fn abort_noted_upload(&self, noted: &NotedUpload) -> Result<(), StoreError> {
+        self.store.abort_upload(&noted.upload)?;
+        self.upload_ended(&noted.upload);
+        self.delete(&noted.note)
+    }
+
+    /// The store that they are in.
+    pub(crate) fn store(&self) -> &'e dyn Store {
+        self.store
+    }
+
     /// The upload has been completed or aborted.
     pub(crate) fn upload_ended(&self, upload: &Upload) {
         self.made().uploads.retain(|known| known != upload);
@@ -155,7 +228,10 @@ impl<'e> TempKeys<'e> {
         for upload in &made.uploads {
             outcome = outcome.and(self.store.abort_upload(upload));
         }
-        let keys: Vec<Key> = made.keys.into_iter().collect();
+        let mut keys: Vec<Key> = made.keys.into_iter().collect();
+        if outcome.is_err() {
+            keys.retain(|key| !TempKey::parse(key.clone()).is_some_and(|key| key.is_note));
+        }
         if keys.is_empty() { outcome } else { outcome.and(self.store.delete(&keys)) }
     }
 
@@ -166,15 +242,23 @@ impl<'e> TempKeys<'e> {
 
 /// Deletes what dead runs have left, and aborts their uploads. Answers how many keys, uploads and
 /// other leftovers. Keys of any other form stay, whoever made them.
+///
+/// Two requests if there is nothing. Uploads to final keys (copies of over 5 GiB) are looked for only
+/// where a dead run has left a note of one.
 pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
     let now = SystemTime::now();
-    let mut dead = Vec::new();
+    let (mut dead, mut dead_notes, mut live_notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut page = None;
     loop {
         let listed = store.list(TEMP_PREFIX, page.as_deref())?;
-        for object in listed.objects {
-            let temporary = TempKey::parse(object.key);
-            dead.extend(temporary.filter(|key| key.is_dead(object.last_modified, now)));
+        for ObjectInfo { key, last_modified, .. } in listed.objects {
+            let Some(key) = TempKey::parse(key) else { continue };
+            match (key.is_dead(last_modified, now), key.is_note) {
+                (true, false) => dead.push(key),
+                (true, true) => dead_notes.push((key, last_modified)),
+                (false, true) => live_notes.push(key),
+                (false, false) => {}
+            }
         }
         page = listed.next;
         if page.is_none() {
@@ -189,12 +273,107 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
         }
     }
     delete(store, dead)?;
+    if !dead_notes.is_empty() {
+        swept += sweep_noted(store, dead_notes, &live_notes)?;
+    }
     Ok(swept)
 }
 
 fn delete(store: &dyn Store, dead: Vec<TempKey>) -> Result<(), StoreError> {
     let keys: Vec<Key> = dead.into_iter().map(|temporary| temporary.key).collect();
     if keys.is_empty() { Ok(()) } else { store.delete(&keys) }
+}
+
+/// Aborts the uploads that dead runs have noted, and deletes the notes.
+///
+/// A run that was killed before it could note the upload's id leaves the key alone. Then it is an
+/// upload of exactly this key that began right after the note, and that no run which is alive has
+/// noted. If one that is alive has not noted an id either, they can't be told apart: later.
+fn sweep_noted(
+    store: &dyn Store,
+    dead: Vec<(TempKey, Option<SystemTime>)>,
+    alive: &[TempKey],
+) -> Result<usize, StoreError> {
+    let read = |keys: &mut dyn Iterator<Item = &TempKey>| -> Result<Vec<Note>, StoreError> {
+        keys.filter_map(|key| Note::read(store, &key.key).transpose()).collect()
+    };
+    let alive = read(&mut alive.iter())?;
+    let mut done = Vec::new();
+    let mut aborted = 0;
+    for (temporary, written) in dead {
+        let note = Note::read(store, &temporary.key)?;
+        // What can't be read names nothing that is ours.
+        let Some(Note { key, id }) = note else {
+            done.push(temporary);
+            continue;
+        };
+        if let Some(id) = &id {
+            store.abort_upload(&Upload { key: key.clone(), id: id.clone() })?;
+            aborted += 1;
+        }
+        let others: Vec<&Note> = alive.iter().filter(|other| other.key == key).collect();
+        if others.iter().any(|other| other.id.is_none()) {
+            continue;
+        }
+        for OpenUpload { upload, initiated } in store.list_uploads(key.as_str())? {
+            let is_noted = others.iter().any(|other| other.id.as_ref() == Some(&upload.id));
+            if upload.key == key && !is_noted && began_right_after(written, initiated) {
+                store.abort_upload(&upload)?;
+                aborted += 1;
+            }
+        }
+        done.push(temporary);
+    }
+    let notes = done.len();
+    delete(store, done)?;
+    Ok(aborted + notes)
+}
+
+fn began_right_after(noted: Option<SystemTime>, begun: Option<SystemTime>) -> bool {
+    let (Some(noted), Some(begun)) = (noted, begun) else { return false };
+    begun + ROUNDING >= noted && begun <= noted + NOTED_BEFORE
+}
+
+/// An upload to a final key, as its run has noted it.
+struct Note {
+    key: Key,
+    id: Option<String>,
+}
+
+impl Note {
+    /// `None`: it is gone, or no note of ours.
+    fn read(store: &dyn Store, key: &Key) -> Result<Option<Note>, StoreError> {
+        match store.get(key, None, MAX_NOTE_BYTES) {
+            Ok((file, _)) => Ok(Note::parse(&file)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(file: &[u8]) -> Option<Note> {
+        let mut lines = std::str::from_utf8(file).ok()?.lines();
+        let key = lines.next().filter(|key| is_final(key))?;
+        Some(Note { key: Key::new(key).ok()?, id: lines.next().map(str::to_owned) })
+    }
+}
+
+/// Is this the key of an object, a pack, an index or an LFS object?
+fn is_final(key: &str) -> bool {
+    let parts: Vec<&str> = key.split('/').collect();
+    match parts[..] {
+        ["objects", "pack", file] => {
+            let name = file.strip_suffix(".pack").or_else(|| file.strip_suffix(".idx"));
+            let hex = name.and_then(|name| name.strip_prefix("pack-"));
+            hex.is_some_and(|hex| Oid::from_hex(hex.as_bytes()).is_some())
+        }
+        ["objects", two, rest] => {
+            two.len() == 2 && Oid::from_hex(format!("{two}{rest}").as_bytes()).is_some()
+        }
+        ["lfs", "objects", a, b, oid] => {
+            sha256(oid).is_some() && oid.starts_with(&format!("{a}{b}")) && a.len() == 2
+        }
+        _ => false,
+    }
 }
 
 /// Is the run that has this id a process of this host? `None`: that can't be told here.
@@ -315,6 +494,33 @@ mod tests {
         assert!(!foreign.is_dead(Some(now), now));
         assert!(!foreign.is_dead(None, now));
         assert!(foreign.is_dead(Some(now - 2 * ABANDONED_AFTER), now));
+    }
+
+    #[test]
+    fn notes_name_keys_of_a_mirror_and_nothing_else() {
+        let (hex, long) = ("ab".repeat(20), "ab".repeat(32));
+        for key in [
+            format!("objects/pack/pack-{hex}.pack"),
+            format!("objects/pack/pack-{hex}.idx"),
+            format!("objects/ab/{}", &hex[2..]),
+            format!("lfs/objects/ab/ab/{long}"),
+        ] {
+            let note = Note::parse(format!("{key}\n").as_bytes()).expect(&key);
+            assert_eq!((note.key.as_str(), note.id), (key.as_str(), None));
+            let note = Note::parse(format!("{key}\n2~x+/=\n").as_bytes()).expect(&key);
+            assert_eq!(note.id.as_deref(), Some("2~x+/="));
+        }
+        for key in [
+            "",
+            "HEAD",
+            "objects/info/packs",
+            "film.mov",
+            &format!("objects/pack/pack-{hex}.rev"),
+            &format!("lfs/objects/00/ab/{long}"),
+            &format!("x/objects/pack/pack-{hex}.pack"),
+        ] {
+            assert!(Note::parse(format!("{key}\nid\n").as_bytes()).is_none(), "{key}");
+        }
     }
 
     #[test]

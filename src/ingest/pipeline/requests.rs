@@ -132,7 +132,7 @@ impl Engine<'_> {
             store.complete_upload(upload, &parts)?;
             temp.upload_ended(upload);
             let key = loose::key(&object.oid);
-            copy_any_size(store, &upload.key, &key, stored_len, loose::HEADERS)?;
+            copy_any_size(temp, &upload.key, &key, stored_len, loose::HEADERS)?;
             temp.delete(&upload.key)?;
             self.count_stored(stored_len);
         }

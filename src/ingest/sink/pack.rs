@@ -86,7 +86,7 @@ pub(crate) fn store<'s, R: io::Read>(
     // A source may send the same pack again; `--full` restores either file if it was lost.
     let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
     if !has_pack || store.head(&index_key)?.is_none() {
-        copy_any_size(store, &temporary, &pack_key, len, PACK)?;
+        copy_any_size(engine.env.temp, &temporary, &pack_key, len, PACK)?;
         let mut index = IndexUpload::begin(engine)?;
         write_index(&mut entries, &trailer, &mut index).map_err(unwrap_error)?;
         index.finish(&index_key)?;
@@ -224,7 +224,7 @@ impl FinishIndex for BufWriter<IndexUpload<'_>> {
             return Ok(());
         };
         upload.finish()?;
-        copy_any_size(env.store, &temporary, key, len, INDEX)?;
+        copy_any_size(env.temp, &temporary, key, len, INDEX)?;
         Ok(env.temp.delete(&temporary)?)
     }
 }
