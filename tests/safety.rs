@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use hooked_store::{Conditions, Hooked};
 use local_git::{LocalGit, Repo};
-use mirror_git_to_s3::mirror::gc::{GcOptions, gc};
+use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
