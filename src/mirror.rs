@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Advertisement, Head, RefFilter, RefName, default_branch};
 use crate::ingest::budget::Budget;
-use crate::ingest::pipeline::{Complete, Env, Written, store_pack};
+use crate::ingest::engine::{Complete, Env, Written, store_pack};
 use crate::ingest::thin;
 use crate::lfs;
 use crate::progress::Progress;

@@ -27,8 +27,10 @@ pub trait Progress: Send + Sync {
         let _ = bytes;
     }
 
-    /// One object is done: stored, or found stored already.
-    fn object_done(&self) {}
+    /// `count` objects are done: stored, or found stored already.
+    fn objects_done(&self, count: u64) {
+        let _ = count;
+    }
 
     /// `bytes` have gone to the store: of objects, of packs, and what a run lays down for itself.
     fn stored(&self, bytes: u64) {

@@ -133,7 +133,20 @@ pub struct ObjectHasher(Sha1);
 impl ObjectHasher {
     /// Starts the hash of an object of `size` bytes.
     pub fn new(kind: Kind, size: u64) -> Self {
-        ObjectHasher(Sha1::new_with_prefix(object_header(kind, size)))
+        let mut hasher = Sha1::new_with_prefix(kind.as_str());
+        // On the stack: this runs for every object.
+        let (mut digits, mut at, mut rest) = ([0; 22], 21, size);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        digits[at - 1] = b' ';
+        hasher.update(&digits[at - 1..]);
+        ObjectHasher(hasher)
     }
 
     /// Takes the next piece of the content.
@@ -163,6 +176,18 @@ mod tests {
         let oid = hash_object(Kind::Blob, b"");
         assert_eq!(oid.to_string(), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
         assert_eq!(oid.to_string().parse(), Ok(oid));
+    }
+
+    #[test]
+    fn what_is_hashed_first_is_the_header() {
+        for size in [0, 9, 10, 12_345, u64::MAX] {
+            let mut hasher = Sha1::new();
+            hasher.update(object_header(Kind::Commit, size));
+            assert_eq!(
+                ObjectHasher::new(Kind::Commit, size).finish().0,
+                <[u8; 20]>::from(hasher.finalize())
+            );
+        }
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! How a run's working memory is shared out.
 
+use super::scheduler::Limits;
 use crate::repository::layout::Layout;
 
 /// How the working memory is shared out, in bytes.
 ///
 /// About half of it is counted here. The other half is for what can't be: buffers of connections,
 /// queues, tables, and what the allocator loses to fragmentation when threads free what others have
-/// allocated (measured: a process grows by one and a half to two bytes for each that is counted).
+/// allocated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// The LRU of bases.
+    /// All of it.
+    pub(crate) memory: u64,
+    /// Contents that may be bases.
     pub(crate) bases: u64,
     /// Entries that the reader has taken.
     pub(crate) entries: u64,
@@ -28,27 +31,45 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn of(memory_bytes: u64, layout: Layout) -> Self {
         let part = (memory_bytes / 8).clamp(5 << 20, 64 << 20);
-        match layout {
-            Layout::Loose => Budget {
-                bases: memory_bytes / 4,
-                entries: memory_bytes / 8,
-                results: memory_bytes / 8,
-                parts: 0,
-                part,
-                ahead: memory_bytes / 16,
-                large: (memory_bytes / 16).clamp(256 << 10, 64 << 20),
-            },
+        let (share, parts, large) = match layout {
+            Layout::Loose => (memory_bytes / 8, 0, 64 << 20),
             // One part that fills and one or two on their way; the second pass reads blocks, for
             // which the parts' share is free by then.
-            Layout::Pack => Budget {
-                bases: memory_bytes / 4,
-                entries: memory_bytes / 16,
-                results: memory_bytes / 16,
-                parts: memory_bytes / 4,
-                part,
-                ahead: memory_bytes / 16,
-                large: (memory_bytes / 16).clamp(256 << 10, 32 << 20),
-            },
+            Layout::Pack => (memory_bytes / 16, memory_bytes / 4, 32 << 20),
+        };
+        Budget {
+            memory: memory_bytes,
+            bases: memory_bytes / 4,
+            entries: share,
+            results: share,
+            parts,
+            part,
+            ahead: memory_bytes / 16,
+            large: (memory_bytes / 16).clamp(256 << 10, large),
+        }
+    }
+
+    /// What a unit of small entries takes.
+    pub(super) fn unit_bytes(&self) -> u64 {
+        (self.memory / 1024).clamp(8 << 10, 64 << 10)
+    }
+
+    /// For the scheduler. `readable`: what is stored can be read at once.
+    pub(super) fn limits(&self, cores: usize, concurrency: usize, readable: bool) -> Limits {
+        Limits {
+            intake: self.entries,
+            work: self.results,
+            work_after: self.results + self.parts / 4,
+            cache: self.bases,
+            parts: self.parts,
+            large: self.large,
+            unit_bytes: self.unit_bytes(),
+            unit_entries: 256,
+            resolving: cores + 2,
+            // Read-backs of a pack are ordered, so that its blocks are read once.
+            reading: if readable { concurrency } else { concurrency.min(cores + 2) },
+            readable,
+            uploads: readable,
         }
     }
 }

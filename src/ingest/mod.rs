@@ -1,11 +1,25 @@
-//! A stream of pack bytes becomes stored objects ([`pipeline`]).
+//! A stream of pack bytes becomes stored objects.
 //!
-//! Everything here works on traits; it knows neither HTTP nor S3.
+//! ```text
+//!  source ─► ahead ─► reader ─► scheduler ─► resolve tasks ─► sink ─► request threads ─► store
+//!                                  ▲  │                                     │
+//!                                  │  └─ heavy deltas, bases to read ───────┤
+//!                                  └──────────── what has ended ────────────┘
+//! ```
+//! [`scheduler`] decides, alone and purely; [`engine`] is the shell of threads around it, and its page
+//! is their contract. A layout is one [`sink`]. Everything here works on traits; it knows neither
+//! HTTP nor S3.
 
-mod bases;
+mod ahead;
 pub(crate) mod budget;
-pub(crate) mod gate;
-mod large;
-pub(crate) mod pipeline;
+mod cache;
+pub(crate) mod engine;
+mod heavy;
+mod names;
+mod reader;
+mod requests;
+mod resolve;
+mod scheduler;
 mod sink;
+mod table;
 pub(crate) mod thin;

@@ -19,6 +19,8 @@
 //! passed. What the LFS server fails to give is *lacking*: it is told, remembered in the bucket
 //! ([`Remembered`]) and tried again by the next run. A failure of the store ends the run.
 
+mod gate;
+
 use std::collections::HashSet;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,10 +31,10 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
+use self::gate::Gate;
 use crate::git::lfs_pointer::{LfsPointer, sha256};
 use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Advertisement, Head};
-use crate::ingest::gate::Gate;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::layout::{Layout, TEMPORARY};
@@ -162,7 +164,7 @@ impl Queue {
         let passed =
             Passed { pointers: Vec::new(), config: Config::of(refs), ended: false, new_pack: None };
         Queue {
-            gate: Gate::new(0, memory_bytes / SHARE_BESIDE, 0, cancel.clone()),
+            gate: Gate::new(memory_bytes / SHARE_BESIDE, cancel.clone()),
             memory_bytes,
             passed: Mutex::new(passed),
             changed: Condvar::new(),
@@ -192,7 +194,7 @@ impl Queue {
         let mut passed = self.lock();
         (passed.ended, passed.new_pack) = (true, new_pack);
         drop(passed);
-        self.gate.set_results_limit(self.memory_bytes);
+        self.gate.set_limit(self.memory_bytes);
         self.changed.notify_all();
     }
 
@@ -624,7 +626,7 @@ impl<'a> Fetch<'a> {
     fn fetch(&self, pointer: &LfsPointer, offer: Offer) -> Result<(), Stop> {
         let mut download = offer.map_err(|reason| Stop::Lacking(Lacking::because(reason)))?;
         let room = room_for(pointer.size, &self.store.limits());
-        let _room = self.gate.wait_results(room).ok_or(Stop::Failed(MirrorError::Interrupted))?;
+        let _room = self.gate.wait_for(room).ok_or(Stop::Failed(MirrorError::Interrupted))?;
         let mut sink = Sink::new(self, *pointer);
         let (mut asked_again, mut corrupt) = (false, 0);
         let mut patience = Patience::new(self);

@@ -182,6 +182,27 @@ pub fn apply(base: &[u8], delta: &[u8], out: &mut Vec<u8>) -> Result<(), DeltaEr
     result
 }
 
+/// Like [`apply`], into `out`, which has the claimed length of the result already.
+pub fn apply_into(base: &[u8], delta: &[u8], out: &mut [u8]) -> Result<(), DeltaError> {
+    let (header, used) = parse_header(delta)?;
+    let (wanted, got) = (header.base_len, base.len() as u64);
+    if wanted != got {
+        return Err(DeltaError::WrongBaseLen { wanted, got });
+    }
+    let wanted = header.result_len;
+    if wanted != out.len() as u64 {
+        return Err(DeltaError::WrongResultLen { wanted, got: out.len() as u64 });
+    }
+    let mut made = 0;
+    for piece in pieces(base, &delta[used..]) {
+        let piece = piece?;
+        let end = add_made(made as u64, piece.len() as u64, wanted)? as usize;
+        out[made..end].copy_from_slice(piece);
+        made = end;
+    }
+    check_made(made as u64, wanted)
+}
+
 fn check_result_len(base: &[u8], body: &[u8], wanted: u64) -> Result<(), DeltaError> {
     let mut made = 0;
     for piece in pieces(base, body) {

@@ -55,50 +55,88 @@ pub fn write_index_with_limit(
     greatest_small_offset: u32,
     out: &mut impl Write,
 ) -> io::Result<Oid> {
-    let count = u32::try_from(entries.len()).map_err(|_| too_many())?;
     entries.sort_unstable_by_key(|entry| (entry.oid, entry.offset));
+    let mut fanout = Fanout::default();
+    entries.iter().for_each(|entry| fanout.count(&entry.oid));
+    let sorted = entries.iter().map(|entry| Ok(*entry));
+    write_sorted_with_limit(&fanout, sorted, pack_trailer, greatest_small_offset, out)
+}
+
+/// How many names begin with each byte.
+#[derive(Clone)]
+pub struct Fanout([u64; 256]);
+
+impl Default for Fanout {
+    fn default() -> Self {
+        Fanout([0; 256])
+    }
+}
+
+impl Fanout {
+    /// Counts one name.
+    pub fn count(&mut self, oid: &Oid) {
+        self.0[usize::from(oid.as_bytes()[0])] += 1;
+    }
+}
+
+/// [`write_index`] of entries that come sorted by name, and then by offset. `fanout` has counted them.
+/// Held meanwhile: nine bytes an object, since names, CRCs and offsets are tables of their own.
+pub fn write_sorted(
+    fanout: &Fanout,
+    sorted: impl Iterator<Item = io::Result<IndexEntry>>,
+    pack_trailer: &Oid,
+    out: &mut impl Write,
+) -> io::Result<Oid> {
+    write_sorted_with_limit(fanout, sorted, pack_trailer, GREATEST_SMALL_OFFSET, out)
+}
+
+fn write_sorted_with_limit(
+    fanout: &Fanout,
+    sorted: impl Iterator<Item = io::Result<IndexEntry>>,
+    pack_trailer: &Oid,
+    greatest_small_offset: u32,
+    out: &mut impl Write,
+) -> io::Result<Oid> {
     let mut out = HashingWriter { out, sha1: Sha1::new() };
     out.put(&HEADER)?;
-    write_fanout(entries, count, &mut out)?;
-    for entry in &*entries {
+    let mut sum = 0;
+    for of_this_byte in fanout.0 {
+        sum += of_this_byte;
+        out.put(&u32::try_from(sum).map_err(|_| too_many())?.to_be_bytes())?;
+    }
+    let count = usize::try_from(sum).map_err(|_| too_many())?;
+    let mut crcs = Vec::with_capacity(count);
+    let mut offsets: Vec<[u8; 5]> = Vec::with_capacity(count);
+    for entry in sorted {
+        let entry = entry?;
         out.put(entry.oid.as_bytes())?;
+        crcs.push(entry.crc32);
+        offsets.push(*entry.offset.to_be_bytes().last_chunk().expect("eight bytes"));
     }
-    for entry in &*entries {
-        out.put(&entry.crc32.to_be_bytes())?;
+    debug_assert_eq!(crcs.len(), count);
+    for crc32 in &crcs {
+        out.put(&crc32.to_be_bytes())?;
     }
-    write_offsets(entries, greatest_small_offset.min(GREATEST_SMALL_OFFSET), &mut out)?;
+    drop(crcs);
+    write_offsets(&offsets, greatest_small_offset.min(GREATEST_SMALL_OFFSET), &mut out)?;
     out.put(pack_trailer.as_bytes())?;
     out.finish()
 }
 
-/// For each first byte of an oid, how many objects have it or a smaller one.
-fn write_fanout(
-    entries: &[IndexEntry],
-    count: u32,
-    out: &mut HashingWriter<impl Write>,
-) -> io::Result<()> {
-    let mut counts = [0u32; 256];
-    for entry in entries {
-        counts[usize::from(entry.oid.as_bytes()[0])] += 1;
-    }
-    let mut sum = 0;
-    for of_this_byte in counts {
-        sum += of_this_byte;
-        out.put(&sum.to_be_bytes())?;
-    }
-    debug_assert_eq!(sum, count);
-    Ok(())
-}
-
 fn write_offsets(
-    entries: &[IndexEntry],
+    offsets: &[[u8; 5]],
     greatest_small: u32,
     out: &mut HashingWriter<impl Write>,
 ) -> io::Result<()> {
+    let whole = |bytes: &[u8; 5]| {
+        let mut offset = [0; 8];
+        offset[3..].copy_from_slice(bytes);
+        u64::from_be_bytes(offset)
+    };
     let small = |offset: u64| u32::try_from(offset).ok().filter(|offset| *offset <= greatest_small);
     let mut large_count = 0u32;
-    for entry in entries {
-        let word = match small(entry.offset) {
+    for offset in offsets {
+        let word = match small(whole(offset)) {
             Some(offset) => offset,
             None if large_count < LARGE => {
                 large_count += 1;
@@ -108,8 +146,8 @@ fn write_offsets(
         };
         out.put(&word.to_be_bytes())?;
     }
-    for entry in entries.iter().filter(|entry| small(entry.offset).is_none()) {
-        out.put(&entry.offset.to_be_bytes())?;
+    for offset in offsets.iter().map(whole).filter(|offset| small(*offset).is_none()) {
+        out.put(&offset.to_be_bytes())?;
     }
     Ok(())
 }

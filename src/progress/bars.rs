@@ -385,8 +385,8 @@ impl Progress for BarLine {
         self.line.counters.received(bytes);
     }
 
-    fn object_done(&self) {
-        self.line.counters.object_done();
+    fn objects_done(&self, count: u64) {
+        self.line.counters.objects_done(count);
     }
 
     fn stored(&self, bytes: u64) {

@@ -71,8 +71,8 @@ impl Progress for Counters {
         self.bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn object_done(&self) {
-        self.objects.fetch_add(1, Ordering::Relaxed);
+    fn objects_done(&self, count: u64) {
+        self.objects.fetch_add(count, Ordering::Relaxed);
     }
 
     fn stored(&self, bytes: u64) {
@@ -143,7 +143,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..1000 {
                         counters.expect_objects(2);
-                        counters.object_done();
+                        counters.objects_done(1);
                         counters.stored(3);
                         counters.received(5);
                         counters.expect_lfs(7);

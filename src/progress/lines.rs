@@ -83,8 +83,8 @@ impl Progress for Lines {
         self.now_and_then();
     }
 
-    fn object_done(&self) {
-        self.counters.object_done();
+    fn objects_done(&self, count: u64) {
+        self.counters.objects_done(count);
         self.now_and_then();
     }
 

@@ -72,11 +72,11 @@ pub(crate) fn look(store: &dyn Store, oid: &Oid) -> Result<Option<Object>, Mirro
 }
 
 /// Reads a large object back as a stream of its content.
-pub(crate) fn open(
-    stream: impl Read,
+pub(crate) fn open<R: Read>(
+    stream: R,
     store: &dyn Store,
     object: &Object,
-) -> Result<impl Read, MirrorError> {
+) -> Result<impl Read + use<R>, MirrorError> {
     let key = key(&object.oid);
     let reader =
         LooseReader::new(stream).map_err(|error| damaged(store, &key, error.to_string()))?;

@@ -1,5 +1,7 @@
 //! What is in the bucket: its keys, what is listed, what is published, and reading it back.
 
+pub(crate) mod blocks;
+pub(crate) mod contents;
 pub mod error;
 pub(crate) mod existing;
 pub(crate) mod fence;

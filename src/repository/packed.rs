@@ -2,7 +2,7 @@
 //!
 //! For [`crate::maintain`], which read a mirror back, and for the few objects that a
 //! run wants to see (`objects`). The former hold each index whole (28 bytes an object, as the file
-//! has them); of the packs only blocks of [`BLOCK_LEN`] are, in an LRU, fetched with ranged GETs. Bases of deltas are in another LRU. Nothing that a pack or an index
+//! has them); of the packs only blocks are ([`BlockCache`]). Bases of deltas are in another LRU. Nothing that a pack or an index
 //! says is trusted: an offset that leads nowhere, a chain that has no end or a length that lies is
 //! an error with words, and memory grows with what is really there.
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+use super::blocks::BlockCache;
 use super::packs;
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta;
@@ -18,9 +19,6 @@ use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::index::{IndexError, IndexReader, parse_index};
 use crate::pack::inflate::Inflater;
 use crate::store::{Key, Store, StoreError};
-
-/// One ranged GET. Large, since neighbours are wanted next when reading in order of offsets.
-const BLOCK_LEN: u64 = 512 << 10;
 
 /// An index of 2^32 objects would have 128 GiB; more than this is no index that fits here.
 const MAX_INDEX_BYTES: u64 = 4 << 30;
@@ -41,9 +39,6 @@ pub(crate) enum ReadError {
     /// It needs more memory than there is: so many bytes.
     TooLarge(u64),
 }
-
-/// A block, and a place in it.
-type BlockAt = (Arc<[u8]>, usize);
 
 impl From<StoreError> for ReadError {
     fn from(error: StoreError) -> Self {
@@ -192,10 +187,8 @@ impl Contents {
 
 /// Reads packed objects by their places; one for each thread that reads.
 pub(crate) struct PackedReader<'e> {
-    store: &'e dyn Store,
     packs: &'e dyn Catalogue,
-    blocks: LruCache<Place, Arc<[u8]>>,
-    max_blocks: usize,
+    blocks: BlockCache<'e>,
     pub(crate) contents: Contents,
     inflater: Inflater,
     /// The largest object, or base, that is held.
@@ -212,10 +205,8 @@ impl<'e> PackedReader<'e> {
     /// Holds at most about `memory_bytes`: a quarter of it blocks, a half bases.
     pub(crate) fn new(store: &'e dyn Store, packs: &'e dyn Catalogue, memory_bytes: u64) -> Self {
         PackedReader {
-            store,
             packs,
-            blocks: LruCache::unbounded(),
-            max_blocks: (memory_bytes / 4 / BLOCK_LEN).max(2) as usize,
+            blocks: BlockCache::new(store, memory_bytes / 4),
             contents: Contents::new(memory_bytes / 2),
             inflater: Inflater::new(),
             max_len: memory_bytes,
@@ -291,18 +282,10 @@ impl<'e> PackedReader<'e> {
         }
     }
 
-    fn header(&mut self, place: Place) -> Result<(EntryHeader, u64), ReadError> {
-        let mut bytes = [0; MAX_HEADER_LEN];
-        let mut len = 0;
-        while len < bytes.len() {
-            let block = self.bytes_at((place.0, place.1 + len as u64))?;
-            let Some((block, from)) = block else { break };
-            let part = &block[from..];
-            let take = part.len().min(bytes.len() - len);
-            bytes[len..len + take].copy_from_slice(&part[..take]);
-            len += take;
-        }
-        match parse_header(&bytes[..len], place.1).map_err(damaged)? {
+    fn header(&self, (pack, at): Place) -> Result<(EntryHeader, u64), ReadError> {
+        let range = at..at.saturating_add(MAX_HEADER_LEN as u64);
+        let bytes = self.blocks.read(&self.packs.key(pack), self.packs.pack_len(pack)?, range)?;
+        match parse_header(&bytes, at).map_err(damaged)? {
             Some((header, used)) => Ok((header, used as u64)),
             None => Err(damaged("the pack ends in the entry's header")),
         }
@@ -318,9 +301,10 @@ impl<'e> PackedReader<'e> {
         self.inflater.restart();
         let mut out = Vec::new();
         let mut piece = vec![0; 32 << 10];
+        let (key, len) = (self.packs.key(place.0), self.packs.pack_len(place.0)?);
         let mut at = place.1 + header_len;
         loop {
-            let Some((block, from)) = self.bytes_at((place.0, at))? else {
+            let Some((block, from)) = self.blocks.block(&key, len, at)? else {
                 return Err(damaged("the pack ends in the entry"));
             };
             let mut input = &block[from..];
@@ -347,32 +331,6 @@ impl<'e> PackedReader<'e> {
                 }
             }
         }
-    }
-
-    /// The block that holds this byte, and where in it; `None` past the end.
-    fn bytes_at(&mut self, (pack, at): Place) -> Result<Option<BlockAt>, ReadError> {
-        let len = self.packs.pack_len(pack)?;
-        if at >= len {
-            return Ok(None);
-        }
-        let start = at / BLOCK_LEN * BLOCK_LEN;
-        let place = (pack, start);
-        let block = match self.blocks.get(&place) {
-            Some(block) => block.clone(),
-            None => {
-                let range = start..len.min(start + BLOCK_LEN);
-                let key = self.packs.key(pack);
-                let (bytes, _) = self.store.get(&key, Some(range), BLOCK_LEN)?;
-                let block: Arc<[u8]> = bytes.into();
-                self.blocks.push(place, block.clone());
-                while self.blocks.len() > self.max_blocks {
-                    self.blocks.pop_lru();
-                }
-                block
-            }
-        };
-        let from = (at - start) as usize;
-        Ok((from < block.len()).then_some((block, from)))
     }
 }
 

@@ -2,170 +2,390 @@
 //!
 //! **First pass**, while the pack arrives: its bytes go to a multipart upload under a temporary key,
 //! and the same pass inflates every entry, names every object and resolves every delta whose base is
-//! in memory ([`PackUpload`]). A delta whose base has left memory is *deferred*: its bytes are in the
-//! pack, so nothing of it is kept.
+//! in memory. A delta whose base has left memory is *deferred*: its bytes are in the pack, so nothing
+//! of it is kept.
 //!
 //! **Second pass**, when the pack can be read: deferred deltas run like others, but that they and
-//! their bases are read from the stored pack, in large aligned blocks through an LRU
-//! ([`PackReadBack`]), in pack order, where git writes families together. A base that is a delta
-//! itself is rebuilt down its chain from the nearest ancestor in memory. Measured figures are in the
-//! README.
+//! their bases are read from the stored pack in large aligned blocks ([`StoredPackReader`]), sorted by
+//! their bases, so that each block is read about once. A base that is a delta itself is rebuilt down
+//! its chain from the nearest ancestor in memory, each link by one thread at a time.
 //!
 //! Then the index is written, the pack is copied to its name, which is its trailer checksum because
 //! a dumb reader stores it under that name, and the list `objects/info/packs` names it.
 
-use std::io::{self, BufWriter, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rayon::Scope;
 
-use crate::git::object::Oid;
-use crate::ingest::bases::{Bases, Content};
-use crate::ingest::gate::Permit;
-use crate::ingest::large::InlineUpload;
-use crate::ingest::pipeline::{Engine, Env, Job, LargeObject};
+use super::records::Records;
+use super::{InlineUpload, Sink};
+use crate::git::object::{Kind, Oid};
+use crate::ingest::engine::{Engine, Env, Slice, unwrap_error};
+use crate::ingest::heavy::LargeResult;
+use crate::ingest::requests::{Job, LargeObject};
+use crate::ingest::scheduler::{Done, Unit};
 use crate::pack::delta;
-use crate::pack::entry::{EntryHeader, parse_header};
-use crate::pack::index::write_index;
+use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
+use crate::pack::entry_stream::EntryStream;
+use crate::pack::index::write_sorted;
 use crate::pack::inflate::Inflater;
-use crate::pack::reader::PackReader;
-use crate::pack::resolver::Index;
+use crate::pack::resolver::{Index, Object};
+use crate::repository::blocks::BlockCache;
+use crate::repository::contents::{Content, Contents};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::packs::{StoredPack, key};
-use crate::repository::parts::{Ledger, Parts, copy_any_size};
-use crate::store::{Key, ObjectHeaders, Store};
+use crate::repository::parts::{Parts, copy_any_size};
+use crate::repository::reopen::Reopening;
+use crate::store::{Key, ObjectHeaders, Store, Upload};
 
 /// As git's own http-backend serves them (`http-backend.c`, `get_pack_file`, `get_idx_file`).
 const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects");
 const INDEX: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects-toc");
 
-/// What one ranged GET brings of a stored pack. Measured: smaller blocks cost requests, larger ones
-/// memory, and families lie close together.
-const BLOCK_BYTES: u64 = 1 << 20;
-
-/// Runs both passes over the pack. `None`: the pack is empty, and nothing was stored.
-pub(crate) fn store<'s, R: io::Read>(
-    engine: &'s Engine<'_>,
-    scope: &Scope<'s>,
-    pack: PackReader<R>,
-    wants: &[Oid],
-) -> Result<Option<StoredPack>, MirrorError> {
-    let objects = u64::from(pack.object_count());
-    let upload = Mutex::new(PackUpload::begin(engine)?);
-    let lock = || upload.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut pack = pack.with_tap(|bytes| lock().write(engine, bytes).map_err(io::Error::other));
-    engine.read_pack(scope, &mut pack)?;
-    let (trailer, len) = (pack.trailer(), pack.position());
-    drop(pack);
-    let upload = upload.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let Some(trailer) = trailer else {
-        // The gate was closed: whoever did it has said why.
-        return Err(engine.closed());
-    };
-    if objects == 0 {
-        upload.abort(engine)?;
-        return Ok(None);
-    }
-    let temporary = upload.finish(engine)?;
-
-    let deferred = engine.begin_second_pass(scope, &temporary, len);
-    log::debug!("{deferred} deltas are left for the second pass");
-    engine.gate.wait_idle();
-    if engine.is_over() {
-        return Err(engine.closed());
-    }
-    engine.all_resolved(wants)?;
-    let mut entries = engine.index_entries();
-    engine.forget_bases();
-
-    let name = format!("pack-{trailer}");
-    let index_key = key(&name, "idx");
-    let store = engine.env.store;
-    let pack_key = key(&name, "pack");
-    // A source may send the same pack again; `--full` restores either file if it was lost.
-    let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
-    if !has_pack || store.head(&index_key)?.is_none() {
-        copy_any_size(engine.env.temp, &temporary, &pack_key, len, PACK)?;
-        let mut index = IndexUpload::begin(engine)?;
-        write_index(&mut entries, &trailer, &mut index).map_err(unwrap_error)?;
-        index.finish(&index_key)?;
-        engine.count_stored_pack(objects, len);
-    }
-    engine.env.temp.delete(&temporary)?;
-    Ok(Some(StoredPack { name, objects, bytes: len }))
+pub(super) struct Pack<'e> {
+    store: &'e dyn Store,
+    objects: u32,
+    upload: Mutex<PackUpload>,
+    named: Mutex<Named>,
+    stored: OnceLock<StoredPackReader<'e>>,
 }
 
-/// The error of ours that an I/O error carries through somebody else's code.
-pub(crate) fn unwrap_error(error: io::Error) -> MirrorError {
-    match error.downcast::<MirrorError>() {
-        Ok(ours) => ours,
-        Err(other) => MirrorError::Internal(other.to_string()),
-    }
+/// Guarded by [`Pack::named`].
+struct Named {
+    records: Records,
+    /// Of what was asked for, what has not come yet.
+    wanted: HashSet<Oid>,
 }
 
-/// The pack's bytes on their way into a multipart upload.
-struct PackUpload {
-    object: Arc<LargeObject>,
-    parts: Parts,
-    /// For the part that is being filled. It counts as parked: while the reader fills a part and
-    /// waits for room for an entry, this is nothing that will end by itself.
-    permit: Option<Permit>,
-}
-
-impl PackUpload {
-    fn begin(engine: &Engine<'_>) -> Result<Self, MirrorError> {
-        let key = engine.env.temp.key("pack");
-        let upload = engine.env.temp.create_upload(&key, PACK)?;
-        let parts = Parts::of_at_least(engine.env.store.limits(), engine.env.budget.part);
-        let object = Arc::new(LargeObject::unnamed(Ledger::new(upload)));
-        Ok(PackUpload { object, parts, permit: None })
+impl<'e> Pack<'e> {
+    pub(super) fn begin(
+        env: &'e Env<'e>,
+        objects: u32,
+        wants: &[Oid],
+    ) -> Result<Self, MirrorError> {
+        let temporary = env.temp.key("pack");
+        let upload = env.temp.create_upload(&temporary, PACK)?;
+        let upload = PackUpload {
+            object: Arc::new(LargeObject::new(upload, true)),
+            parts: Parts::of_at_least(env.store.limits(), env.budget.part),
+            room: 0,
+        };
+        let records = Records::new(objects, env.budget.memory);
+        let wanted = wants.iter().copied().collect();
+        Ok(Pack {
+            store: env.store,
+            objects,
+            upload: Mutex::new(upload),
+            named: Mutex::new(Named { records, wanted }),
+            stored: OnceLock::new(),
+        })
     }
 
-    /// Takes the next bytes. Waits for room only when a part begins.
-    fn write(&mut self, engine: &Engine<'_>, bytes: &[u8]) -> Result<(), MirrorError> {
-        if self.permit.is_none() {
-            let mut permit =
-                engine.gate.wait_parts(self.parts.part_bytes()).ok_or_else(|| engine.closed())?;
-            permit.park();
-            self.permit = Some(permit);
+    fn upload(&self) -> MutexGuard<'_, PackUpload> {
+        self.upload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes objects for the index.
+    fn note_all(
+        &self,
+        env: &Env<'_>,
+        objects: impl Iterator<Item = (Oid, u64, u32)>,
+    ) -> Result<(), MirrorError> {
+        let mut named = self.named();
+        for (oid, offset, crc32) in objects {
+            named.records.push(&oid, offset, crc32);
+            if !named.wanted.is_empty() {
+                named.wanted.remove(&oid);
+            }
         }
-        self.parts.body.extend_from_slice(bytes);
-        if let Some(part) = self.parts.take_full() {
-            self.send(engine, part);
+        let full = named.records.take_full();
+        drop(named);
+        if let Some(full) = full {
+            let written = full.write(env)?;
+            self.named().records.written(written);
         }
         Ok(())
     }
 
-    fn send(&mut self, engine: &Engine<'_>, (number, body): (u32, Vec<u8>)) {
-        let Some(mut permit) = self.permit.take() else { return };
-        permit.unpark();
-        self.object.ledger.sent();
-        engine.request(Job::Part { object: Arc::clone(&self.object), number, body, permit });
+    fn stored(&self) -> Result<&StoredPackReader<'e>, MirrorError> {
+        let early = || MirrorError::Internal("the pack is read before it is stored".into());
+        self.stored.get().ok_or_else(early)
     }
 
-    /// Sends the rest, waits for all parts, and makes the temporary key readable.
-    fn finish(mut self, engine: &Engine<'_>) -> Result<Key, MirrorError> {
+    /// Makes the temporary key readable.
+    fn complete(&self, engine: &Engine<'_>) -> Result<Upload, MirrorError> {
+        let object = self.upload().send_last(engine);
+        engine.wait_idle()?;
+        let upload = object.ledger.upload.clone();
+        let store = engine.env.store;
+        engine.on_network(|| store.complete_upload(&upload, &object.ledger.parts()))?;
+        engine.env.temp.upload_ended(&upload);
+        Ok(upload)
+    }
+}
+
+impl Sink for Pack<'_> {
+    fn is_readable(&self) -> bool {
+        false
+    }
+
+    fn keeps_raw(&self) -> bool {
+        false
+    }
+
+    fn tap(&self, engine: &Engine<'_>, bytes: &[u8]) -> Result<(), MirrorError> {
+        self.upload().write(engine, bytes)
+    }
+
+    fn take<'s>(
+        &self,
+        engine: &'s Engine<'_>,
+        scope: &Scope<'s>,
+        unit: Unit<Slice>,
+        done: Vec<Done>,
+        results: Slice,
+    ) -> Result<(), MirrorError> {
+        let offsets: Vec<u64> = engine
+            .ask(|scheduler| unit.items.iter().map(|item| scheduler.offset(item.index)).collect());
+        let items = unit.items.iter().zip(&done).zip(offsets);
+        self.note_all(engine.env, items.map(|((item, done), at)| (done.oid, at, item.crc32)))?;
+        let weight = results.len() as u64;
+        engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, results, weight, None));
+        engine.env.progress.objects_done(done.len() as u64);
+        Ok(())
+    }
+
+    fn note(
+        &self,
+        engine: &Engine<'_>,
+        oid: &Oid,
+        offset: u64,
+        crc32: u32,
+    ) -> Result<(), MirrorError> {
+        self.note_all(engine.env, std::iter::once((*oid, offset, crc32)))
+    }
+
+    fn each_named(
+        &self,
+        engine: &Engine<'_>,
+        tell: &mut dyn FnMut(u64, &Oid),
+    ) -> Result<(), MirrorError> {
+        self.named().records.each(engine.env.store, tell)
+    }
+
+    fn read_base(
+        &self,
+        engine: &Engine<'_>,
+        index: Index,
+        _: Kind,
+        _: Option<Oid>,
+        _: u64,
+    ) -> Result<Vec<u8>, MirrorError> {
+        let offset = engine.ask(|scheduler| scheduler.offset(index));
+        Ok(self.stored()?.object(engine, offset)?.to_vec())
+    }
+
+    fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError> {
+        let offset = engine.ask(|scheduler| scheduler.offset(index));
+        Ok(self.stored()?.entry(engine, offset)?.1)
+    }
+
+    fn open_entry<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        index: Index,
+    ) -> io::Result<Box<dyn Read + 'a>> {
+        let offset = engine.ask(|scheduler| scheduler.offset(index));
+        let stored = self.stored().map_err(|error| io::Error::other(error.to_string()))?;
+        let stream = Reopening::new(engine.env.store, stored.key.clone(), offset);
+        Ok(Box::new(EntryStream::new(stream, offset)?))
+    }
+
+    fn open_object<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        index: Index,
+        _: Kind,
+        _: Option<Oid>,
+    ) -> Result<Box<dyn Read + 'a>, MirrorError> {
+        let store = engine.env.store;
+        self.open_entry(engine, index).map_err(|error| {
+            let place = store.describe();
+            MirrorError::Mirror(format!("cannot read the pack back from {place}: {error}"))
+        })
+    }
+
+    fn begin_object(&self, _: &Engine<'_>) -> Result<Option<Upload>, MirrorError> {
+        Ok(None)
+    }
+
+    fn begin_delta<'a>(&self, _: &Engine<'a>) -> Result<Option<InlineUpload<'a>>, MirrorError> {
+        Ok(None)
+    }
+
+    fn begin_result<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        _: Kind,
+        _: u64,
+    ) -> Result<Box<dyn LargeResult + 'a>, MirrorError> {
+        // Laid down raw if anything may need it: it can't be rebuilt in memory.
+        let raw = match engine.ask(|scheduler| scheduler.unresolved()) > 1 {
+            true => {
+                let key = engine.env.temp.key("base");
+                Some(InlineUpload::begin(engine.env, &key, TEMPORARY)?)
+            }
+            false => None,
+        };
+        Ok(Box::new(RawResult { sink: self, engine, raw }))
+    }
+
+    fn take_heavy(
+        &self,
+        engine: &Engine<'_>,
+        index: Index,
+        crc32: u32,
+        object: &Object,
+        content: &[u8],
+    ) -> Result<(), MirrorError> {
+        if engine.ask(|scheduler| scheduler.unresolved()) > 1 {
+            // It can't be rebuilt from the pack in memory: an ancestor is large.
+            let key = engine.env.temp.key("base");
+            engine.env.store.put(&key, content, TEMPORARY, None)?;
+            engine.set_raw_key(index, key);
+        }
+        let offset = engine.ask(|scheduler| scheduler.offset(index));
+        self.note(engine, &object.oid, offset, crc32)?;
+        engine.env.progress.objects_done(1);
+        Ok(())
+    }
+
+    fn finish<'s>(
+        &self,
+        engine: &'s Engine<'_>,
+        scope: &Scope<'s>,
+        trailer: Oid,
+        len: u64,
+    ) -> Result<Option<StoredPack>, MirrorError> {
+        let (env, store) = (engine.env, engine.env.store);
+        if self.objects == 0 {
+            let upload = self.upload().object.ledger.upload.clone();
+            engine.wait_idle()?;
+            store.abort_upload(&upload)?;
+            env.temp.upload_ended(&upload);
+            env.temp.forget(&upload.key);
+            return Ok(None);
+        }
+        let temporary = self.complete(engine)?.key;
+        let budget = env.budget.parts;
+        let _ = self.stored.set(StoredPackReader::new(self.store, temporary.clone(), len, budget));
+        let deferred = engine.tell(scope, |scheduler| scheduler.pack_stored());
+        log::debug!("{deferred} deltas were deferred to the second pass");
+        engine.wait_idle()?;
+        engine.all_resolved()?;
+        let Named { records, wanted } = {
+            let empty = Named { records: Records::new(0, 0), wanted: HashSet::new() };
+            std::mem::replace(&mut *self.named(), empty)
+        };
+        if let Some(oid) = wanted.iter().min() {
+            return Err(super::missing(oid));
+        }
+        engine.ask(|scheduler| scheduler.forget_contents());
+        if let Some(stored) = self.stored.get() {
+            stored.forget_contents();
+        }
+        engine.on_network(|| {
+            let name = format!("pack-{trailer}");
+            let (index_key, pack_key) = (key(&name, "idx"), key(&name, "pack"));
+            // A source may send the same pack again; `--full` restores either file if it was lost.
+            let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
+            if !has_pack || store.head(&index_key)?.is_none() {
+                copy_any_size(env.temp, &temporary, &pack_key, len, PACK)?;
+                let mut index = IndexUpload::begin(env);
+                let fanout = records.fanout().clone();
+                let sorted = records.sorted(store, env.budget.memory / 8)?;
+                write_sorted(&fanout, sorted, &trailer, &mut index).map_err(unwrap_error)?;
+                index.finish(&index_key)?;
+                engine.count_stored(u64::from(self.objects), len);
+            }
+            env.temp.delete(&temporary)?;
+            Ok(Some(StoredPack { name, objects: u64::from(self.objects), bytes: len }))
+        })
+    }
+}
+
+/// The pack's bytes on their way into a multipart upload. Only the reader touches it.
+struct PackUpload {
+    object: Arc<LargeObject>,
+    parts: Parts,
+    /// For the part that is being filled.
+    room: u64,
+}
+
+impl PackUpload {
+    /// Takes the next bytes. Waits for room only when a part begins.
+    fn write(&mut self, engine: &Engine<'_>, bytes: &[u8]) -> Result<(), MirrorError> {
+        if self.room == 0 {
+            let room = self.parts.part_bytes();
+            engine.take_part(room)?;
+            self.room = room;
+        }
+        self.parts.body.extend_from_slice(bytes);
+        if let Some((number, body)) = self.parts.take_full() {
+            self.send(engine, number, body);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, engine: &Engine<'_>, number: u32, body: Vec<u8>) {
+        self.object.ledger.sent();
+        let (object, room) = (Arc::clone(&self.object), std::mem::take(&mut self.room));
+        engine.request(Job::Part { object, number, body, room });
+    }
+
+    fn send_last(&mut self, engine: &Engine<'_>) -> Arc<LargeObject> {
         let limits = engine.env.store.limits();
         let parts = std::mem::replace(&mut self.parts, Parts::of_at_least(limits, 0));
-        if let Some(last) = parts.take_last() {
-            self.send(engine, last);
+        if let Some((number, body)) = parts.take_last() {
+            self.send(engine, number, body);
         }
-        engine.gate.wait_idle();
-        if engine.is_over() {
-            return Err(engine.closed());
-        }
-        let upload = &self.object.ledger.upload;
-        engine.env.store.complete_upload(upload, &self.object.ledger.parts())?;
-        engine.env.temp.upload_ended(upload);
-        Ok(upload.key.clone())
+        Arc::clone(&self.object)
+    }
+}
+
+/// A heavy delta's large result: in the pack already.
+struct RawResult<'a, 'e> {
+    sink: &'a Pack<'e>,
+    engine: &'a Engine<'a>,
+    raw: Option<InlineUpload<'a>>,
+}
+
+impl LargeResult for RawResult<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
+        let Some(upload) = &mut self.raw else { return Ok(()) };
+        upload.parts.body.extend_from_slice(bytes);
+        upload.send_full_part()
     }
 
-    fn abort(self, engine: &Engine<'_>) -> Result<(), MirrorError> {
-        let upload = &self.object.ledger.upload;
-        engine.env.store.abort_upload(upload)?;
-        engine.env.temp.upload_ended(upload);
-        engine.env.temp.forget(&upload.key);
+    fn finish(
+        self: Box<Self>,
+        index: Index,
+        crc32: u32,
+        object: &Object,
+    ) -> Result<(), MirrorError> {
+        if let Some(upload) = self.raw {
+            self.engine.set_raw_key(index, upload.finish()?);
+        }
+        let offset = self.engine.ask(|scheduler| scheduler.offset(index));
+        self.sink.note(self.engine, &object.oid, offset, crc32)?;
+        self.engine.env.progress.objects_done(1);
         Ok(())
     }
 }
@@ -174,21 +394,21 @@ impl PackUpload {
 struct IndexUpload<'e> {
     env: &'e Env<'e>,
     body: Vec<u8>,
-    upload: Option<(Key, InlineUpload<'e>)>,
+    upload: Option<InlineUpload<'e>>,
     len: u64,
 }
 
 impl<'e> IndexUpload<'e> {
-    fn begin(engine: &Engine<'e>) -> Result<BufWriter<Self>, MirrorError> {
-        let upload = IndexUpload { env: engine.env, body: Vec::new(), upload: None, len: 0 };
-        Ok(BufWriter::with_capacity(64 << 10, upload))
+    fn begin(env: &'e Env<'e>) -> BufWriter<Self> {
+        let upload = IndexUpload { env, body: Vec::new(), upload: None, len: 0 };
+        BufWriter::with_capacity(64 << 10, upload)
     }
 }
 
 impl Write for IndexUpload<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.len += bytes.len() as u64;
-        if let Some((_, upload)) = &mut self.upload {
+        if let Some(upload) = &mut self.upload {
             upload.parts.body.extend_from_slice(bytes);
             upload.send_full_part().map_err(io::Error::other)?;
             return Ok(bytes.len());
@@ -200,7 +420,7 @@ impl Write for IndexUpload<'_> {
                 InlineUpload::begin(self.env, &key, TEMPORARY).map_err(io::Error::other)?;
             upload.parts.body = std::mem::take(&mut self.body);
             upload.send_full_part().map_err(io::Error::other)?;
-            self.upload = Some((key, upload));
+            self.upload = Some(upload);
         }
         Ok(bytes.len())
     }
@@ -219,155 +439,171 @@ impl FinishIndex for BufWriter<IndexUpload<'_>> {
     fn finish(self, key: &Key) -> Result<(), MirrorError> {
         let index = self.into_inner().map_err(|error| unwrap_error(error.into_error()))?;
         let IndexUpload { env, body, upload, len } = index;
-        let Some((temporary, upload)) = upload else {
+        let Some(upload) = upload else {
             env.store.put(key, &body, INDEX, None)?;
             return Ok(());
         };
-        upload.finish()?;
+        let temporary = upload.finish()?;
         copy_any_size(env.temp, &temporary, key, len, INDEX)?;
         Ok(env.temp.delete(&temporary)?)
     }
 }
 
-/// A stored pack that is read in blocks.
-pub(crate) struct PackReadBack {
-    pub(crate) key: Key,
+/// The stored pack, read in blocks.
+struct StoredPackReader<'e> {
+    key: Key,
     /// Bytes, trailer included.
-    pub(crate) len: u64,
-    blocks: Bases,
+    len: u64,
+    blocks: BlockCache<'e>,
+    /// Links of chains, by offset. Single-flight: who needs one that another thread rebuilds waits.
+    contents: Contents,
 }
 
-impl PackReadBack {
-    pub(crate) fn new(key: Key, len: u64, budget_bytes: u64) -> Self {
-        PackReadBack { key, len, blocks: Bases::new(budget_bytes.max(4 * BLOCK_BYTES)) }
+impl<'e> StoredPackReader<'e> {
+    fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
+        let blocks = BlockCache::new(store, budget_bytes / 2);
+        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 4) }
     }
 
-    /// Gives the memory back.
-    pub(crate) fn clear(&self) {
-        self.blocks.clear();
+    fn forget_contents(&self) {
+        self.contents.clear();
     }
 
-    /// The bytes of the pack in `start..end`. `None`: another thread's read of them failed, and
-    /// has said why.
-    fn range(
+    fn damaged(&self, offset: u64) -> MirrorError {
+        MirrorError::Mirror(format!("{} can't be read back at offset {offset}", self.key))
+    }
+
+    /// The block in which `at` lies, from there on.
+    fn piece(
         &self,
-        store: &dyn Store,
-        start: u64,
-        end: u64,
-    ) -> Result<Option<Vec<u8>>, MirrorError> {
-        let mut bytes = Vec::new();
-        let mut at = start;
-        while at < end {
-            let number = at / BLOCK_BYTES;
-            let block_start = number * BLOCK_BYTES;
-            let block_end = (block_start + BLOCK_BYTES).min(self.len);
-            let read = || -> Result<Vec<u8>, MirrorError> {
-                let (block, _) = store.get(&self.key, Some(block_start..block_end), BLOCK_BYTES)?;
-                if block.len() as u64 == block_end - block_start {
-                    Ok(block)
-                } else {
-                    Err(MirrorError::Mirror(format!("{} has lost its end", self.key)))
+        at: u64,
+        use_piece: &mut dyn FnMut(&[u8]) -> Option<bool>,
+    ) -> Result<bool, MirrorError> {
+        let block = self.blocks.block(&self.key, self.len, at)?;
+        let (block, from) = block.ok_or_else(|| self.damaged(at))?;
+        use_piece(&block[from..]).ok_or_else(|| self.damaged(at))
+    }
+
+    fn header(&self, offset: u64) -> Result<(EntryHeader, u64), MirrorError> {
+        let end = self.len.min(offset + crate::pack::entry::MAX_HEADER_LEN as u64);
+        let bytes = self.blocks.read(&self.key, self.len, offset..end)?;
+        let parsed = parse_header(&bytes, offset).ok().flatten();
+        let (header, used) = parsed.ok_or_else(|| self.damaged(offset))?;
+        Ok((header, used as u64))
+    }
+
+    /// An entry's inflated body, which the first pass has seen inflate well.
+    fn entry(
+        &self,
+        engine: &Engine<'_>,
+        offset: u64,
+    ) -> Result<(EntryHeader, Vec<u8>), MirrorError> {
+        let (header, header_len) = self.header(offset)?;
+        if header.inflated_len > engine.env.budget.large {
+            let what = format!("it has {} bytes, more than its delta claims", header.inflated_len);
+            return Err(MirrorError::Pack(format!("pack entry at offset {offset}: {what}")));
+        }
+        thread_local! {
+            static INFLATER: std::cell::RefCell<Inflater> = std::cell::RefCell::new(Inflater::new());
+        }
+        let mut out = vec![0; header.inflated_len as usize];
+        INFLATER.with_borrow_mut(|inflater| {
+            inflater.restart();
+            let (mut at, mut made) = (offset + header_len, 0);
+            let mut ended = false;
+            while !ended {
+                let mut taken = 0;
+                ended = self.piece(at, &mut |piece| {
+                    loop {
+                        let step = inflater.step(&piece[taken..], &mut out[made..]).ok()?;
+                        taken += step.consumed;
+                        made += step.produced;
+                        if step.ended {
+                            return (made == out.len()).then_some(true);
+                        }
+                        if taken == piece.len() {
+                            return Some(false);
+                        }
+                        if step.consumed + step.produced == 0 {
+                            return None;
+                        }
+                    }
+                })?;
+                at += taken as u64;
+            }
+            Ok::<_, MirrorError>(())
+        })?;
+        Ok((header, out))
+    }
+
+    /// An object's content, rebuilt: up its chain to the nearest ancestor that is in memory or no
+    /// delta, and down again, each link by one thread at a time.
+    fn object(&self, engine: &Engine<'_>, offset: u64) -> Result<Content, MirrorError> {
+        let mut chain = vec![offset];
+        let mut base: Option<Content> = None;
+        while let Some(link) = chain.last().copied() {
+            if let Some(content) = self.in_memory(engine, link) {
+                chain.pop();
+                base = Some(content);
+                break;
+            }
+            if engine.ask(|s| s.find_offset(link)).and_then(|at| engine.raw_key(at)).is_some() {
+                break;
+            }
+            match self.header(link)?.0.kind {
+                EntryKind::Object(_) => break,
+                EntryKind::OfsDelta { base_offset } => chain.push(base_offset),
+                EntryKind::RefDelta { base } => {
+                    let at = engine.ask(|s| s.find(&base).map(|index| s.offset(index)));
+                    chain.push(at.ok_or_else(|| self.damaged(link))?);
+                }
+            }
+        }
+        while let Some(link) = chain.pop() {
+            let above = base.take();
+            let read = || self.rebuild_link(engine, link, above.as_deref().map(Vec::as_slice));
+            base = match self.contents.get_or_read(link, read)? {
+                Some(content) => Some(content),
+                // Another thread's read failed, and it says why: this one asks itself.
+                None => {
+                    let content =
+                        self.rebuild_link(engine, link, above.as_deref().map(Vec::as_slice))?;
+                    Some(Arc::new(content))
                 }
             };
-            let Some(block) = self.blocks.get_or_read(number as Index, read)? else {
-                return Ok(None);
-            };
-            let from = (at - block_start) as usize;
-            let to = ((end - block_start) as usize).min(block.len());
-            bytes.extend_from_slice(&block[from..to]);
-            at = block_start + to as u64;
         }
-        Ok(Some(bytes))
+        base.ok_or_else(|| self.damaged(offset))
     }
 
-    /// An entry's inflated body: an object's content, or a delta. Its raw bytes lie in `start..end`.
-    pub(crate) fn entry(
+    fn in_memory(&self, engine: &Engine<'_>, offset: u64) -> Option<Content> {
+        self.contents.get(offset).or_else(|| {
+            let content = engine.ask(|scheduler| scheduler.content_at(offset))?;
+            Some(Arc::new(content.to_vec()))
+        })
+    }
+
+    /// One link of a chain from the content of its base.
+    fn rebuild_link(
         &self,
-        store: &dyn Store,
-        start: u64,
-        end: u64,
-    ) -> Result<Option<Vec<u8>>, MirrorError> {
-        let Some(raw) = self.range(store, start, end)? else { return Ok(None) };
-        let damaged = || {
-            let key = &self.key;
-            MirrorError::Mirror(format!("{key} can't be read back at offset {start}"))
-        };
-        let (header, used) = parse_header(&raw, start).ok().flatten().ok_or_else(damaged)?;
-        inflate_whole(&raw[used..], &header).map(Some).ok_or_else(damaged)
-    }
-}
-
-/// Inflates a body that the first pass has seen inflate well.
-fn inflate_whole(raw: &[u8], header: &EntryHeader) -> Option<Vec<u8>> {
-    thread_local! {
-        static INFLATER: std::cell::RefCell<Inflater> = std::cell::RefCell::new(Inflater::new());
-    }
-    let mut out = vec![0; usize::try_from(header.inflated_len).ok()?];
-    INFLATER.with_borrow_mut(|inflater| {
-        inflater.restart();
-        let (mut taken, mut made) = (0, 0);
-        loop {
-            let step = inflater.step(&raw[taken..], &mut out[made..]).ok()?;
-            taken += step.consumed;
-            made += step.produced;
-            if step.ended {
-                return (made == out.len()).then_some(());
-            }
-            if step.consumed == 0 && step.produced == 0 {
-                return None;
-            }
+        engine: &Engine<'_>,
+        link: u64,
+        base: Option<&[u8]>,
+    ) -> Result<Vec<u8>, MirrorError> {
+        let raw = engine.ask(|s| s.find_offset(link)).and_then(|at| engine.raw_key(at));
+        if let Some(key) = raw {
+            return Ok(engine.env.store.get(&key, None, engine.env.budget.large)?.0);
         }
-    })?;
-    Some(out)
-}
-
-/// A base's content rebuilt from the stored pack: up its chain to the nearest ancestor that is in
-/// memory or no delta, and down again. `None`: another thread's read failed, and has said why.
-///
-/// Single-flight for every link: who needs one that another thread is rebuilding waits for it. The
-/// room for the longest two links and a delta is taken before the first is read.
-pub(crate) fn rebuild(engine: &Engine<'_>, index: Index) -> Result<Option<Content>, MirrorError> {
-    let mut chain = vec![index];
-    let mut longest = engine.object_len(index);
-    let mut content = None;
-    loop {
-        let link = chain[chain.len() - 1];
-        // One with a large ancestor was laid down raw.
-        let base = engine.base_of(link).filter(|_| engine.raw_key(link).is_none());
-        let Some(base) = base else { break };
-        content = engine.base_in_memory(base);
-        if content.is_some() {
-            break;
-        }
-        longest = longest.max(engine.object_len(base));
-        chain.push(base);
-    }
-    let room = engine.gate.wait_rebuild(longest.saturating_mul(3));
-    let _room = room.ok_or_else(|| engine.closed())?;
-    while let Some(link) = chain.pop() {
-        let base = content.take();
-        content = match engine.bases.get_or_read(link, || rebuild_link(engine, link, base)) {
-            Ok(Some(made)) => Some(made),
-            // Whoever failed to read it has said why.
-            Ok(None) | Err(None) => return Ok(None),
-            Err(Some(error)) => return Err(error),
+        let (_, body) = self.entry(engine, link)?;
+        let Some(base) = base else { return Ok(body) };
+        let bad = |error: delta::DeltaError| {
+            MirrorError::Pack(format!("pack entry at offset {link}: {error}"))
         };
+        let (header, _) = delta::parse_header(&body).map_err(bad)?;
+        if header.result_len > engine.env.budget.large {
+            return Err(self.damaged(link));
+        }
+        let mut result = Vec::new();
+        delta::apply(base, &body, &mut result).map_err(bad)?;
+        Ok(result)
     }
-    Ok(content)
-}
-
-/// One link of a chain from the content of its base. `Err(None)`: another thread's read failed.
-fn rebuild_link(
-    engine: &Engine<'_>,
-    link: Index,
-    base: Option<Content>,
-) -> Result<Vec<u8>, Option<MirrorError>> {
-    if let Some(content) = engine.raw_in_store(link)? {
-        return Ok(content);
-    }
-    let entry = engine.entry_from_pack(link)?.ok_or(None)?;
-    let Some(base) = base else { return Ok(entry) };
-    let mut result = Vec::new();
-    delta::apply(&base, &entry, &mut result).map_err(|error| engine.broken(link, error))?;
-    Ok(result)
 }

@@ -1,0 +1,127 @@
+//! Contents that may be bases: the results of units, the least recently used leave first.
+//!
+//! A unit's results lie in one buffer and come and go together: one allocation and one place in the
+//! list for hundreds of objects, and families are together in a pack anyway.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use lru::LruCache;
+
+use super::scheduler::Bytes;
+use crate::pack::resolver::Index;
+
+/// What an object in the cache costs beside its content.
+const MEMBER_BYTES: u64 = 40;
+
+/// A map by small consecutive numbers, which nobody outside can choose.
+pub(super) type IndexMap<V> = HashMap<Index, V, BuildHasherDefault<IndexHasher>>;
+
+/// Spreads consecutive numbers (Fibonacci hashing).
+#[derive(Default)]
+pub(super) struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+struct Group<B> {
+    results: B,
+    weight: u64,
+    members: Vec<(Index, usize, usize)>,
+}
+
+pub(super) struct Cache<B> {
+    limit: u64,
+    held: u64,
+    groups: LruCache<u32, Group<B>>,
+    /// Not stored yet, so not to be let go; counted by the unit's room.
+    pinned: HashMap<u32, Group<B>>,
+    /// By entry: the group, and the place in it.
+    places: IndexMap<(u32, u32)>,
+}
+
+impl<B: Bytes> Cache<B> {
+    pub(super) fn new(limit: u64) -> Self {
+        Cache {
+            limit,
+            held: 0,
+            groups: LruCache::unbounded(),
+            pinned: HashMap::new(),
+            places: IndexMap::default(),
+        }
+    }
+
+    /// Takes the results of the unit `id`; `pinned` ones stay until [`Cache::unpin`].
+    pub(super) fn insert(
+        &mut self,
+        id: u32,
+        results: B,
+        weight: u64,
+        members: Vec<(Index, usize, usize)>,
+        pinned: bool,
+    ) {
+        for (at, (index, ..)) in members.iter().enumerate() {
+            self.places.insert(*index, (id, at as u32));
+        }
+        let weight = weight + MEMBER_BYTES * members.len() as u64;
+        let group = Group { results, weight, members };
+        match pinned {
+            true => drop(self.pinned.insert(id, group)),
+            false => self.keep(id, group),
+        }
+    }
+
+    /// They are stored: they may leave from here on.
+    pub(super) fn unpin(&mut self, id: u32) {
+        if let Some(group) = self.pinned.remove(&id) {
+            self.keep(id, group);
+        }
+    }
+
+    fn keep(&mut self, id: u32, group: Group<B>) {
+        self.held += group.weight;
+        self.groups.put(id, group);
+        while self.held > self.limit {
+            let Some((id, evicted)) = self.groups.pop_lru() else { break };
+            self.held -= evicted.weight;
+            for (index, ..) in evicted.members {
+                if self.places.get(&index).is_some_and(|(group, _)| *group == id) {
+                    self.places.remove(&index);
+                }
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, index: Index) -> bool {
+        self.places.contains_key(&index)
+    }
+
+    pub(super) fn get(&mut self, index: Index) -> Option<B> {
+        self.get_with_group(index).map(|(content, ..)| content)
+    }
+
+    /// An object's content, the group that it is in, and what that weighs.
+    pub(super) fn get_with_group(&mut self, index: Index) -> Option<(B, u32, u64)> {
+        let (id, at) = *self.places.get(&index)?;
+        let group = match self.pinned.get(&id) {
+            Some(group) => group,
+            None => self.groups.get(&id)?,
+        };
+        let (_, start, len) = group.members[at as usize];
+        Some((group.results.slice(start, len), id, group.weight))
+    }
+}

@@ -1,0 +1,204 @@
+//! What request threads do: store, and read back what a delta needs.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::Scope;
+
+use super::engine::{Engine, Slice};
+use super::scheduler::{Body, Entry, Unit};
+use crate::git::object::Oid;
+use crate::pack::resolver::{Index, Object};
+use crate::repository::error::MirrorError;
+use crate::repository::layout::TEMPORARY;
+use crate::repository::loose;
+use crate::repository::parts::{Ledger, copy_any_size};
+use crate::store::{Part, Upload};
+
+/// Work for the request threads.
+pub(super) enum Job {
+    /// Store a loose object.
+    Put { oid: Oid, body: Slice, unit: Arc<Uploads> },
+    /// Store a part of a large object, or of a pack.
+    Part { object: Arc<LargeObject>, number: u32, body: Vec<u8>, room: u64 },
+    /// All parts were in when the last one was cut: finish it.
+    Finish { object: Arc<LargeObject>, room: u64 },
+    /// Look for a base that a thin pack lacks.
+    Base { oid: Oid },
+    /// Resolve a unit that reads from the store.
+    Read(Unit<Slice>),
+}
+
+/// A unit's uploads that are on their way.
+pub(super) struct Uploads {
+    pub(super) unit: u32,
+    pub(super) left: AtomicUsize,
+}
+
+/// A large object, or a pack, whose parts are on their way.
+pub(super) struct LargeObject {
+    pub(super) ledger: Ledger,
+    /// Its room is the parts', not the intake's.
+    pub(super) is_pack: bool,
+    /// Set before the ledger is closed.
+    pub(super) identity: Mutex<Option<(Index, Object)>>,
+    pub(super) stored_len: AtomicU64,
+}
+
+impl LargeObject {
+    pub(super) fn new(upload: Upload, is_pack: bool) -> Self {
+        LargeObject {
+            ledger: Ledger::new(upload),
+            is_pack,
+            identity: Mutex::new(None),
+            stored_len: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Engine<'_> {
+    pub(super) fn serve<'s>(&'s self, scope: &Scope<'s>, job: Job) -> Result<(), MirrorError> {
+        match job {
+            Job::Put { oid, body, unit } => {
+                self.env.store.put(&loose::key(&oid), &body, loose::HEADERS, None)?;
+                self.count_stored(1, body.len() as u64);
+                self.env.progress.stored(body.len() as u64);
+                self.env.progress.objects_done(1);
+                self.beats.fetch_add(1, Ordering::Relaxed);
+                drop(body);
+                if unit.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.tell(scope, |scheduler| scheduler.stored(unit.unit));
+                }
+                Ok(())
+            }
+            Job::Part { object, number, body, room } => {
+                let part = self.env.store.put_part(&object.ledger.upload, number, &body)?;
+                self.env.progress.stored(body.len() as u64);
+                drop(body);
+                if object.ledger.stored(part) && !object.is_pack {
+                    self.finish_large(scope, &object)?;
+                }
+                self.upload_ended(scope, &object, room);
+                Ok(())
+            }
+            Job::Finish { object, room } => {
+                self.finish_large(scope, &object)?;
+                self.upload_ended(scope, &object, room);
+                Ok(())
+            }
+            Job::Base { oid } => {
+                let found = loose::look(self.env.store, &oid)?;
+                self.tell(scope, |scheduler| {
+                    scheduler.other_ended(0);
+                    match found {
+                        Some(object) => {
+                            let body = Body::Named { kind: object.kind, oid };
+                            let entry = Entry { offset: NOWHERE, crc32: 0, body, held: 0 };
+                            scheduler.add(vec![entry]).map(|_| ())
+                        }
+                        None => {
+                            let mut others =
+                                self.not_loose.lock().unwrap_or_else(PoisonError::into_inner);
+                            others.push(oid);
+                            Ok(())
+                        }
+                    }
+                })
+                .map_err(|error| MirrorError::Pack(error.to_string()))
+            }
+            Job::Read(unit) => self.resolve(scope, unit),
+        }
+    }
+
+    fn upload_ended<'s>(&'s self, scope: &Scope<'s>, object: &LargeObject, room: u64) {
+        self.tell(scope, |scheduler| match object.is_pack {
+            true => scheduler.part_ended(room),
+            false => scheduler.other_ended(room),
+        });
+    }
+
+    /// All parts of a large object are in: it gets its name.
+    fn finish_large<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        object: &LargeObject,
+    ) -> Result<(), MirrorError> {
+        let identity = *object.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((index, identity)) = identity else {
+            return Err(MirrorError::Internal("a large object without a name".into()));
+        };
+        let len = object.stored_len.load(Ordering::Relaxed);
+        self.name_upload(&object.ledger.upload, object.ledger.parts(), len, &identity)?;
+        // Only now, since its deltas read it back from there.
+        self.tell(scope, |scheduler| scheduler.late_resolved(index, identity.kind, identity.oid));
+        Ok(())
+    }
+
+    /// Gives an object that was uploaded in parts its final key, unless it is stored already.
+    pub(super) fn name_upload(
+        &self,
+        upload: &Upload,
+        parts: Vec<Part>,
+        stored_len: u64,
+        object: &Object,
+    ) -> Result<(), MirrorError> {
+        let (store, temp) = (self.env.store, self.env.temp);
+        if self.is_stored(&object.oid) {
+            store.abort_upload(upload)?;
+            temp.upload_ended(upload);
+            temp.forget(&upload.key);
+        } else {
+            store.complete_upload(upload, &parts)?;
+            temp.upload_ended(upload);
+            let key = loose::key(&object.oid);
+            copy_any_size(temp, &upload.key, &key, stored_len, loose::HEADERS)?;
+            temp.delete(&upload.key)?;
+            self.count_stored(1, stored_len);
+        }
+        self.env.progress.objects_done(1);
+        Ok(())
+    }
+
+    /// Is an object of this name stored, or on its way?
+    pub(super) fn is_stored(&self, oid: &Oid) -> bool {
+        self.env.existing.contains(oid) || self.ask(|scheduler| scheduler.find(oid).is_some())
+    }
+
+    /// Writes deltas that came before their bases away, as one temporary key; answers its number and
+    /// where in it each of them begins.
+    pub(super) fn spill(
+        &self,
+        deltas: &[(Index, Slice)],
+    ) -> Result<(u32, Vec<(Index, u64)>), MirrorError> {
+        let mut body = Vec::new();
+        let mut places = Vec::with_capacity(deltas.len());
+        for (index, delta) in deltas {
+            places.push((*index, body.len() as u64));
+            body.extend_from_slice(delta);
+        }
+        let key = self.env.temp.key("deltas");
+        self.on_network(|| self.env.store.put(&key, &body, TEMPORARY, None))?;
+        self.env.progress.stored(body.len() as u64);
+        let mut spills = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
+        spills.push(key);
+        Ok((spills.len() as u32 - 1, places))
+    }
+
+    /// Reads a spilled delta back.
+    pub(super) fn read_spilled(
+        &self,
+        file: u32,
+        start: u64,
+        len: u64,
+    ) -> Result<Vec<u8>, MirrorError> {
+        let key = self.spill_key(file);
+        Ok(self.env.store.get(&key, Some(start..start + len), len)?.0)
+    }
+
+    pub(super) fn spill_key(&self, file: u32) -> crate::store::Key {
+        self.spills.lock().unwrap_or_else(PoisonError::into_inner)[file as usize].clone()
+    }
+}
+
+/// The offset of an object that is not in the pack.
+pub(super) const NOWHERE: u64 = u64::MAX;

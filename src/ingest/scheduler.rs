@@ -1,0 +1,970 @@
+//! What may run when: every decision of the ingest in one value, with no thread, lock, clock or I/O.
+//!
+//! Events go in ([`Scheduler::add`], [`Scheduler::resolved`], …), commands come out
+//! ([`Scheduler::next`]); `engine.rs` is the shell that carries them out. The rules:
+//!
+//! - **A command carries all the room that its work will ever need**, taken before it starts. What
+//!   has started asks for nothing more, so it ends. A command that is larger than its pool starts
+//!   when the pool is empty.
+//! - Whenever nothing is in flight, `next` yields something, or nothing is ready; and then what is
+//!   parked can be woken only by entries still to come. So the reader, who finds no room, may spill
+//!   ([`Room::Spill`]), and at the end of the pack what is unresolved lacks its base.
+//! - Small entries travel in units, families together and depth first, so that what a lock and a
+//!   wake-up cost is paid once for hundreds of objects.
+//!
+//! Pools: **intake** is what the reader has taken and nobody has resolved; **work** is what started
+//! units make; **parts** are those of a pack that is kept as it comes; the **cache** holds results
+//! that may be bases, by unit, the least recently used leave first. The simulation at the end of
+//! this file drives all of it through random packs, budgets and completions.
+
+use std::collections::HashMap;
+
+use crate::git::object::{Kind, Oid};
+use crate::pack::delta::DeltaHeader;
+use crate::pack::resolver::{Index, ResolveError};
+
+use super::cache::{Cache, IndexMap};
+use super::names::Names;
+use super::table::Table;
+
+const NONE: Index = Index::MAX;
+
+/// What an entry costs beside its bytes: its item, its places in tables.
+pub(super) const OVERHEAD_BYTES: u64 = 128;
+
+/// Bytes that the shell holds: a piece of a shared buffer.
+pub(super) trait Bytes: Clone {
+    /// `len` bytes from `start`, in the same buffer.
+    fn slice(&self, start: usize, len: usize) -> Self;
+    /// The same bytes in a buffer of their own.
+    fn detach(&self) -> Self;
+}
+
+/// What may be held at once, in bytes, and how work is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) intake: u64,
+    pub(super) work: u64,
+    /// `work` once the pack is stored, when no part is on its way.
+    pub(super) work_after: u64,
+    pub(super) cache: u64,
+    pub(super) parts: u64,
+    /// Above this an object is never whole in memory.
+    pub(super) large: u64,
+    pub(super) unit_bytes: u64,
+    pub(super) unit_entries: usize,
+    /// Units that are resolved at once, and those that read first.
+    pub(super) resolving: usize,
+    pub(super) reading: usize,
+    /// What is stored can be read while the pack still comes (loose objects). Else a delta whose base
+    /// has left memory is deferred, and a parked delta need not be written to be let go.
+    pub(super) readable: bool,
+    /// Results wait in memory for their uploads, beside as much for what is uploaded.
+    pub(super) uploads: bool,
+}
+
+/// An entry as the reader took it.
+pub(super) struct Entry<B> {
+    pub(super) offset: u64,
+    pub(super) crc32: u32,
+    pub(super) body: Body<B>,
+    /// What of the intake it holds.
+    pub(super) held: u64,
+}
+
+pub(super) enum Body<B> {
+    /// `raw`: its loose form, if the pack's deflate blocks could be kept.
+    Object {
+        kind: Kind,
+        content: B,
+        len: u64,
+        raw: Option<B>,
+    },
+    Delta {
+        base: BaseName,
+        delta: Delta<B>,
+    },
+    /// A large object whose name was found while it passed.
+    Named {
+        kind: Kind,
+        oid: Oid,
+    },
+    /// A large object that is not stored yet: [`Scheduler::late_resolved`].
+    Later,
+}
+
+/// What a delta names as its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BaseName {
+    Offset(u64),
+    Oid(Oid),
+}
+
+#[derive(Clone)]
+pub(super) struct Delta<B> {
+    pub(super) header: DeltaHeader,
+    /// Of its instructions.
+    pub(super) len: u64,
+    pub(super) bytes: DeltaBytes<B>,
+}
+
+/// Where a delta's instructions are.
+#[derive(Clone)]
+pub(super) enum DeltaBytes<B> {
+    Memory(B),
+    /// In a temporary key, by its number: from `start`.
+    Spilled {
+        file: u32,
+        start: u64,
+    },
+    /// In the pack itself.
+    InPack,
+}
+
+/// Entries that are resolved one after the other by one task.
+pub(super) struct Unit<B> {
+    pub(super) id: u32,
+    pub(super) items: Vec<Item<B>>,
+    /// Something of it is read from the store first.
+    pub(super) reads: bool,
+    held: u64,
+}
+
+pub(super) struct Item<B> {
+    pub(super) index: Index,
+    pub(super) crc32: u32,
+    pub(super) work: Work<B>,
+}
+
+pub(super) enum Work<B> {
+    Object { kind: Kind, content: B, len: u64, raw: Option<B> },
+    Delta { delta: Delta<B>, base: Base<B>, base_index: Index },
+}
+
+pub(super) enum Base<B> {
+    /// Looked for when the unit starts.
+    Unknown,
+    /// The unit's own item at this place.
+    Earlier(u32),
+    Memory(Kind, B),
+    /// To be read from the store; the oid where names are kept.
+    Read(Kind, Option<Oid>),
+}
+
+/// A delta that is not whole in memory, or makes such a result, or needs such a base.
+pub(super) struct Heavy<B> {
+    pub(super) index: Index,
+    pub(super) crc32: u32,
+    pub(super) delta: Delta<B>,
+    pub(super) base: Index,
+    pub(super) base_kind: Kind,
+    pub(super) base_oid: Option<Oid>,
+    /// If it is in memory.
+    pub(super) base_content: Option<B>,
+    held: u64,
+}
+
+pub(super) enum Command<B> {
+    Resolve(Unit<B>),
+    Heavy(Heavy<B>),
+}
+
+/// What an item became. `start..start + len` of the unit's results is its content.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    pub(super) kind: Kind,
+    pub(super) oid: Oid,
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+/// The answer to a reader who asks for room.
+pub(super) enum Room<B> {
+    Taken,
+    /// What is in flight will make some.
+    Wait,
+    /// Nothing is in flight: write these deltas away, then [`Scheduler::spilled`].
+    Spill(Vec<(Index, B)>),
+}
+
+struct Parked<B> {
+    crc32: u32,
+    delta: Delta<B>,
+    held: u64,
+    /// Once resolved.
+    base: Index,
+    /// The next delta that waits for the same base.
+    next: Index,
+}
+
+/// A unit that has started.
+struct Started {
+    held: u64,
+    room: u64,
+    reads: bool,
+    resolving: bool,
+}
+
+/// See the module's page.
+pub(super) struct Scheduler<B> {
+    limits: Limits,
+    table: Table,
+    names: Option<Names>,
+    /// Duplicates, by entry: the first with the same name.
+    aliases: IndexMap<Index>,
+    parked: IndexMap<Parked<B>>,
+    /// The first delta that waits for an entry.
+    waiting: IndexMap<Index>,
+    waiting_for_oid: HashMap<Oid, Index>,
+    /// Last in, first out.
+    ready: Vec<Unit<B>>,
+    heavy: Vec<Heavy<B>>,
+    /// Ready, but their bases can't be read yet.
+    deferred: Vec<(Index, Index)>,
+    cache: Cache<B>,
+    started: HashMap<u32, Started>,
+    next_unit: u32,
+    readable: bool,
+    heavy_runs: bool,
+    intake_used: u64,
+    work_used: u64,
+    parts_used: u64,
+    resolving: usize,
+    reading: usize,
+    /// Uploads of the reader that are on their way.
+    others: usize,
+    /// The longest object that is no larger than `limits.large`: what a link of a chain takes.
+    longest: u64,
+}
+
+impl<B: Bytes> Scheduler<B> {
+    /// `names`: every object is known by its name from the start.
+    pub(super) fn new(limits: Limits, names: bool) -> Self {
+        Scheduler {
+            limits,
+            table: Table::new(),
+            names: names.then(Names::default),
+            aliases: IndexMap::default(),
+            parked: IndexMap::default(),
+            waiting: IndexMap::default(),
+            waiting_for_oid: HashMap::new(),
+            ready: Vec::new(),
+            heavy: Vec::new(),
+            deferred: Vec::new(),
+            cache: Cache::new(limits.cache),
+            started: HashMap::new(),
+            next_unit: 0,
+            readable: limits.readable,
+            heavy_runs: false,
+            intake_used: 0,
+            work_used: 0,
+            parts_used: 0,
+            resolving: 0,
+            reading: 0,
+            others: 0,
+            longest: 0,
+        }
+    }
+
+    // ---- the reader ----------------------------------------------------------------------
+
+    /// The reader wants to take `bytes`; it holds none while it asks.
+    pub(super) fn take_room(&mut self, bytes: u64, most_spilled: u64) -> Room<B> {
+        if self.intake_used > 0 && self.intake_used.saturating_add(bytes) > self.limits.intake {
+            if !self.is_idle() {
+                return Room::Wait;
+            }
+            if self.limits.readable {
+                return Room::Spill(self.to_spill(most_spilled));
+            }
+            self.let_go_of_parked();
+        }
+        self.intake_used += bytes;
+        Room::Taken
+    }
+
+    /// The reader gives back what it took and did not need.
+    pub(super) fn return_room(&mut self, bytes: u64) {
+        self.intake_used -= bytes;
+    }
+
+    /// Parked deltas in pack order: what was written together is likely to be wanted together.
+    fn to_spill(&self, most: u64) -> Vec<(Index, B)> {
+        let mut indices: Vec<Index> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| matches!(parked.delta.bytes, DeltaBytes::Memory(_)))
+            .map(|(index, _)| *index)
+            .collect();
+        indices.sort_unstable();
+        let mut bytes = 0;
+        let mut spill = Vec::new();
+        for index in indices {
+            let parked = &self.parked[&index];
+            bytes += parked.delta.len;
+            if bytes > most && !spill.is_empty() {
+                break;
+            }
+            if let DeltaBytes::Memory(body) = &parked.delta.bytes {
+                spill.push((index, body.clone()));
+            }
+        }
+        spill
+    }
+
+    /// They are in the pack: nothing is written.
+    fn let_go_of_parked(&mut self) {
+        for parked in self.parked.values_mut() {
+            if let DeltaBytes::Memory(_) = parked.delta.bytes {
+                parked.delta.bytes = DeltaBytes::InPack;
+                self.intake_used -= std::mem::take(&mut parked.held);
+            }
+        }
+    }
+
+    /// These deltas are in the temporary key `file` now, at these places.
+    pub(super) fn spilled(&mut self, file: u32, places: &[(Index, u64)]) {
+        for (index, start) in places {
+            if let Some(parked) = self.parked.get_mut(index) {
+                parked.delta.bytes = DeltaBytes::Spilled { file, start: *start };
+                self.intake_used -= std::mem::take(&mut parked.held);
+            }
+        }
+    }
+
+    /// Enters what the reader has taken; answers the first entry's index. Their `held` sums up to
+    /// what the reader took room for.
+    pub(super) fn add(&mut self, entries: Vec<Entry<B>>) -> Result<Index, ResolveError> {
+        let first = self.table.len() as Index;
+        let mut items = Vec::with_capacity(entries.len());
+        let mut places: IndexMap<u32> = IndexMap::default();
+        let mut held = 0;
+        for entry in entries {
+            if self.table.len() >= NONE as usize {
+                return Err(ResolveError::TooManyEntries { offset: entry.offset });
+            }
+            let base = match &entry.body {
+                Body::Delta { base, .. } => self.find_base(entry.offset, *base)?,
+                _ => None,
+            };
+            let index = self.table.add(entry.offset);
+            if let Some(names) = &mut self.names {
+                names.add();
+            }
+            let crc32 = entry.crc32;
+            match entry.body {
+                Body::Later => self.intake_used -= entry.held,
+                Body::Named { kind, oid } => {
+                    self.intake_used -= entry.held;
+                    self.resolve(index, kind, oid);
+                }
+                Body::Object { kind, content, len, raw } => {
+                    self.longest = self.longest.max(len);
+                    places.insert(index, items.len() as u32);
+                    held += entry.held;
+                    items.push(Item {
+                        index,
+                        crc32,
+                        work: Work::Object { kind, content, len, raw },
+                    });
+                }
+                Body::Delta { base: name, mut delta } => {
+                    let is_large = self.is_large(&delta);
+                    if !is_large {
+                        self.longest = self.longest.max(delta.header.result_len);
+                    }
+                    let place = base.and_then(|base| places.get(&base)).copied();
+                    if let (Some(place), Some(base_index), false) = (place, base, is_large) {
+                        places.insert(index, items.len() as u32);
+                        held += entry.held;
+                        let base = Base::Earlier(place);
+                        items.push(Item {
+                            index,
+                            crc32,
+                            work: Work::Delta { delta, base, base_index },
+                        });
+                        continue;
+                    }
+                    let resolved = base.filter(|base| self.table.kind(*base).is_some());
+                    if let (Some(base_index), false) = (resolved, is_large) {
+                        let base_index = self.canonical(base_index);
+                        if self.readable || self.cache.contains(base_index) {
+                            places.insert(index, items.len() as u32);
+                            held += entry.held;
+                            let base = Base::Unknown;
+                            let work = Work::Delta { delta, base, base_index };
+                            items.push(Item { index, crc32, work });
+                            continue;
+                        }
+                    }
+                    if let DeltaBytes::Memory(bytes) = &delta.bytes {
+                        // Not to keep the whole buffer that it came in.
+                        delta.bytes = DeltaBytes::Memory(bytes.detach());
+                    }
+                    let parked = Parked { crc32, delta, held: entry.held, base: NONE, next: NONE };
+                    self.parked.insert(index, parked);
+                    match (resolved, base, name) {
+                        (Some(base), ..) => self.wake(vec![index], self.canonical(base)),
+                        (None, Some(base), _) => self.wait_for(index, base),
+                        (None, None, BaseName::Oid(oid)) => {
+                            let head = self.waiting_for_oid.insert(oid, index).unwrap_or(NONE);
+                            self.parked_mut(index).next = head;
+                        }
+                        (None, None, BaseName::Offset(_)) => unreachable!("found, or an error"),
+                    }
+                }
+            }
+        }
+        if !items.is_empty() {
+            self.push_ready(items, held);
+        }
+        Ok(first)
+    }
+
+    fn find_base(&self, offset: u64, base: BaseName) -> Result<Option<Index>, ResolveError> {
+        match base {
+            BaseName::Oid(oid) => Ok(self.names.as_ref().and_then(|names| names.find(&oid))),
+            BaseName::Offset(base_offset) => match self.table.find(base_offset) {
+                Some(base) => Ok(Some(base)),
+                None => Err(ResolveError::NoEntryAtOffset { offset, base_offset }),
+            },
+        }
+    }
+
+    fn parked_mut(&mut self, index: Index) -> &mut Parked<B> {
+        self.parked.get_mut(&index).expect("what waits is parked")
+    }
+
+    fn wait_for(&mut self, index: Index, base: Index) {
+        let head = self.waiting.insert(base, index).unwrap_or(NONE);
+        self.parked_mut(index).next = head;
+    }
+
+    fn is_large(&self, delta: &Delta<B>) -> bool {
+        let DeltaHeader { base_len, result_len } = delta.header;
+        [base_len, result_len, delta.len].iter().any(|len| *len > self.limits.large)
+    }
+
+    fn push_ready(&mut self, items: Vec<Item<B>>, held: u64) {
+        let id = self.next_unit;
+        self.next_unit = self.next_unit.wrapping_add(1);
+        self.ready.push(Unit { id, items, reads: false, held });
+    }
+
+    // ---- what becomes resolved -----------------------------------------------------------
+
+    fn canonical(&self, index: Index) -> Index {
+        self.aliases.get(&index).copied().unwrap_or(index)
+    }
+
+    /// Enters one object and wakes its deltas; is it the first with this name?
+    fn resolve(&mut self, index: Index, kind: Kind, oid: Oid) -> bool {
+        self.table.resolve(index, kind);
+        let first = match &mut self.names {
+            Some(names) => names.resolve(index, &oid),
+            None => index,
+        };
+        if first != index && self.limits.readable {
+            self.aliases.insert(index, first);
+        }
+        let mut woken = self.take_waiters(index);
+        if let Some(head) = self.waiting_for_oid.remove(&oid) {
+            self.take_list(head, &mut woken);
+        }
+        if !woken.is_empty() {
+            self.wake(woken, self.canonical(index));
+        }
+        first == index
+    }
+
+    fn take_waiters(&mut self, index: Index) -> Vec<Index> {
+        let mut woken = Vec::new();
+        if let Some(head) = self.waiting.remove(&index) {
+            self.take_list(head, &mut woken);
+        }
+        woken
+    }
+
+    fn take_list(&mut self, mut at: Index, woken: &mut Vec<Index>) {
+        while at != NONE {
+            woken.push(at);
+            at = std::mem::replace(&mut self.parked_mut(at).next, NONE);
+        }
+    }
+
+    /// The base of these parked deltas is resolved: they become ready, each with the deltas that wait
+    /// for itself as far as they fit into its unit.
+    fn wake(&mut self, woken: Vec<Index>, base: Index) {
+        let mut items: Vec<Item<B>> = Vec::new();
+        let (mut held, mut bytes) = (0, 0);
+        // Deltas, each with its base and that one's place in the unit.
+        let mut stack: Vec<(Index, Index, Option<u32>)> =
+            woken.into_iter().map(|index| (index, base, None)).collect();
+        while let Some((index, base, place)) = stack.pop() {
+            let parked = self.parked_mut(index);
+            parked.base = base;
+            let len = parked.delta.header.result_len;
+            let is_large = self.is_large(&self.parked[&index].delta);
+            let in_memory = matches!(self.parked[&index].delta.bytes, DeltaBytes::Memory(_));
+            // What is read back comes in a unit of its own, since it waits for the store.
+            let fits = items.len() < self.limits.unit_entries
+                && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
+            if let Some(_place) = place
+                && (is_large || !fits || !in_memory)
+            {
+                // Woken again when its base is resolved.
+                self.wait_for(index, base);
+                continue;
+            }
+            if is_large {
+                self.wake_heavy(index, base);
+                continue;
+            }
+            if !fits || !in_memory {
+                if !items.is_empty() {
+                    self.push_ready(std::mem::take(&mut items), std::mem::take(&mut held));
+                    bytes = 0;
+                    // Nothing that is on the stack may name a place in it.
+                    for (index, base, place) in std::mem::take(&mut stack) {
+                        match place {
+                            Some(_) => self.wait_for(index, base),
+                            None => stack.push((index, base, None)),
+                        }
+                    }
+                }
+                if !in_memory && !self.readable {
+                    self.deferred.push((base, index));
+                    continue;
+                }
+            }
+            let parked = self.parked.remove(&index).expect("what waits is parked");
+            held += parked.held;
+            bytes += len;
+            let place = match place {
+                Some(place) => Base::Earlier(place),
+                None => Base::Unknown,
+            };
+            let at = items.len() as u32;
+            let work = Work::Delta { delta: parked.delta, base: place, base_index: base };
+            items.push(Item { index, crc32: parked.crc32, work });
+            if !in_memory {
+                self.push_ready(std::mem::take(&mut items), std::mem::take(&mut held));
+                bytes = 0;
+                continue;
+            }
+            let waiters = self.take_waiters(index);
+            stack.extend(waiters.into_iter().map(|waiter| (waiter, index, Some(at))));
+        }
+        if !items.is_empty() {
+            self.push_ready(items, held);
+        }
+    }
+
+    fn wake_heavy(&mut self, index: Index, base: Index) {
+        if !self.readable {
+            // Its bytes are in the pack.
+            let parked = self.parked_mut(index);
+            parked.delta.bytes = DeltaBytes::InPack;
+            self.intake_used -= std::mem::take(&mut self.parked_mut(index).held);
+            self.deferred.push((base, index));
+            return;
+        }
+        let parked = self.parked.remove(&index).expect("what waits is parked");
+        let base_kind = self.table.kind(base).expect("it has just been resolved");
+        self.heavy.push(Heavy {
+            index,
+            crc32: parked.crc32,
+            delta: parked.delta,
+            base,
+            base_kind,
+            base_oid: self.names.as_ref().map(|names| names.oid(base)),
+            base_content: None,
+            held: parked.held,
+        });
+    }
+
+    /// The pack is stored: what was deferred is ready, sorted by its base, so that the pack is read
+    /// from its beginning and a base serves all its deltas while it is in memory. Answers how many.
+    pub(super) fn pack_stored(&mut self) -> usize {
+        self.readable = true;
+        self.limits.work = self.limits.work_after;
+        let mut deferred = std::mem::take(&mut self.deferred);
+        let count = deferred.len();
+        // Last in, first out.
+        deferred.sort_unstable_by(|a, b| b.cmp(a));
+        let mut at = 0;
+        while at < deferred.len() {
+            let (base, index) = deferred[at];
+            let parked = self.parked_mut(index);
+            parked.base = base;
+            if self.is_large(&self.parked[&index].delta) {
+                self.wake_heavy(index, base);
+                at += 1;
+                continue;
+            }
+            let mut items = Vec::new();
+            let (mut held, mut bytes) = (0, 0);
+            while let Some((base_index, index)) = deferred.get(at).copied() {
+                let delta = &self.parked[&index].delta;
+                let len = delta.header.result_len;
+                let fits = items.len() < self.limits.unit_entries.min(64)
+                    && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
+                if !fits || self.is_large(delta) {
+                    break;
+                }
+                at += 1;
+                bytes += len;
+                let parked = self.parked.remove(&index).expect("what is deferred is parked");
+                held += parked.held;
+                let base = Base::Unknown;
+                let work = Work::Delta { delta: parked.delta, base, base_index };
+                items.push(Item { index, crc32: parked.crc32, work });
+            }
+            items.reverse();
+            self.push_ready(items, held);
+        }
+        count
+    }
+
+    /// A unit's objects are known. `results` holds their contents, and `weight` bytes. With
+    /// `bodies`, so many bytes are being uploaded beside them, and [`Scheduler::stored`] ends the unit;
+    /// without, it has ended. Answers which are the first with their name.
+    pub(super) fn resolved(
+        &mut self,
+        unit: &Unit<B>,
+        done: &[Done],
+        results: B,
+        weight: u64,
+        bodies: Option<u64>,
+    ) -> Vec<bool> {
+        let members: Vec<(Index, usize, usize)> = unit
+            .items
+            .iter()
+            .zip(done)
+            .map(|(item, done)| (item.index, done.start, done.len))
+            .collect();
+        self.cache.insert(unit.id, results, weight, members, bodies.is_some());
+        let mut first = Vec::with_capacity(done.len());
+        for (item, done) in unit.items.iter().zip(done) {
+            first.push(self.resolve(item.index, done.kind, done.oid));
+        }
+        let started = self.started.get_mut(&unit.id).expect("only what has started is resolved");
+        started.resolving = false;
+        let reads = started.reads;
+        *(if reads { &mut self.reading } else { &mut self.resolving }) -= 1;
+        match bodies {
+            Some(bodies) => {
+                let room = started.room.min(weight + bodies);
+                self.work_used -= std::mem::replace(&mut started.room, room) - room;
+            }
+            None => self.end_unit(unit.id),
+        }
+        first
+    }
+
+    /// All that a unit uploads is stored.
+    pub(super) fn stored(&mut self, id: u32) {
+        self.cache.unpin(id);
+        self.end_unit(id);
+    }
+
+    fn end_unit(&mut self, id: u32) {
+        let started = self.started.remove(&id).expect("a unit ends once");
+        self.intake_used -= started.held;
+        self.work_used -= started.room;
+    }
+
+    /// A heavy delta is resolved and stored; `content` if it is small.
+    pub(super) fn heavy_done(&mut self, heavy: &Heavy<B>, done: Done, content: Option<(B, u64)>) {
+        if let Some((content, weight)) = content {
+            let id = self.next_unit;
+            self.next_unit = self.next_unit.wrapping_add(1);
+            self.cache.insert(id, content, weight, vec![(heavy.index, 0, done.len)], false);
+        }
+        self.intake_used -= heavy.held;
+        self.heavy_runs = false;
+        self.resolve(heavy.index, done.kind, done.oid);
+    }
+
+    /// An upload of the reader begins; [`Scheduler::other_ended`] follows.
+    pub(super) fn other_began(&mut self) {
+        self.others += 1;
+    }
+
+    /// It has ended, and gives back `bytes` of the intake.
+    pub(super) fn other_ended(&mut self, bytes: u64) {
+        self.others -= 1;
+        self.intake_used -= bytes;
+    }
+
+    /// An entry that came as [`Body::Later`] is stored.
+    pub(super) fn late_resolved(&mut self, index: Index, kind: Kind, oid: Oid) {
+        self.resolve(index, kind, oid);
+    }
+
+    /// Room for a part of a pack that is kept; false: wait.
+    pub(super) fn take_part(&mut self, bytes: u64) -> bool {
+        let fits = self.parts_used == 0 || self.parts_used + bytes <= self.limits.parts;
+        if fits {
+            self.parts_used += bytes;
+        }
+        fits
+    }
+
+    /// A part is stored.
+    pub(super) fn part_ended(&mut self, bytes: u64) {
+        self.parts_used -= bytes;
+    }
+
+    // ---- what runs -----------------------------------------------------------------------
+
+    /// The next thing to do, if there is room for one that is ready.
+    pub(super) fn next(&mut self) -> Option<Command<B>> {
+        if !self.heavy_runs
+            && let Some(mut heavy) = self.heavy.pop()
+        {
+            self.heavy_runs = true;
+            heavy.base_content = self.cache.get(heavy.base);
+            return Some(Command::Heavy(heavy));
+        }
+        while let Some(mut unit) = self.ready.pop() {
+            let room = self.find_bases(&mut unit);
+            if unit.items.is_empty() {
+                self.intake_used -= unit.held;
+                continue;
+            }
+            let (running, most) = match unit.reads {
+                true => (self.reading, self.limits.reading),
+                false => (self.resolving, self.limits.resolving),
+            };
+            let fits = self.work_used == 0 || self.work_used + room <= self.limits.work;
+            if running >= most.max(1) || !fits {
+                let_go_of_bases(&mut unit);
+                self.ready.push(unit);
+                return None;
+            }
+            self.work_used += room;
+            *(if unit.reads { &mut self.reading } else { &mut self.resolving }) += 1;
+            let (held, reads) = (unit.held, unit.reads);
+            self.started.insert(unit.id, Started { held, room, reads, resolving: true });
+            return Some(Command::Resolve(unit));
+        }
+        None
+    }
+
+    /// Looks for the bases of a unit that is to start; what has to be deferred leaves it. Answers all
+    /// the room that it will ever need.
+    fn find_bases(&mut self, unit: &mut Unit<B>) -> u64 {
+        let mut groups: Vec<u32> = Vec::new();
+        let (mut results, mut bases, mut read) = (0, 0, 0);
+        unit.reads = false;
+        let may_defer = !self.readable;
+        let mut deferred: IndexMap<()> = IndexMap::default();
+        for item in &mut unit.items {
+            let Work::Delta { delta, base, base_index } = &mut item.work else {
+                if let Work::Object { len, .. } = &item.work {
+                    results += len;
+                }
+                continue;
+            };
+            let base_is_deferred = may_defer && deferred.contains_key(base_index);
+            if matches!(base, Base::Unknown) && !base_is_deferred {
+                let kind = self.table.kind(*base_index).expect("a ready delta's base is resolved");
+                *base = match self.cache.get_with_group(*base_index) {
+                    Some((content, group, weight)) => {
+                        if !groups.contains(&group) {
+                            groups.push(group);
+                            bases += weight;
+                        }
+                        Base::Memory(kind, content)
+                    }
+                    None => Base::Read(kind, self.names.as_ref().map(|n| n.oid(*base_index))),
+                };
+            }
+            let reads_base = matches!(base, Base::Read(..));
+            if may_defer && (base_is_deferred || reads_base) {
+                deferred.insert(item.index, ());
+                continue;
+            }
+            results += delta.header.result_len;
+            let reads_delta = !matches!(delta.bytes, DeltaBytes::Memory(_));
+            unit.reads |= reads_base || reads_delta;
+            if reads_base {
+                // It, and once more while it is inflated.
+                read = read.max(2 * delta.header.base_len);
+            }
+            if reads_delta {
+                results += delta.len;
+            }
+        }
+        if !deferred.is_empty() {
+            self.defer(unit, &deferred);
+        }
+        if unit.reads && !self.limits.readable {
+            // Two links of a chain of deltas, and the delta between them.
+            read = read.max(3 * self.longest);
+        }
+        let uploads = if self.limits.uploads { results } else { 0 };
+        results + uploads + bases + read + OVERHEAD_BYTES * unit.items.len() as u64
+    }
+
+    /// Takes these items out of the unit, to be resolved when the pack can be read. An item whose base
+    /// is one of them waits for it.
+    fn defer(&mut self, unit: &mut Unit<B>, deferred: &IndexMap<()>) {
+        let mut place_of: Vec<u32> = Vec::with_capacity(unit.items.len());
+        let mut kept = Vec::new();
+        for item in std::mem::take(&mut unit.items) {
+            place_of.push(kept.len() as u32);
+            if !deferred.contains_key(&item.index) {
+                kept.push(item);
+                continue;
+            }
+            let Item { index, crc32, work: Work::Delta { mut delta, base_index, .. } } = item
+            else {
+                unreachable!("only deltas have bases");
+            };
+            delta.bytes = DeltaBytes::InPack;
+            let parked = Parked { crc32, delta, held: 0, base: base_index, next: NONE };
+            self.parked.insert(index, parked);
+            match deferred.contains_key(&base_index) {
+                true => self.wait_for(index, base_index),
+                false => self.deferred.push((base_index, index)),
+            }
+        }
+        for item in &mut kept {
+            if let Work::Delta { base: Base::Earlier(place), .. } = &mut item.work {
+                *place = place_of[*place as usize];
+            }
+        }
+        unit.items = kept;
+    }
+
+    /// Is nothing in flight? (Then nothing is ready either, once `next` has answered `None`.)
+    pub(super) fn is_idle(&self) -> bool {
+        self.started.is_empty() && !self.heavy_runs && self.others == 0
+    }
+
+    /// Is no part of a pack on its way?
+    pub(super) fn has_no_parts(&self) -> bool {
+        self.parts_used == 0
+    }
+
+    // ---- names ---------------------------------------------------------------------------
+
+    /// From now on objects are known by their names; those resolved before are told by
+    /// [`Scheduler::learn`]. False: they are already.
+    pub(super) fn begin_names(&mut self) -> bool {
+        if self.names.is_some() {
+            return false;
+        }
+        let mut names = Names::default();
+        (0..self.table.len()).for_each(|_| names.add());
+        self.names = Some(names);
+        true
+    }
+
+    /// The entry at `offset` is `oid`.
+    pub(super) fn learn(&mut self, offset: u64, oid: &Oid) {
+        if let (Some(index), Some(names)) = (self.table.find(offset), &mut self.names) {
+            names.resolve(index, oid);
+        }
+    }
+
+    /// The entry with this name, where names are kept.
+    pub(super) fn find(&self, oid: &Oid) -> Option<Index> {
+        self.names.as_ref()?.find(oid)
+    }
+
+    /// Names that deltas wait for and no entry has.
+    pub(super) fn missing_bases(&self) -> Vec<Oid> {
+        self.waiting_for_oid.keys().copied().collect()
+    }
+
+    // ---- the end -------------------------------------------------------------------------
+
+    pub(super) fn offset(&self, index: Index) -> u64 {
+        self.table.offset(index)
+    }
+
+    /// The entry that begins at `offset`.
+    pub(super) fn find_offset(&self, offset: u64) -> Option<Index> {
+        self.table.find(offset)
+    }
+
+    /// The content of the object at `offset`, if it is in memory.
+    pub(super) fn content_at(&mut self, offset: u64) -> Option<B> {
+        let index = self.table.find(offset)?;
+        self.cache.get(index)
+    }
+
+    /// Entries that are not resolved.
+    pub(super) fn unresolved(&self) -> usize {
+        self.table.len() - self.table.resolved_count()
+    }
+
+    /// When the pack has ended and nothing is in flight: the error for what is unresolved.
+    pub(super) fn first_unresolved(&self) -> Option<ResolveError> {
+        let index = self.table.first_unresolved()?;
+        let holds = |mut at: Index| {
+            while at != NONE && at != index {
+                at = self.parked.get(&at).map_or(NONE, |parked| parked.next);
+            }
+            at == index
+        };
+        let by_oid = self.waiting_for_oid.iter().find(|(_, head)| holds(**head));
+        let by_entry = || self.waiting.iter().find(|(_, head)| holds(**head));
+        Some(ResolveError::MissingBase {
+            offset: self.offset(index),
+            base: match (by_oid, by_entry()) {
+                (Some((oid, _)), _) => oid.to_string(),
+                (None, Some((base, _))) => format!("at offset {}", self.offset(*base)),
+                (None, None) => "(unknown)".into(),
+            },
+            waiting: self.unresolved(),
+        })
+    }
+
+    /// Gives back what is not needed once everything is resolved.
+    pub(super) fn forget_contents(&mut self) {
+        self.cache = Cache::new(0);
+        self.table = Table::new();
+        self.names = None;
+    }
+
+    /// What is where, for a person who looks for a fault.
+    pub(super) fn describe(&self) -> String {
+        format!(
+            "{} entries, {} resolved, {} parked, {} units ready, {} deferred, {} heavy ready, heavy \
+             runs: {}; in flight: {} units ({} resolve, {} read), {} others; held: intake {} of {}, \
+             work {} of {}, parts {} of {}",
+            self.table.len(),
+            self.table.resolved_count(),
+            self.parked.len(),
+            self.ready.len(),
+            self.deferred.len(),
+            self.heavy.len(),
+            self.heavy_runs,
+            self.started.len(),
+            self.resolving,
+            self.reading,
+            self.others,
+            self.intake_used,
+            self.limits.intake,
+            self.work_used,
+            self.limits.work,
+            self.parts_used,
+            self.limits.parts,
+        )
+    }
+}
+
+/// A unit that does not start must not keep bases in memory.
+fn let_go_of_bases<B>(unit: &mut Unit<B>) {
+    for item in &mut unit.items {
+        if let Work::Delta { base, .. } = &mut item.work
+            && !matches!(base, Base::Earlier(_))
+        {
+            *base = Base::Unknown;
+        }
+    }
+}

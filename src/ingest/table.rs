@@ -1,0 +1,147 @@
+//! The entries of a pack in six bytes each: where an entry begins, and what it has become.
+//!
+//! Columns in chunks, so that a table of ten million entries never doubles while it grows.
+
+use crate::git::object::Kind;
+use crate::pack::resolver::Index;
+
+/// Values in a chunk.
+const CHUNK: usize = 1 << 16;
+
+/// A column that grows without being copied.
+pub(super) struct Column<T>(Vec<Vec<T>>);
+
+impl<T: Copy> Column<T> {
+    pub(super) fn new() -> Self {
+        Column(Vec::new())
+    }
+
+    pub(super) fn push(&mut self, value: T) {
+        if self.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            // A small pack takes a small chunk, which then grows as vectors do.
+            let capacity = if self.0.is_empty() { 64 } else { CHUNK };
+            self.0.push(Vec::with_capacity(capacity));
+        }
+        self.0.last_mut().expect("pushed above if there was none").push(value);
+    }
+
+    pub(super) fn get(&self, index: Index) -> T {
+        self.0[index as usize / CHUNK][index as usize % CHUNK]
+    }
+
+    pub(super) fn set(&mut self, index: Index, value: T) {
+        self.0[index as usize / CHUNK][index as usize % CHUNK] = value;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.split_last().map_or(0, |(last, full)| full.len() * CHUNK + last.len())
+    }
+}
+
+/// Which entry begins where, and of what kind it is once it is resolved.
+pub(super) struct Table {
+    offsets_low: Column<u32>,
+    offsets_high: Column<u8>,
+    /// 0: not resolved; else a kind.
+    kinds: Column<u8>,
+    resolved: usize,
+}
+
+const KINDS: [Kind; 4] = [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag];
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Table {
+            offsets_low: Column::new(),
+            offsets_high: Column::new(),
+            kinds: Column::new(),
+            resolved: 0,
+        }
+    }
+
+    /// Enters the next entry. Offsets rise, and five bytes hold them: a pack of a terabyte.
+    pub(super) fn add(&mut self, offset: u64) -> Index {
+        self.offsets_low.push(offset as u32);
+        self.offsets_high.push((offset >> 32).min(0xff) as u8);
+        self.kinds.push(0);
+        (self.len() - 1) as Index
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    pub(super) fn resolved_count(&self) -> usize {
+        self.resolved
+    }
+
+    pub(super) fn offset(&self, index: Index) -> u64 {
+        u64::from(self.offsets_high.get(index)) << 32 | u64::from(self.offsets_low.get(index))
+    }
+
+    /// The entry that begins at `offset`. Bases are mostly near, so it looks from the end.
+    pub(super) fn find(&self, offset: u64) -> Option<Index> {
+        let len = self.len();
+        let mut step = 1;
+        while step < len && self.offset((len - step) as Index) > offset {
+            step *= 2;
+        }
+        let (mut low, mut high) = (len.saturating_sub(step), len - step / 2);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.offset(middle as Index) < offset { low = middle + 1 } else { high = middle }
+        }
+        (low < len && self.offset(low as Index) == offset).then_some(low as Index)
+    }
+
+    pub(super) fn kind(&self, index: Index) -> Option<Kind> {
+        self.kinds.get(index).checked_sub(1).map(|kind| KINDS[usize::from(kind)])
+    }
+
+    pub(super) fn resolve(&mut self, index: Index, kind: Kind) {
+        let at = KINDS.iter().position(|known| *known == kind).expect("there are four kinds");
+        if self.kinds.get(index) == 0 {
+            self.resolved += 1;
+        }
+        self.kinds.set(index, at as u8 + 1);
+    }
+
+    pub(super) fn first_unresolved(&self) -> Option<Index> {
+        (0..self.len() as Index).find(|index| self.kinds.get(*index) == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_by_their_offset_across_chunks() {
+        let mut table = Table::new();
+        let offset = |number: u64| 12 + number * 40 + (number / 70_000) * (5 << 32);
+        for number in 0..150_000 {
+            assert_eq!(table.add(offset(number)), number as Index);
+            if number % 997 == 0 {
+                assert_eq!(table.find(offset(number / 2)), Some(number as Index / 2));
+                assert_eq!(table.find(offset(number) + 1), None);
+            }
+        }
+        assert_eq!(table.offset(140_000), offset(140_000));
+        assert_eq!((table.find(11), table.find(u64::MAX)), (None, None));
+        assert_eq!(Table::new().find(12), None);
+    }
+
+    #[test]
+    fn what_is_resolved_has_a_kind() {
+        let mut table = Table::new();
+        for index in 0..4 {
+            table.add(12 + index);
+        }
+        assert_eq!(table.first_unresolved(), Some(0));
+        for (index, kind) in KINDS.into_iter().enumerate() {
+            table.resolve(index as Index, kind);
+            assert_eq!(table.kind(index as Index), Some(kind));
+        }
+        assert_eq!((table.first_unresolved(), table.resolved_count()), (None, 4));
+    }
+}
