@@ -85,7 +85,7 @@ fn growing_file_and_assets(memory: usize) -> Repo {
 
 /// Runs the mirror, or panics when it hangs.
 fn mirrors(
-    source: impl Source + Send + 'static,
+    source: impl Source + 'static,
     store: &MemoryStore,
     options: &Options,
     what: &str,

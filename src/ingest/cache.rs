@@ -8,8 +8,15 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use lru::LruCache;
 
-use super::scheduler::Bytes;
 use crate::pack::resolver::Index;
+
+/// Bytes that the shell holds: a piece of a shared buffer.
+pub(super) trait Bytes: Clone {
+    /// `len` bytes from `start`, in the same buffer.
+    fn slice(&self, start: usize, len: usize) -> Self;
+    /// The same bytes in a buffer of their own.
+    fn detach(&self) -> Self;
+}
 
 /// What an object in the cache costs beside its content.
 const MEMBER_BYTES: u64 = 40;

@@ -18,33 +18,25 @@
 //! nobody waits for the network, that is an internal error which shows the scheduler's state.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::ops::Deref;
+use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, select_biased, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use rayon::Scope;
 
-use super::ahead::{Ahead, Queue};
-use super::budget::Budget;
-use super::requests::Job;
-use super::scheduler::{Bytes, Command, Heavy, Room, Scheduler};
-use super::sink::{Sink, sink_of};
+use super::bytes::Slice;
+use super::env::Env;
+use super::jobs::Job;
+use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
+use super::upload::InlineUpload;
 use crate::git::object::{Kind, Oid};
-use crate::pack::reader::{PackError, PackReader};
-use crate::pack::resolver::Index;
-use crate::progress::Progress;
+use crate::pack::resolver::{Index, Object};
 use crate::repository::error::MirrorError;
-use crate::repository::existing::Existing;
-use crate::repository::layout::Layout;
 use crate::repository::packs::StoredPack;
-use crate::repository::publish::AllStored;
-use crate::repository::temp::TempKeys;
-use crate::run::Cancel;
-use crate::store::{Key, Store};
+use crate::store::{Key, Upload};
 
 /// How often a waiting reader looks whether the run was cancelled.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
@@ -52,178 +44,108 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 /// Without any progress for so long, and nobody in the network, something is wrong with us.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
-/// One run's surroundings.
-pub(crate) struct Env<'e> {
-    pub(crate) store: &'e dyn Store,
-    pub(crate) progress: &'e dyn Progress,
-    pub(crate) temp: &'e TempKeys<'e>,
-    pub(crate) layout: Layout,
-    pub(crate) existing: Existing,
-    pub(crate) cancel: Cancel,
-    pub(crate) concurrency: usize,
-    pub(crate) budget: Budget,
-    pub(crate) written: Written,
-    /// Sees every object that is whole in memory once. Called by resolve tasks: it must not wait.
-    pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
-    /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
-    pub(crate) thin: bool,
+/// A layout.
+pub(super) trait Sink: Sync {
+    /// Can what is stored be read while the pack still comes?
+    fn is_readable(&self) -> bool;
+    /// Are the pack's own deflate blocks wanted, as a loose object's body?
+    fn keeps_raw(&self) -> bool;
+    /// Sees the pack's raw bytes, in order. Called by the reader.
+    fn tap(&self, engine: &Engine<'_>, bytes: &[u8]) -> Result<(), MirrorError>;
+
+    /// A unit is resolved: stores its objects and tells the scheduler.
+    fn take<'s>(
+        &self,
+        engine: &'s Engine<'_>,
+        scope: &Scope<'s>,
+        unit: Unit<Slice>,
+        done: Vec<Done>,
+        results: Slice,
+    ) -> Result<(), MirrorError>;
+    /// Notes an object that passed through in pieces.
+    fn note(
+        &self,
+        engine: &Engine<'_>,
+        oid: &Oid,
+        offset: u64,
+        crc32: u32,
+    ) -> Result<(), MirrorError>;
+    /// Tells every object that was taken so far, by its offset in the pack.
+    fn each_named(
+        &self,
+        engine: &Engine<'_>,
+        tell: &mut dyn FnMut(u64, &Oid),
+    ) -> Result<(), MirrorError>;
+
+    /// Reads a base back, whole; it should have `len` bytes, but whoever applies a delta to it checks.
+    fn read_base(
+        &self,
+        engine: &Engine<'_>,
+        index: Index,
+        kind: Kind,
+        oid: Option<Oid>,
+        len: u64,
+    ) -> Result<Vec<u8>, MirrorError>;
+    /// Reads a delta's instructions back from the pack.
+    fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError>;
+    /// The same as a stream.
+    fn open_entry<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        index: Index,
+    ) -> io::Result<Box<dyn Read + 'a>>;
+    /// A large object as a stream.
+    fn open_object<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        index: Index,
+        kind: Kind,
+        oid: Option<Oid>,
+    ) -> Result<Box<dyn Read + 'a>, MirrorError>;
+
+    /// Where a large object of the pack goes; `None`: nowhere but in the pack.
+    fn begin_object(&self, engine: &Engine<'_>) -> Result<Option<Upload>, MirrorError>;
+    /// Where a large delta waits; `None`: it is in the pack.
+    fn begin_delta<'a>(&self, engine: &Engine<'a>)
+    -> Result<Option<InlineUpload<'a>>, MirrorError>;
+    /// Where a heavy delta's large result goes.
+    fn begin_result<'a>(
+        &'a self,
+        engine: &'a Engine<'_>,
+        kind: Kind,
+        len: u64,
+    ) -> Result<Box<dyn LargeResult + 'a>, MirrorError>;
+    /// Stores a heavy delta's small result.
+    fn take_heavy(
+        &self,
+        engine: &Engine<'_>,
+        index: Index,
+        crc32: u32,
+        object: &Object,
+        content: &[u8],
+    ) -> Result<(), MirrorError>;
+
+    /// The pack has been read: ends the run. Called by the reader; `len` bytes, trailer included.
+    fn finish<'s>(
+        &self,
+        engine: &'s Engine<'_>,
+        scope: &Scope<'s>,
+        trailer: Oid,
+        len: u64,
+    ) -> Result<Option<StoredPack>, MirrorError>;
 }
 
-/// What a run has stored so far.
-#[derive(Default)]
-pub(crate) struct Written {
-    pub(crate) objects: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-}
-
-/// Proof that every object of every pack that was asked for is stored. Only a clean end of
-/// [`store_pack`] makes one, or a run that needs no pack, and publishing consumes one.
-#[must_use]
-pub(crate) struct Complete {
-    /// The pack that holds them, if they are not loose.
-    pub(crate) pack: Option<StoredPack>,
-    _private: (),
-}
-
-impl Complete {
-    /// Every wanted object is stored already: each is reached by a ref that is published.
-    pub(crate) fn nothing_to_fetch() -> Self {
-        Complete { pack: None, _private: () }
-    }
-}
-
-impl AllStored for Complete {
-    fn new_pack(&self) -> Option<&str> {
-        self.pack.as_ref().map(|pack| pack.name.as_str())
-    }
-}
-
-/// A piece of a buffer that several share.
-#[derive(Clone)]
-pub(super) struct Slice {
-    buffer: Arc<Vec<u8>>,
-    start: usize,
-    len: usize,
-}
-
-impl From<Vec<u8>> for Slice {
-    fn from(buffer: Vec<u8>) -> Self {
-        let len = buffer.len();
-        Slice { buffer: Arc::new(buffer), start: 0, len }
-    }
-}
-
-impl Deref for Slice {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.start..self.start + self.len]
-    }
-}
-
-impl Bytes for Slice {
-    fn slice(&self, start: usize, len: usize) -> Self {
-        debug_assert!(start + len <= self.len);
-        Slice { buffer: Arc::clone(&self.buffer), start: self.start + start, len }
-    }
-
-    fn detach(&self) -> Self {
-        // Alone in its buffer, or nearly so.
-        if self.len * 2 > self.buffer.capacity() { self.clone() } else { self.to_vec().into() }
-    }
-}
-
-/// Stores every object of the pack that `stream` yields. Returns when all are stored, or with the
-/// first error, in both cases with all threads joined. `wants` must be among them.
-pub(crate) fn store_pack(
-    stream: impl Read + Send,
-    wants: &[Oid],
-    env: &Env<'_>,
-) -> Result<Complete, MirrorError> {
-    let queue = Queue::new(env.budget.ahead);
-    std::thread::scope(|threads| {
-        std::thread::Builder::new()
-            .name("source".into())
-            .spawn_scoped(threads, || queue.fill(stream))
-            .map_err(|error| cannot_start(&error))?;
-        store_stream(Ahead(&queue), wants, env)
-    })
-}
-
-fn store_stream(stream: impl Read, wants: &[Oid], env: &Env<'_>) -> Result<Complete, MirrorError> {
-    let pack = PackReader::new(stream)?;
-    env.progress.expect_objects(u64::from(pack.object_count()));
-    if let Some(warning) = env.layout.warning(pack.object_count()) {
-        log::warn!("{}: {warning}", env.store.describe());
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let sink = sink_of(env, pack.object_count(), wants)?;
-    let (engine, queues) = Engine::new(env, &*sink, cores);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(cores)
-        .thread_name(|number| format!("resolve.{number}"))
-        .build()
-        .map_err(|error| MirrorError::Internal(format!("cannot start threads: {error}")))?;
-    // No more threads than a small pack can use.
-    let requesters = env.concurrency.clamp(1, pack.object_count().max(4) as usize);
-    let mut stored = None;
-    let stored_slot = &mut stored;
-    pool.in_place_scope(|scope| {
-        std::thread::scope(|threads| {
-            let (quit, quitting) = bounded(0);
-            for number in 0..requesters {
-                let (engine, queues, quitting) = (&engine, &queues, quitting.clone());
-                let named = std::thread::Builder::new().name(format!("request.{number}"));
-                let body = move || engine.serve_requests(scope, queues, &quitting);
-                if let Err(error) = named.spawn_scoped(threads, body) {
-                    return engine.fail(cannot_start(&error));
-                }
-            }
-            let named = std::thread::Builder::new().name("heavy.0".into());
-            let (engine, queues, quitting) = (&engine, &queues, quitting.clone());
-            let body = move || engine.serve_heavy(scope, queues, &quitting);
-            if let Err(error) = named.spawn_scoped(threads, body) {
-                return engine.fail(cannot_start(&error));
-            }
-            engine.guard(|| {
-                *stored_slot = engine.run(scope, pack)?;
-                Ok(())
-            });
-            drop(quit);
-        });
-    });
-    engine.end()?;
-    Ok(Complete { pack: stored, _private: () })
-}
-
-fn cannot_start(error: &std::io::Error) -> MirrorError {
-    MirrorError::Internal(format!("cannot start a thread: {error}"))
-}
-
-impl From<PackError> for MirrorError {
-    fn from(error: PackError) -> Self {
-        use crate::source::SourceError;
-        match error {
-            // The tap is ours: it hands the pack's bytes to the store.
-            PackError::Tap { source, .. } => unwrap_error(source),
-            PackError::Io { ref source, .. } => match SourceError::from_io(source) {
-                Some(failed) => MirrorError::Source(failed.clone()),
-                None => MirrorError::Pack(format!("{error}: {source}")),
-            },
-            PackError::BadEntry { ref source, .. } => {
-                MirrorError::Pack(format!("{error}: {source}"))
-            }
-            error => MirrorError::Pack(error.to_string()),
-        }
-    }
-}
-
-/// The error of ours that an I/O error carries through somebody else's code.
-pub(super) fn unwrap_error(error: std::io::Error) -> MirrorError {
-    match error.downcast::<MirrorError>() {
-        Ok(ours) => ours,
-        Err(other) => MirrorError::Internal(other.to_string()),
-    }
+/// Where a layout puts a result that is too large for memory.
+pub(super) trait LargeResult {
+    /// Takes the next bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError>;
+    /// That was all, and this is what it is.
+    fn finish(
+        self: Box<Self>,
+        index: Index,
+        crc32: u32,
+        object: &Object,
+    ) -> Result<(), MirrorError>;
 }
 
 /// Everything that the threads share.
@@ -260,14 +182,14 @@ struct Core {
 }
 
 /// The receiving ends.
-struct Queues {
-    requests: Receiver<Job>,
-    urgent: Receiver<Job>,
-    heavy: Receiver<Heavy<Slice>>,
+pub(super) struct Queues {
+    pub(super) requests: Receiver<Job>,
+    pub(super) urgent: Receiver<Job>,
+    pub(super) heavy: Receiver<Heavy<Slice>>,
 }
 
 impl<'e> Engine<'e> {
-    fn new(env: &'e Env<'e>, sink: &'e dyn Sink, cores: usize) -> (Self, Queues) {
+    pub(super) fn new(env: &'e Env<'e>, sink: &'e dyn Sink, cores: usize) -> (Self, Queues) {
         let (requests, requests_out) = unbounded();
         let (urgent, urgent_out) = unbounded();
         let (heavy, heavy_out) = unbounded();
@@ -292,7 +214,7 @@ impl<'e> Engine<'e> {
     }
 
     /// After everyone has left: how it ended.
-    fn end(self) -> Result<(), MirrorError> {
+    pub(super) fn end(self) -> Result<(), MirrorError> {
         let core = self.core.into_inner().unwrap_or_else(PoisonError::into_inner);
         match core.failure {
             Some(error) => Err(error),
@@ -466,7 +388,7 @@ impl<'e> Engine<'e> {
         MirrorError::Pack(format!("pack entry at offset {offset}: {what}"))
     }
 
-    // ---- queues, and the threads that serve them ------------------------------------------
+    // ---- queues ----------------------------------------------------------------------------
 
     fn send<T>(&self, queue: &Sender<T>, job: T) {
         // The receivers live as long as the engine's threads, and those as long as its senders.
@@ -490,33 +412,6 @@ impl<'e> Engine<'e> {
         self.on_network.fetch_add(1, Ordering::Relaxed);
         let _leave = Leave(&self.on_network);
         work()
-    }
-
-    fn serve_requests<'s>(&'s self, scope: &Scope<'s>, queues: &Queues, quitting: &Receiver<()>) {
-        loop {
-            let job = select_biased! {
-                recv(queues.urgent) -> job => job,
-                recv(queues.requests) -> job => job,
-                recv(quitting) -> _ => return,
-            };
-            let Ok(job) = job else { return };
-            if !self.is_over() {
-                self.on_network(|| self.guard(|| self.serve(scope, job)));
-            }
-        }
-    }
-
-    fn serve_heavy<'s>(&'s self, scope: &Scope<'s>, queues: &Queues, quitting: &Receiver<()>) {
-        loop {
-            let heavy = select_biased! {
-                recv(queues.heavy) -> heavy => heavy,
-                recv(quitting) -> _ => return,
-            };
-            let Ok(heavy) = heavy else { return };
-            if !self.is_over() {
-                self.on_network(|| self.guard(|| self.run_heavy(scope, heavy)));
-            }
-        }
     }
 
     /// Objects that are in the store, and their bytes.

@@ -13,9 +13,10 @@ use std::sync::atomic::Ordering;
 
 use rayon::Scope;
 
-use super::engine::{Engine, Slice};
+use super::bytes::Slice;
+use super::engine::Engine;
 use super::scheduler::{DeltaBytes, Done, Heavy};
-use super::sink::InlineUpload;
+use super::upload::InlineUpload;
 use crate::git::object::{ObjectHasher, hash_object};
 use crate::pack::delta::{Instr, InstructionReader};
 use crate::pack::resolver::{Index, Object};
@@ -27,19 +28,6 @@ use crate::store::{Key, Store, StoreError};
 
 /// Blocks of a raw base that are kept.
 const RAW_BYTES: u64 = 4 << 20;
-
-/// Where a layout puts a result that is too large for memory.
-pub(super) trait LargeResult {
-    /// Takes the next bytes.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError>;
-    /// That was all, and this is what it is.
-    fn finish(
-        self: Box<Self>,
-        index: Index,
-        crc32: u32,
-        object: &Object,
-    ) -> Result<(), MirrorError>;
-}
 
 impl<'e> Engine<'e> {
     /// Applies one delta.

@@ -12,14 +12,22 @@
 
 mod ahead;
 pub(crate) mod budget;
+mod bytes;
 mod cache;
-pub(crate) mod engine;
+mod engine;
+pub(crate) mod env;
+mod error;
 mod heavy;
+mod jobs;
 mod names;
 mod reader;
 mod requests;
 mod resolve;
+pub(crate) mod run;
 mod scheduler;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod table;
 pub(crate) mod thin;
+mod upload;

@@ -6,8 +6,11 @@ use std::sync::{Arc, PoisonError};
 
 use rayon::Scope;
 
-use super::engine::{Engine, Slice};
-use super::requests::{Job, LargeObject, NOWHERE};
+use super::bytes::Slice;
+use super::cache::Bytes;
+use super::engine::Engine;
+use super::error::unresolvable;
+use super::jobs::{Job, LargeObject, NOWHERE};
 use super::scheduler::{BaseName, Body, Delta, DeltaBytes, Entry, OVERHEAD_BYTES};
 use super::thin;
 use crate::git::object::{Kind, ObjectHasher, hash_object};
@@ -15,7 +18,7 @@ use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind};
 use crate::pack::loose::Rewrap;
 use crate::pack::reader::PackReader;
-use crate::pack::resolver::{Index, Object, ResolveError};
+use crate::pack::resolver::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::loose;
 use crate::repository::packs::StoredPack;
@@ -169,7 +172,7 @@ impl Engine<'_> {
         let mut names_a_base = false;
         for pending in entries {
             let Pending { header, crc32, held, start, len, raw } = pending;
-            let content = super::scheduler::Bytes::slice(&inflated, start, len);
+            let content = inflated.slice(start, len);
             let body = match header.kind {
                 EntryKind::Object(kind) => {
                     Body::Object { kind, content, len: len as u64, raw: raw.map(Slice::from) }
@@ -360,10 +363,6 @@ fn base_name(header: &EntryHeader) -> BaseName {
 
 fn bad_entry(offset: u64, what: &dyn std::fmt::Display) -> MirrorError {
     MirrorError::Pack(format!("pack entry at offset {offset}: {what}"))
-}
-
-fn unresolvable(error: ResolveError) -> MirrorError {
-    MirrorError::Pack(error.to_string())
 }
 
 /// What the reader fills for a large object.

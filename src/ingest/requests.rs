@@ -1,60 +1,21 @@
 //! What request threads do: store, and read back what a delta needs.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use rayon::Scope;
 
-use super::engine::{Engine, Slice};
-use super::scheduler::{Body, Entry, Unit};
+use super::bytes::Slice;
+use super::engine::Engine;
+use super::jobs::{Job, LargeObject, NOWHERE};
+use super::scheduler::{Body, Entry};
 use crate::git::object::Oid;
 use crate::pack::resolver::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;
-use crate::repository::parts::{Ledger, copy_any_size};
+use crate::repository::parts::copy_any_size;
 use crate::store::{Part, Upload};
-
-/// Work for the request threads.
-pub(super) enum Job {
-    /// Store a loose object.
-    Put { oid: Oid, body: Slice, unit: Arc<Uploads> },
-    /// Store a part of a large object, or of a pack.
-    Part { object: Arc<LargeObject>, number: u32, body: Vec<u8>, room: u64 },
-    /// All parts were in when the last one was cut: finish it.
-    Finish { object: Arc<LargeObject>, room: u64 },
-    /// Look for a base that a thin pack lacks.
-    Base { oid: Oid },
-    /// Resolve a unit that reads from the store.
-    Read(Unit<Slice>),
-}
-
-/// A unit's uploads that are on their way.
-pub(super) struct Uploads {
-    pub(super) unit: u32,
-    pub(super) left: AtomicUsize,
-}
-
-/// A large object, or a pack, whose parts are on their way.
-pub(super) struct LargeObject {
-    pub(super) ledger: Ledger,
-    /// Its room is the parts', not the intake's.
-    pub(super) is_pack: bool,
-    /// Set before the ledger is closed.
-    pub(super) identity: Mutex<Option<(Index, Object)>>,
-    pub(super) stored_len: AtomicU64,
-}
-
-impl LargeObject {
-    pub(super) fn new(upload: Upload, is_pack: bool) -> Self {
-        LargeObject {
-            ledger: Ledger::new(upload),
-            is_pack,
-            identity: Mutex::new(None),
-            stored_len: AtomicU64::new(0),
-        }
-    }
-}
 
 impl Engine<'_> {
     pub(super) fn serve<'s>(&'s self, scope: &Scope<'s>, job: Job) -> Result<(), MirrorError> {
@@ -199,6 +160,3 @@ impl Engine<'_> {
         self.spills.lock().unwrap_or_else(PoisonError::into_inner)[file as usize].clone()
     }
 }
-
-/// The offset of an object that is not in the pack.
-pub(super) const NOWHERE: u64 = u64::MAX;

@@ -2,7 +2,8 @@
 
 use rayon::Scope;
 
-use super::engine::{Engine, Slice};
+use super::bytes::Slice;
+use super::engine::Engine;
 use super::scheduler::{Base, Delta, DeltaBytes, Done, Unit, Work};
 use crate::git::object::{Kind, hash_object};
 use crate::pack::delta;

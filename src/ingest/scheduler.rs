@@ -14,8 +14,8 @@
 //!
 //! Pools: **intake** is what the reader has taken and nobody has resolved; **work** is what started
 //! units make; **parts** are those of a pack that is kept as it comes; the **cache** holds results
-//! that may be bases, by unit, the least recently used leave first. The simulation at the end of
-//! this file drives all of it through random packs, budgets and completions.
+//! that may be bases, by unit, the least recently used leave first. `simulation.rs` drives all of it
+//! through random packs, budgets and completions.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::git::object::{Kind, Oid};
 use crate::pack::delta::DeltaHeader;
 use crate::pack::resolver::{Index, ResolveError};
 
-use super::cache::{Cache, IndexMap};
+use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;
 use super::table::Table;
 
@@ -31,14 +31,6 @@ const NONE: Index = Index::MAX;
 
 /// What an entry costs beside its bytes: its item, its places in tables.
 pub(super) const OVERHEAD_BYTES: u64 = 128;
-
-/// Bytes that the shell holds: a piece of a shared buffer.
-pub(super) trait Bytes: Clone {
-    /// `len` bytes from `start`, in the same buffer.
-    fn slice(&self, start: usize, len: usize) -> Self;
-    /// The same bytes in a buffer of their own.
-    fn detach(&self) -> Self;
-}
 
 /// What may be held at once, in bytes, and how work is cut.
 #[derive(Clone, Copy, Debug)]
@@ -929,6 +921,18 @@ impl<B: Bytes> Scheduler<B> {
         self.cache = Cache::new(0);
         self.table = Table::new();
         self.names = None;
+    }
+
+    /// What is held: intake, work and parts.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (u64, u64, u64) {
+        (self.intake_used, self.work_used, self.parts_used)
+    }
+
+    /// How many units hold room of `work`.
+    #[cfg(test)]
+    pub(super) fn units_with_room(&self) -> usize {
+        self.started.values().filter(|started| started.room > 0).count()
     }
 
     /// What is where, for a person who looks for a fault.

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicUsize;
 
 use rayon::Scope;
 
-use super::{InlineUpload, Sink};
 use crate::git::object::{Kind, Oid, object_header};
-use crate::ingest::engine::{Engine, Slice};
-use crate::ingest::heavy::LargeResult;
-use crate::ingest::requests::{Job, Uploads};
+use crate::ingest::bytes::Slice;
+use crate::ingest::engine::{Engine, LargeResult, Sink};
+use crate::ingest::error::missing;
+use crate::ingest::jobs::{Job, Uploads};
 use crate::ingest::scheduler::{Done, Unit, Work};
+use crate::ingest::upload::InlineUpload;
 use crate::pack::deflate::Deflater;
 use crate::pack::loose::encode_loose;
 use crate::pack::resolver::{Index, Object};
@@ -34,12 +35,12 @@ pub(in crate::ingest) fn deflate(kind: Kind, content: &[u8]) -> Vec<u8> {
     DEFLATER.with_borrow_mut(|deflater| encode_loose(kind, content, deflater))
 }
 
-pub(super) struct Loose {
+pub(in crate::ingest) struct Loose {
     wants: Vec<Oid>,
 }
 
 impl Loose {
-    pub(super) fn new(wants: &[Oid]) -> Self {
+    pub(in crate::ingest) fn new(wants: &[Oid]) -> Self {
         Loose { wants: wants.to_vec() }
     }
 }
@@ -208,7 +209,7 @@ impl Sink for Loose {
         engine.wait_idle()?;
         engine.all_resolved()?;
         match self.wants.iter().find(|oid| !engine.is_stored(oid)) {
-            Some(oid) => Err(super::missing(oid)),
+            Some(oid) => Err(missing(oid)),
             None => Ok(None),
         }
     }

@@ -20,12 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rayon::Scope;
 
 use super::records::Records;
-use super::{InlineUpload, Sink};
 use crate::git::object::{Kind, Oid};
-use crate::ingest::engine::{Engine, Env, Slice, unwrap_error};
-use crate::ingest::heavy::LargeResult;
-use crate::ingest::requests::{Job, LargeObject};
+use crate::ingest::bytes::Slice;
+use crate::ingest::engine::{Engine, LargeResult, Sink};
+use crate::ingest::env::Env;
+use crate::ingest::error::{missing, unwrap_error};
+use crate::ingest::jobs::{Job, LargeObject};
 use crate::ingest::scheduler::{Done, Unit};
+use crate::ingest::upload::InlineUpload;
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
 use crate::pack::entry_stream::EntryStream;
@@ -45,7 +47,7 @@ use crate::store::{Key, ObjectHeaders, Store, Upload};
 const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects");
 const INDEX: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects-toc");
 
-pub(super) struct Pack<'e> {
+pub(in crate::ingest) struct Pack<'e> {
     store: &'e dyn Store,
     objects: u32,
     upload: Mutex<PackUpload>,
@@ -61,7 +63,7 @@ struct Named {
 }
 
 impl<'e> Pack<'e> {
-    pub(super) fn begin(
+    pub(in crate::ingest) fn begin(
         env: &'e Env<'e>,
         objects: u32,
         wants: &[Oid],
@@ -295,7 +297,7 @@ impl Sink for Pack<'_> {
             std::mem::replace(&mut *self.named(), empty)
         };
         if let Some(oid) = wanted.iter().min() {
-            return Err(super::missing(oid));
+            return Err(missing(oid));
         }
         engine.ask(|scheduler| scheduler.forget_contents());
         if let Some(stored) = self.stored.get() {

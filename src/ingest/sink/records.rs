@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::io;
 
 use crate::git::object::Oid;
-use crate::ingest::engine::Env;
+use crate::ingest::env::Env;
 use crate::pack::index::{Fanout, IndexEntry};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;

@@ -1,0 +1,36 @@
+//! What a run is given, and what it counts.
+
+use std::sync::atomic::AtomicU64;
+
+use super::budget::Budget;
+use crate::git::object::{Kind, Oid};
+use crate::progress::Progress;
+use crate::repository::existing::Existing;
+use crate::repository::layout::Layout;
+use crate::repository::temp::TempKeys;
+use crate::run::Cancel;
+use crate::store::Store;
+
+/// One run's surroundings.
+pub(crate) struct Env<'e> {
+    pub(crate) store: &'e dyn Store,
+    pub(crate) progress: &'e dyn Progress,
+    pub(crate) temp: &'e TempKeys<'e>,
+    pub(crate) layout: Layout,
+    pub(crate) existing: Existing,
+    pub(crate) cancel: Cancel,
+    pub(crate) concurrency: usize,
+    pub(crate) budget: Budget,
+    pub(crate) written: Written,
+    /// Sees every object that is whole in memory once. Called by resolve tasks: it must not wait.
+    pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
+    /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
+    pub(crate) thin: bool,
+}
+
+/// What a run has stored so far.
+#[derive(Default)]
+pub(crate) struct Written {
+    pub(crate) objects: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
