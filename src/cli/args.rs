@@ -10,8 +10,35 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::{Addressing, ProgressMode, Shard};
+use super::manifest::Shard;
 use crate::mirror::Layout;
+
+/// The least working memory of one repository, in MiB.
+pub(super) const MIN_MEMORY_MIB: u64 = 8;
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressMode {
+    /// Bars if standard error is a terminal.
+    #[default]
+    Auto,
+    /// Bars, whatever standard error is.
+    Always,
+    /// No bars.
+    Never,
+}
+
+/// `--addressing-style`: how a bucket is named in a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// `Path` with an endpoint of one's own, `Virtual` on AWS.
+    #[default]
+    Auto,
+    /// `https://endpoint/bucket/key`.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    Virtual,
+}
 
 /// Mirrors git repositories to S3-compatible storage.
 #[derive(FromArgs, ArgsInfo, Debug, Default)]
@@ -265,7 +292,7 @@ fn jobs(text: &str) -> Result<usize, String> {
 }
 
 fn memory(text: &str) -> Result<u64, String> {
-    number(text, super::MIN_MEMORY_MIB..=1 << 20)
+    number(text, MIN_MEMORY_MIB..=1 << 20)
 }
 
 fn max_packs(text: &str) -> Result<usize, String> {

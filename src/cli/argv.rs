@@ -7,7 +7,7 @@
 
 use argh::{FlagInfo, FlagInfoKind};
 
-use super::CliError;
+use super::error::CliError;
 
 /// What the words ask for.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 
 use super::args::{GcArgs, MirrorArgs, VerifyArgs};
 use super::argv::{self, Argv};
-use super::{CliError, Command, agent_flags, copy_of, help};
+use super::command::{Command, agent_flags, copy_of};
+use super::error::CliError;
+use super::help;
 
 pub(super) fn completions(words: &[String]) -> Result<Command, CliError> {
     let generate = match words {

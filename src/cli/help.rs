@@ -194,8 +194,8 @@ pub(super) fn version() -> String {
 #[cfg(test)]
 mod tests {
     use super::{COMPLETIONS, GC, LFS_AGENT, MIRROR, VERIFY};
-    use crate::cli::agent_flags;
     use crate::cli::args::{GcArgs, MirrorArgs, VerifyArgs};
+    use crate::cli::command::agent_flags;
     use crate::exit_code::ExitCode;
     use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
 

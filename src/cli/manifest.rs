@@ -12,8 +12,17 @@ use std::fmt;
 
 use sha1::{Digest, Sha1};
 
+use super::error::CliError;
 use super::urls::{SourceUrl, TargetUrl};
-use super::{CliError, Shard};
+
+/// `--shard I/N`; `index` is less than `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which share, from 0.
+    pub index: u64,
+    /// Of how many.
+    pub count: u64,
+}
 
 /// One repository to mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]

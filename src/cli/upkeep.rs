@@ -1,70 +1,19 @@
 //! The command lines of `verify` and `gc`.
 
-use std::fmt;
 use std::time::Duration;
 
 use argh::ArgsInfo;
 
 use super::args::{GcArgs, MirrorArgs, VerifyArgs};
 use super::argv::{self, Argv};
+use super::command::{
+    Command, Environment, GcCommand, Upkeep, UpkeepTarget, VerifyCommand, from_args, output,
+    settings,
+};
+use super::error::CliError;
+use super::help;
 use super::urls::{self, TargetUrl};
-use super::{CliError, Command, Environment, Output, Settings, from_args, help, output, settings};
 use crate::run::Cancel;
-
-/// Which mirror.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpkeepTarget {
-    /// In a store.
-    Store(TargetUrl),
-    /// As readers see it: `http(s)://…`, without a slash at its end. Only for `verify`.
-    Http(String),
-}
-
-impl fmt::Display for UpkeepTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UpkeepTarget::Store(url) => url.fmt(f),
-            UpkeepTarget::Http(url) => f.pad(url),
-        }
-    }
-}
-
-/// What both commands have.
-#[derive(Debug)]
-pub struct Upkeep {
-    /// Which mirror.
-    pub target: UpkeepTarget,
-    /// How to reach it.
-    pub settings: Settings,
-    /// Requests in flight.
-    pub concurrency: usize,
-    /// Memory for packs, in bytes.
-    pub memory_bytes: u64,
-    /// What people and scripts get to see.
-    pub output: Output,
-    /// To stop it.
-    pub cancel: Cancel,
-}
-
-/// `verify`.
-#[derive(Debug)]
-pub struct VerifyCommand {
-    /// What it has in common with `gc`.
-    pub upkeep: Upkeep,
-    /// By name and size.
-    pub quick: bool,
-}
-
-/// `gc`.
-#[derive(Debug)]
-pub struct GcCommand {
-    /// What it has in common with `verify`.
-    pub upkeep: Upkeep,
-    /// What is younger stays.
-    pub grace: Duration,
-    /// Delete nothing.
-    pub dry_run: bool,
-}
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::CliError;
+use super::error::CliError;
 
 /// A repository to read.
 #[derive(Clone, PartialEq, Eq, Hash)]

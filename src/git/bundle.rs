@@ -5,9 +5,9 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::git::ProtocolError;
 use crate::git::object::Oid;
 use crate::git::pkt_line::clean_text;
+use crate::git::protocol::ProtocolError;
 use crate::git::refs::{Advertised, Advertisement, Collector, Head};
 
 /// The longest line: an oid and a ref's name, or a prerequisite's comment.

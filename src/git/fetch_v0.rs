@@ -10,8 +10,8 @@ use std::io::Read;
 
 use crate::git::object::Oid;
 use crate::git::pkt_line::{self, Packets, chomp, write_line};
+use crate::git::protocol::{AGENT, ProtocolError, next_data};
 use crate::git::refs::{Advertised, Collector};
-use crate::git::{AGENT, ProtocolError, handshake};
 
 /// What a server of version 0 says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) fn read_advertisement<R: Read>(
     };
     let capabilities = parse_capabilities(chomp(&first[nul + 1..]), &mut refs)?;
     add_line(&first[..nul], &mut refs)?;
-    while let Some(line) = handshake::next_data(packets)? {
+    while let Some(line) = next_data(packets)? {
         add_line(chomp(&line), &mut refs)?;
     }
     Ok(AdvertisementV0 { advertised: refs.finish(), capabilities })
@@ -139,7 +139,7 @@ pub fn fetch_request(
 
 /// Reads the line `ACK` or `NAK` with which the answer begins; the pack's side-bands follow.
 pub fn read_ack<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
-    match handshake::next_data(packets)? {
+    match next_data(packets)? {
         Some(line) if line.starts_with(b"ACK ") || chomp(&line) == b"NAK" => Ok(()),
         Some(line) if line.starts_with(b"shallow ") => Err(ProtocolError::Shallow),
         Some(line) => Err(ProtocolError::unexpected("line before the pack", &line)),

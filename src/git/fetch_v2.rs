@@ -9,8 +9,8 @@ use std::io::Read;
 
 use crate::git::object::Oid;
 use crate::git::pkt_line::{self, Packet, Packets, chomp, clean_text, write_line};
+use crate::git::protocol::{AGENT, ProtocolError, next_data};
 use crate::git::refs::{Advertised, Collector};
-use crate::git::{AGENT, ProtocolError, handshake};
 
 /// What of a server's capabilities matters for fetching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) fn read_capabilities<R: Read>(
 ) -> Result<Capabilities, ProtocolError> {
     let mut found = Capabilities::default();
     let (mut ls_refs, mut fetch) = (false, false);
-    while let Some(line) = handshake::next_data(packets)? {
+    while let Some(line) = next_data(packets)? {
         let line = chomp(&line);
         let mut halves = line.splitn(2, |&byte| byte == b'=');
         let key = halves.next().unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn ls_refs_request(capabilities: Capabilities) -> Vec<u8> {
 pub fn read_refs<R: Read>(input: R) -> Result<Advertised, ProtocolError> {
     let mut packets = Packets::new(input);
     let mut refs = Collector::default();
-    while let Some(line) = handshake::next_data(&mut packets)? {
+    while let Some(line) = next_data(&mut packets)? {
         let line = chomp(&line);
         add_line(line, &mut refs)?.ok_or_else(|| ProtocolError::unexpected("ref line", line))?;
     }
@@ -133,7 +133,7 @@ pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -
 /// side-bands follow.
 pub fn read_until_pack<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
     loop {
-        let section = match handshake::next_data(packets)? {
+        let section = match next_data(packets)? {
             Some(line) => line,
             None => return Err(ProtocolError::unexpected("end before the pack", b"Flush")),
         };

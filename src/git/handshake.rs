@@ -6,10 +6,10 @@
 
 use std::io::Read;
 
-use crate::git::ProtocolError;
 use crate::git::fetch_v0::{self, AdvertisementV0};
 use crate::git::fetch_v2::{self, Capabilities};
-use crate::git::pkt_line::{Packet, Packets, chomp};
+use crate::git::pkt_line::{Packets, chomp};
+use crate::git::protocol::{ProtocolError, next_data};
 
 /// What the server's first answer was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +50,6 @@ pub fn read_greeting<R: Read>(input: R) -> Result<Greeting, ProtocolError> {
             Ok(Greeting::V0(fetch_v0::read_advertisement(first, &mut packets)?))
         }
         _ => Ok(Greeting::V0(fetch_v0::read_advertisement(first, &mut packets)?)),
-    }
-}
-
-/// The next packet's data; `None` is a flush packet.
-pub(crate) fn next_data<R: Read>(
-    packets: &mut Packets<R>,
-) -> Result<Option<Vec<u8>>, ProtocolError> {
-    match packets.read()? {
-        Packet::Data(data) => Ok(Some(data.to_vec())),
-        Packet::Flush => Ok(None),
-        other => Err(ProtocolError::unexpected("packet", format!("{other:?}").as_bytes())),
     }
 }
 

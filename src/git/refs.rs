@@ -12,9 +12,9 @@ use std::str::FromStr;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::git::ProtocolError;
 use crate::git::object::Oid;
 use crate::git::pkt_line::clean_text;
+use crate::git::protocol::ProtocolError;
 
 /// A ref's full name (`refs/heads/main`), valid by git-check-ref-format(1).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -165,7 +165,7 @@ impl Collector {
             return Ok(());
         };
         let known = self.refs.entry(name.clone()).or_insert((oid, peeled));
-        if known.0 == oid { Ok(()) } else { Err(ProtocolError::Contradiction(name)) }
+        if known.0 == oid { Ok(()) } else { Err(ProtocolError::Contradiction(name.to_string())) }
     }
 
     /// Takes what `name` peels to; of a ref that was skipped, it is skipped as well.

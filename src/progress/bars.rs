@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use console::{Term, measure_text_width};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::counters::{Counters, bytes, grouped};
-use super::{Counts, Progress};
+use super::counters::{Counters, Counts, bytes, grouped};
+use super::watcher::Progress;
 
 /// Redraws a second; more makes a terminal over ssh restless.
 const HERTZ: u8 = 8;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Progress;
+use super::watcher::Progress;
 
 /// Adds up what it hears. Numbers are atomic, since they come for every object; the latest words are
 /// behind a mutex, since they come a few times a second.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::counters::{Counters, bytes, grouped};
-use super::{Counts, Progress};
+use super::counters::{Counters, Counts, bytes, grouped};
+use super::watcher::Progress;
 
 /// Between two lines of one repository.
 const PERIOD: Duration = Duration::from_secs(10);

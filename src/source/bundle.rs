@@ -16,7 +16,8 @@ use std::sync::Mutex;
 use crate::git::bundle::{BundleError, BundleHeader, read_header};
 use crate::git::object::Oid;
 use crate::git::refs::Advertisement;
-use crate::source::{Source, SourceError, SourceErrorKind};
+use crate::source::error::{SourceError, SourceErrorKind};
+use crate::source::interface::Source;
 
 type Input = Box<dyn BufRead + Send>;
 

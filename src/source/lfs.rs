@@ -7,7 +7,6 @@
 //! or a header, since both sign requests.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +20,7 @@ use ureq::http::{Method, Request, Response, StatusCode, Uri};
 use ureq::{AsSendBody, Body, BodyReader};
 use url::Url;
 
-use super::smart_http::{
+use super::exchange::{
     MAX_REDIRECTS, USER_AGENT, content_type, fatal, from_ureq, redirect_target, refusal, shown,
     transient,
 };
@@ -29,7 +28,9 @@ use crate::git::lfs_pointer::LfsPointer;
 use crate::git::pkt_line::clean_text;
 use crate::http::{self, Client};
 use crate::source::auth::{Auth, Credentials};
-use crate::source::{BatchError, LfsSource, Offer, SourceError, SourceErrorKind};
+use crate::source::error::{BatchError, SourceError, SourceErrorKind};
+pub use crate::source::exchange::Download;
+use crate::source::interface::{LfsSource, Offer};
 
 /// The most objects that one batch asks for, as git-lfs does it.
 pub const BATCH_OBJECTS: usize = 100;
@@ -39,35 +40,6 @@ const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
 /// The most bytes of an answer that are read: 160 KiB an object.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
-
-/// An address that expires within this is not used any more, as git-lfs does it.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
-
-/// Where one object can be had, for a while.
-#[derive(Clone)]
-pub struct Download {
-    href: Url,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    expires: Option<Instant>,
-}
-
-impl Download {
-    /// An address without an end, with the headers that belong to it.
-    pub fn new(href: Url, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Download { href, headers, expires: None }
-    }
-
-    /// Will it have expired before a request is there?
-    pub fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)
-    }
-}
-
-impl fmt::Debug for Download {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Download({})", shown(&self.href))
-    }
-}
 
 /// An LFS server.
 #[derive(Debug)]

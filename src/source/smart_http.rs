@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ureq::http::header::{self, HeaderMap, HeaderValue};
+use ureq::http::header::{self, HeaderValue};
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
 use ureq::{AsSendBody, Body, BodyReader};
 use url::Url;
@@ -28,14 +28,13 @@ use crate::git::sideband::{Demux, SidebandError};
 use crate::git::{ProtocolError, fetch_v0, fetch_v2};
 use crate::http::{self, Client};
 use crate::source::auth::{Auth, Credentials};
+use crate::source::error::{SourceError, SourceErrorKind};
+pub use crate::source::exchange::USER_AGENT;
+use crate::source::exchange::{
+    MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
+};
+use crate::source::interface::{LfsSource, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
-use crate::source::{LfsSource, Source, SourceError, SourceErrorKind};
-
-/// Some forges look for `git/` before they speak git at all.
-pub const USER_AGENT: &str = concat!("git/2.0 (mirror-git-to-s3 ", env!("CARGO_PKG_VERSION"), ")");
-
-/// As many as git allows libcurl by default would be 20; no forge needs more than two.
-pub(super) const MAX_REDIRECTS: usize = 5;
 
 /// Bodies above this are sent gzipped, as git does (`remote-curl.c`, `post_rpc`).
 const GZIP_ABOVE: usize = 1024;
@@ -498,33 +497,6 @@ fn drain(body: &mut impl Read) {
     let _ = io::copy(&mut body.take(256), &mut io::sink());
 }
 
-/// A URL for people: no userinfo, no query, no fragment.
-pub(super) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    let _ = (url.set_username(""), url.set_password(None));
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
-
-pub(super) fn fatal(place: &str, message: String) -> SourceError {
-    SourceError { kind: SourceErrorKind::Fatal, url: place.to_owned(), message }
-}
-
-pub(super) fn transient(place: &str, message: String) -> SourceError {
-    let kind = SourceErrorKind::Transient { retry_after: None };
-    SourceError { kind, url: place.to_owned(), message }
-}
-
-pub(super) fn from_ureq(place: &str, error: &ureq::Error) -> SourceError {
-    let kind = match error {
-        error if http::is_denied(error) => SourceErrorKind::Denied,
-        error if http::is_transient(error) => SourceErrorKind::Transient { retry_after: None },
-        _ => SourceErrorKind::Fatal,
-    };
-    SourceError { kind, url: place.to_owned(), message: http::explain(error) }
-}
-
 /// An error from a body: of the side-bands, or of the connection.
 fn from_io(place: &str, error: io::Error) -> SourceError {
     match SidebandError::from_io(&error) {
@@ -549,67 +521,6 @@ fn from_server(place: &str, words: &str) -> SourceError {
     // A ref moved, or went away, between the advertisement and the request: the next run sees it.
     let make = if words.contains("not our ref") { transient } else { fatal };
     make(place, format!("the server says: {words}"))
-}
-
-/// Where a redirect leads, if `response` is one.
-pub(super) fn redirect_target(
-    response: &Response<Body>,
-    url: &Url,
-) -> Result<Option<Url>, SourceError> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let fail = |message: &str| fatal(&shown(url), message.to_owned());
-    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| fail("a redirect that says not whither"))?;
-    let mut target = url.join(location).map_err(|_| fail("a redirect to what is no URL"))?;
-    match (url.scheme(), target.scheme()) {
-        (_, "https") | ("http", "http") => {}
-        ("https", "http") => return Err(fail("a redirect from https to http is not followed")),
-        _ => return Err(fail("a redirect to what is neither http nor https")),
-    }
-    // A server must not choose who we are.
-    let _ = (target.set_username(""), target.set_password(None));
-    target.set_fragment(None);
-    log::debug!("{} redirects to {}", shown(url), shown(&target));
-    Ok(Some(target))
-}
-
-/// What a status means, and what the user can do.
-pub(super) fn refusal(
-    status: StatusCode,
-    credentials_sent: bool,
-    retry_after: Option<Duration>,
-) -> (SourceErrorKind, String) {
-    const HELP: &str = "a user and token in the URL, an entry in ~/.netrc (or the file that NETRC \
-                        names), or --source-header-file";
-    let (kind, text) = match (status.as_u16(), credentials_sent) {
-        (401, false) => (SourceErrorKind::Denied, format!("it wants a login: give it {HELP}")),
-        (401, true) => (SourceErrorKind::Denied, "it does not accept the login or token".into()),
-        (403, false) => (SourceErrorKind::Denied, format!("it refuses; with a login: {HELP}")),
-        (403, true) => (SourceErrorKind::Denied, "this login or token may not read it".into()),
-        (404, false) => (
-            SourceErrorKind::Denied,
-            format!("no such repository, or one that needs a login: {HELP}"),
-        ),
-        (404, true) => (
-            SourceErrorKind::Denied,
-            "no such repository, or one that this login or token may not see".into(),
-        ),
-        (407, _) => (SourceErrorKind::Denied, "the proxy wants a login".into()),
-        (408 | 429 | 500 | 502 | 503 | 504 | 520..=529, _) => {
-            (SourceErrorKind::Transient { retry_after }, "it is not available now".into())
-        }
-        _ => (SourceErrorKind::Fatal, "an answer that git does not know".into()),
-    };
-    (kind, format!("HTTP {}: {text}", status.as_u16()))
-}
-
-/// The media type in lower case, without parameters.
-pub(super) fn content_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media = value.unwrap_or_default().split(';').next().unwrap_or_default();
-    media.trim().to_ascii_lowercase()
 }
 
 /// The server's own words beside a status, if they are plain text.

@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use ureq::http::{Request, Uri};
 
-use super::{StoreError, StoreErrorKind};
+use super::interface::{StoreError, StoreErrorKind};
 use crate::http;
 
 /// Fetched again when less than this is left of them.

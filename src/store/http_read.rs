@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 
-use super::{
+use super::interface::{
     Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
     StoreErrorKind, Upload,
 };

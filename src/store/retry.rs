@@ -17,7 +17,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::{
+use super::interface::{
     Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
     StoreError, StoreErrorKind, Upload,
 };

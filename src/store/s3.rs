@@ -16,6 +16,7 @@
 //! [`retry`]: super::retry
 
 mod answer;
+mod config;
 mod place;
 mod sign;
 
@@ -37,7 +38,7 @@ use time::OffsetDateTime;
 use ureq::http::{Method, Request, Response, Uri};
 
 use super::credentials::{Credentials, Provider};
-use super::{
+use super::interface::{
     Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
     StoreErrorKind, Upload, outside,
 };
@@ -48,6 +49,7 @@ use answer::{
     drain, etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque, parse_iso,
     read_error_body, read_up_to, transport_kind,
 };
+pub use config::{Addressing, S3Config};
 use place::Place;
 use sign::{Call, Signer, hex};
 
@@ -56,41 +58,6 @@ const MAX_DELETE_KEYS: usize = 1000;
 /// The most bytes that an XML answer may have. 1,000 keys of 1,024 bytes, each byte escaped as
 /// three, with 600 bytes around each, make 3.7 MB.
 const MAX_XML_BYTES: u64 = 8 << 20;
-
-/// How the bucket goes into the URL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Addressing {
-    /// Path with a custom endpoint, virtual on AWS unless the bucket's name is no host name.
-    #[default]
-    Auto,
-    /// `https://host/bucket/key`.
-    Path,
-    /// `https://bucket.host/key`.
-    Virtual,
-}
-
-/// Where the bucket is and how objects are written.
-#[derive(Clone, Debug, Default)]
-pub struct S3Config {
-    /// The bucket's name.
-    pub bucket: String,
-    /// What every key begins with, without the last slash; empty: the bucket itself.
-    pub prefix: String,
-    /// The region that requests are signed for.
-    pub region: String,
-    /// `https://host[:port][/path]`; `None`: AWS in `region`.
-    pub endpoint: Option<String>,
-    /// How the bucket goes into the URL.
-    pub addressing: Addressing,
-    /// `x-amz-storage-class` of every object written.
-    pub storage_class: Option<String>,
-    /// `x-amz-server-side-encryption` of every object written: `AES256`, `aws:kms`.
-    pub sse: Option<String>,
-    /// The KMS key for it.
-    pub sse_kms_key_id: Option<String>,
-    /// `x-amz-acl` of every object written.
-    pub acl: Option<String>,
-}
 
 /// A bucket, or what is below a prefix of it.
 pub struct S3Store {

@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use ureq::http::HeaderMap;
 
 use crate::http;
-use crate::store::{ETag, StoreError, StoreErrorKind};
+use crate::store::interface::{ETag, StoreError, StoreErrorKind};
 
 /// The most bytes of an error's body that are read; S3's are under 1 KiB.
 const MAX_ERROR_BYTES: u64 = 64 << 10;

@@ -3,8 +3,8 @@
 use s3::signing;
 use ureq::http::Uri;
 
-use super::{Addressing, S3Config};
-use crate::store::Key;
+use super::config::{Addressing, S3Config};
+use crate::store::interface::Key;
 
 /// Where requests go: the bucket's name, and the parts of its URL.
 pub(super) struct Place {

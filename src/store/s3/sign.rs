@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use ureq::http::{HeaderMap, Method};
 
-use crate::store::Key;
 use crate::store::credentials::Credentials;
+use crate::store::interface::Key;
 
 /// SHA-256 of nothing: the payload hash of a request without a body.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

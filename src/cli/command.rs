@@ -1,55 +1,23 @@
-//! The command line and the environment, read into one [`Command`].
-//!
-//! A flag beats the environment, the environment beats a file. Everything that can be found wrong
-//! without asking the source or the store is found here, before anything is begun: [`CliError`] is
-//! exit code 2. Nothing here opens a connection; the only reads are the manifest's.
-//!
-//! `argv.rs` brings the words into `argh`'s form, `args.rs` holds the options, [`urls`] and
-//! [`manifest`] read what they name, `help.rs` is the text of `--help`. The environment comes in as
-//! a function, so that tests need not touch the process's own.
-//!
-//! To add a sub-command: a struct of its options that derives `FromArgs`, a variant of [`Command`],
-//! one arm in [`parse`], its help text, and its function in `commands/`.
+//! What is to be done, and how it is read from options and environment.
 
-mod args;
-mod argv;
-mod completions;
-mod help;
-pub mod manifest;
-mod upkeep;
-pub mod urls;
-
-use std::ffi::OsString;
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
 
-use self::args::MirrorArgs;
-use self::argv::Argv;
-use self::manifest::Pair;
-pub use self::upkeep::{GcCommand, Upkeep, UpkeepTarget, VerifyCommand};
+use super::args::{Addressing, MIN_MEMORY_MIB, MirrorArgs, ProgressMode};
+use super::argv::{self, Argv};
+use super::error::CliError;
+use super::manifest::{self, Pair};
+use super::{help, urls};
 use crate::git::refs::RefFilter;
 use crate::mirror::Options;
 use crate::run::Cancel;
 
-/// The least working memory of one repository, in MiB.
-const MIN_MEMORY_MIB: u64 = 8;
-
 /// A manifest longer than this (bytes) is a mistake: a wrong file or an endless pipe.
 const MAX_MANIFEST_LEN: u64 = 64 << 20;
-
-/// The command line can't be used: what is wrong with it, without any value that may be a secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct CliError(String);
-
-impl CliError {
-    /// An error with these words: the failure first, lower case, no full stop.
-    pub fn new(words: impl Into<String>) -> Self {
-        CliError(words.into())
-    }
-}
 
 /// What is to be done.
 #[derive(Debug)]
@@ -64,6 +32,61 @@ pub enum Command {
     Verify(Box<VerifyCommand>),
     /// Delete what no ref reaches.
     Gc(Box<GcCommand>),
+}
+
+/// Which mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpkeepTarget {
+    /// In a store.
+    Store(urls::TargetUrl),
+    /// As readers see it: `http(s)://…`, without a slash at its end. Only for `verify`.
+    Http(String),
+}
+
+impl fmt::Display for UpkeepTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpkeepTarget::Store(url) => url.fmt(f),
+            UpkeepTarget::Http(url) => f.pad(url),
+        }
+    }
+}
+
+/// What both commands have.
+#[derive(Debug)]
+pub struct Upkeep {
+    /// Which mirror.
+    pub target: UpkeepTarget,
+    /// How to reach it.
+    pub settings: Settings,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// Memory for packs, in bytes.
+    pub memory_bytes: u64,
+    /// What people and scripts get to see.
+    pub output: Output,
+    /// To stop it.
+    pub cancel: Cancel,
+}
+
+/// `verify`.
+#[derive(Debug)]
+pub struct VerifyCommand {
+    /// What it has in common with `gc`.
+    pub upkeep: Upkeep,
+    /// By name and size.
+    pub quick: bool,
+}
+
+/// `gc`.
+#[derive(Debug)]
+pub struct GcCommand {
+    /// What it has in common with `verify`.
+    pub upkeep: Upkeep,
+    /// What is younger stays.
+    pub grace: Duration,
+    /// Delete nothing.
+    pub dry_run: bool,
 }
 
 /// `lfs-agent URL`.
@@ -137,39 +160,6 @@ pub enum Verbosity {
     Debug,
 }
 
-/// `--progress`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProgressMode {
-    /// Bars if standard error is a terminal.
-    #[default]
-    Auto,
-    /// Bars, whatever standard error is.
-    Always,
-    /// No bars.
-    Never,
-}
-
-/// `--addressing-style`: how a bucket is named in a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Addressing {
-    /// `Path` with an endpoint of one's own, `Virtual` on AWS.
-    #[default]
-    Auto,
-    /// `https://endpoint/bucket/key`.
-    Path,
-    /// `https://bucket.endpoint/key`.
-    Virtual,
-}
-
-/// `--shard I/N`; `index` is less than `count`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which share, from 0.
-    pub index: u64,
-    /// Of how many.
-    pub count: u64,
-}
-
 /// How to reach sources and stores: flags, or else the environment. What is `None` is for the
 /// profile files to say, or is left at its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,37 +195,8 @@ pub struct Settings {
     pub max_attempts: Option<u32>,
 }
 
-/// Reads the command line. `words` are without the program's name; `env` answers for the
-/// environment; `stdin` is read only for `--manifest -`.
-pub fn parse(
-    words: impl IntoIterator<Item = OsString>,
-    env: &dyn Fn(&str) -> Option<String>,
-    stdin: &mut dyn Read,
-) -> Result<Command, CliError> {
-    let words = words
-        .into_iter()
-        .map(|word| word.into_string().map_err(|_| CliError::new("an argument is not UTF-8")))
-        .collect::<Result<Vec<String>, CliError>>()?;
-    // Sub-commands go here, each with its own table of options.
-    match words.first().map(String::as_str) {
-        Some("verify") => return upkeep::verify(&words[1..], &Environment(env)),
-        Some("gc") => return upkeep::gc(&words[1..], &Environment(env)),
-        Some("lfs-agent") => return lfs_agent(&words[1..], &Environment(env)),
-        Some("completions") => return completions::completions(&words[1..]),
-        _ => {}
-    }
-    match argv::normalise(&words, MirrorArgs::get_args_info().flags)? {
-        Argv::Help => Ok(Command::Print(help::MIRROR.to_owned())),
-        Argv::Version => Ok(Command::Print(help::version())),
-        Argv::Words(words) => {
-            let args = from_args::<MirrorArgs>(&words)?;
-            Ok(Command::Mirror(Box::new(mirror(args, &Environment(env), stdin)?)))
-        }
-    }
-}
-
 /// Lets argh fill the fields. Its errors quote values: userinfo is taken out of them.
-fn from_args<T: FromArgs>(words: &[String]) -> Result<T, CliError> {
+pub(super) fn from_args<T: FromArgs>(words: &[String]) -> Result<T, CliError> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     T::from_args(&["mirror-git-to-s3"], &words).map_err(|exit| {
         let text = urls::without_userinfo(exit.output.trim());
@@ -257,13 +218,13 @@ const AGENT_OPTIONS: [&str; 7] = [
     "--verbose",
 ];
 
-fn agent_flags() -> Vec<FlagInfo<'static>> {
+pub(super) fn agent_flags() -> Vec<FlagInfo<'static>> {
     let all = MirrorArgs::get_args_info().flags.iter();
     all.filter(|flag| AGENT_OPTIONS.contains(&flag.long)).map(copy_of).collect()
 }
 
 /// argh's table has no `Clone`.
-fn copy_of(flag: &FlagInfo<'static>) -> FlagInfo<'static> {
+pub(super) fn copy_of(flag: &FlagInfo<'static>) -> FlagInfo<'static> {
     let FlagInfo { long, short, description, .. } = *flag;
     let kind = match flag.kind {
         FlagInfoKind::Switch => FlagInfoKind::Switch,
@@ -274,7 +235,7 @@ fn copy_of(flag: &FlagInfo<'static>) -> FlagInfo<'static> {
 
 /// `lfs-agent URL [options]`: the URL comes first, since no option's value can be mistaken for it
 /// there.
-fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+pub(super) fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
     let (url, rest) = match words.split_first() {
         Some((url, rest)) if !url.starts_with('-') => (Some(url), rest),
         _ => (None, words),
@@ -305,7 +266,7 @@ fn mirror_url(text: &str) -> Result<MirrorUrl, CliError> {
     }
 }
 
-fn mirror(
+pub(super) fn mirror(
     args: MirrorArgs,
     env: &Environment<'_>,
     stdin: &mut dyn Read,
@@ -389,7 +350,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
     })
 }
 
-fn settings(
+pub(super) fn settings(
     args: &MirrorArgs,
     env: &Environment<'_>,
     connections: usize,
@@ -437,7 +398,7 @@ fn max_attempts(env: &Environment<'_>) -> Result<Option<u32>, CliError> {
     }
 }
 
-fn output(args: MirrorArgs, env: &Environment<'_>) -> Result<Output, CliError> {
+pub(super) fn output(args: MirrorArgs, env: &Environment<'_>) -> Result<Output, CliError> {
     let verbosity = match (args.quiet, args.verbose) {
         (true, 0) => Verbosity::Quiet,
         (true, _) => return Err(CliError::new("-q and -v contradict each other")),
@@ -457,21 +418,24 @@ fn output(args: MirrorArgs, env: &Environment<'_>) -> Result<Output, CliError> {
 }
 
 /// The environment; an empty variable counts as unset, as in the AWS CLI and in no-color.org.
-struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
+pub(super) struct Environment<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
 
 impl Environment<'_> {
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 
-    fn first(&self, names: &[&str]) -> Option<String> {
+    pub(super) fn first(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| self.get(name))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
+    use crate::cli::parse;
     use crate::mirror::Layout;
 
     const PAIR: &str = "--source https://h/r --target s3://b/p";

@@ -1,17 +1,10 @@
-//! Where a repository comes from: smart HTTP(S) ([`smart_http`]), a bundle ([`bundle`]); and its LFS
-//! objects ([`lfs`]).
-//!
-//! A [`Source`] says which refs there are and streams one pack. It knows nothing of stores, and a
-//! pack only as bytes.
-
-pub mod auth;
-pub mod bundle;
-pub mod lfs;
-pub mod smart_http;
+//! What every source does.
 
 use std::io::Read;
 use std::time::Duration;
 
+use super::error::{BatchError, SourceError};
+use super::exchange::Download;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::Oid;
 use crate::git::refs::Advertisement;
@@ -57,75 +50,22 @@ pub trait Source: Send + Sync {
 }
 
 /// What an LFS server says to one object: where it is to be had, or why not, in words.
-pub type Offer = Result<lfs::Download, String>;
+pub type Offer = Result<Download, String>;
 
 /// Where LFS objects come from. Nothing is repeated here: the caller does, and can stop waiting.
 pub trait LfsSource: Send + Sync {
     /// Where this is, for people: a URL without secrets.
     fn describe(&self) -> String;
 
-    /// Asks where `objects` are, at most [`lfs::BATCH_OBJECTS`]; an answer for each, in their order.
+    /// Asks where `objects` are, at most [`BATCH_OBJECTS`](super::lfs::BATCH_OBJECTS); an answer for each, in their order.
     fn batch(&self, objects: &[LfsPointer]) -> Result<Vec<Offer>, BatchError>;
 
     /// Streams an object's bytes from `offset` on. An error inside the stream is an
     /// [`std::io::Error`] that wraps a [`SourceError`]. The bytes are not checked.
-    fn open(
-        &self,
-        download: &lfs::Download,
-        offset: u64,
-    ) -> Result<Box<dyn Read + Send>, SourceError>;
+    fn open(&self, download: &Download, offset: u64) -> Result<Box<dyn Read + Send>, SourceError>;
 
     /// The wait after a first failure that may pass; it doubles each time.
     fn first_wait(&self) -> Duration {
         Duration::from_millis(500)
-    }
-}
-
-/// A batch that was not answered.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum BatchError {
-    /// Fewer objects at once may go well: 413, or 422, which one bad object can bring upon all.
-    #[error(transparent)]
-    Split(SourceError),
-    /// None of these objects is there; that says nothing of others. Some servers (giftless) answer
-    /// so instead of saying it object by object.
-    #[error(transparent)]
-    Absent(SourceError),
-    /// The failure has nothing to do with which objects were asked for.
-    #[error(transparent)]
-    Failed(#[from] SourceError),
-}
-
-/// What to do about a failure of the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceErrorKind {
-    /// Refused: 401, 403, or a 404 that may hide a private repository.
-    Denied,
-    /// It may go well the next time: no connection, time-out, 5xx, 429, a cut stream.
-    Transient {
-        /// The source's `Retry-After`.
-        retry_after: Option<Duration>,
-    },
-    /// It will not go better by itself: not a git repository, dumb server, shallow, SHA-256,
-    /// malformed answers, the server's own `ERR` or side-band 3.
-    Fatal,
-}
-
-/// A failure of the source: where, and what it said.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{url}: {message}")]
-pub struct SourceError {
-    /// What to do about it.
-    pub kind: SourceErrorKind,
-    /// The URL without userinfo, query and secrets.
-    pub url: String,
-    /// What went wrong, and where that helps, what to do.
-    pub message: String,
-}
-
-impl SourceError {
-    /// The source error that an error from the pack's stream wraps, if it wraps one.
-    pub fn from_io(error: &std::io::Error) -> Option<&SourceError> {
-        error.get_ref()?.downcast_ref()
     }
 }

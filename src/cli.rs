@@ -1,0 +1,67 @@
+//! The command line and the environment, read into one [`Command`].
+//!
+//! A flag beats the environment, the environment beats a file. Everything that can be found wrong
+//! without asking the source or the store is found here, before anything is begun: [`CliError`] is
+//! exit code 2. Nothing here opens a connection; the only reads are the manifest's.
+//!
+//! `argv.rs` brings the words into `argh`'s form, `args.rs` holds the options, [`urls`] and
+//! [`manifest`] read what they name, `help.rs` is the text of `--help`. The environment comes in as
+//! a function, so that tests need not touch the process's own.
+//!
+//! To add a sub-command: a struct of its options that derives `FromArgs`, a variant of [`Command`],
+//! one arm in [`parse`], its help text, and its function in `commands/`.
+
+mod args;
+mod argv;
+mod command;
+mod completions;
+mod error;
+mod help;
+pub mod manifest;
+mod upkeep;
+pub mod urls;
+
+use std::ffi::OsString;
+use std::io::Read;
+
+use argh::ArgsInfo;
+
+use self::args::MirrorArgs;
+pub use self::args::{Addressing, ProgressMode};
+use self::argv::Argv;
+use self::command::Environment;
+pub use self::command::{
+    AgentCommand, Command, GcCommand, MirrorCommand, MirrorUrl, Output, Settings, Upkeep,
+    UpkeepTarget, Verbosity, VerifyCommand,
+};
+pub use self::error::CliError;
+pub use self::manifest::Shard;
+
+/// Reads the command line. `words` are without the program's name; `env` answers for the
+/// environment; `stdin` is read only for `--manifest -`.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<String>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
+    let words = words
+        .into_iter()
+        .map(|word| word.into_string().map_err(|_| CliError::new("an argument is not UTF-8")))
+        .collect::<Result<Vec<String>, CliError>>()?;
+    // Sub-commands go here, each with its own table of options.
+    match words.first().map(String::as_str) {
+        Some("verify") => return upkeep::verify(&words[1..], &Environment(env)),
+        Some("gc") => return upkeep::gc(&words[1..], &Environment(env)),
+        Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),
+        Some("completions") => return completions::completions(&words[1..]),
+        _ => {}
+    }
+    match argv::normalise(&words, MirrorArgs::get_args_info().flags)? {
+        Argv::Help => Ok(Command::Print(help::MIRROR.to_owned())),
+        Argv::Version => Ok(Command::Print(help::version())),
+        Argv::Words(words) => {
+            let args = command::from_args::<MirrorArgs>(&words)?;
+            Ok(Command::Mirror(Box::new(command::mirror(args, &Environment(env), stdin)?)))
+        }
+    }
+}

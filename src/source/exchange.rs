@@ -1,0 +1,136 @@
+//! What all requests to a source's servers have in common: redirects, refusals, and how their errors
+//! are told. No error shows userinfo, a query or a header.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use ureq::Body;
+use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ureq::http::{Response, StatusCode};
+use url::Url;
+
+use super::error::{SourceError, SourceErrorKind};
+use crate::http;
+
+/// Some forges look for `git/` before they speak git at all.
+pub const USER_AGENT: &str = concat!("git/2.0 (mirror-git-to-s3 ", env!("CARGO_PKG_VERSION"), ")");
+
+/// As many as git allows libcurl by default would be 20; no forge needs more than two.
+pub(super) const MAX_REDIRECTS: usize = 5;
+
+/// An address that expires within this is not used any more, as git-lfs does it.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
+
+/// Where one object can be had, for a while.
+#[derive(Clone)]
+pub struct Download {
+    pub(super) href: Url,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) expires: Option<Instant>,
+}
+
+impl Download {
+    /// An address without an end, with the headers that belong to it.
+    pub fn new(href: Url, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Download { href, headers, expires: None }
+    }
+
+    /// Will it have expired before a request is there?
+    pub fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Download({})", shown(&self.href))
+    }
+}
+
+/// A URL for people: no userinfo, no query, no fragment.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = (url.set_username(""), url.set_password(None));
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+pub(super) fn fatal(place: &str, message: String) -> SourceError {
+    SourceError { kind: SourceErrorKind::Fatal, url: place.to_owned(), message }
+}
+
+pub(super) fn transient(place: &str, message: String) -> SourceError {
+    let kind = SourceErrorKind::Transient { retry_after: None };
+    SourceError { kind, url: place.to_owned(), message }
+}
+
+pub(super) fn from_ureq(place: &str, error: &ureq::Error) -> SourceError {
+    let kind = match error {
+        error if http::is_denied(error) => SourceErrorKind::Denied,
+        error if http::is_transient(error) => SourceErrorKind::Transient { retry_after: None },
+        _ => SourceErrorKind::Fatal,
+    };
+    SourceError { kind, url: place.to_owned(), message: http::explain(error) }
+}
+
+/// Where a redirect leads, if `response` is one.
+pub(super) fn redirect_target(
+    response: &Response<Body>,
+    url: &Url,
+) -> Result<Option<Url>, SourceError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let fail = |message: &str| fatal(&shown(url), message.to_owned());
+    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| fail("a redirect that says not whither"))?;
+    let mut target = url.join(location).map_err(|_| fail("a redirect to what is no URL"))?;
+    match (url.scheme(), target.scheme()) {
+        (_, "https") | ("http", "http") => {}
+        ("https", "http") => return Err(fail("a redirect from https to http is not followed")),
+        _ => return Err(fail("a redirect to what is neither http nor https")),
+    }
+    // A server must not choose who we are.
+    let _ = (target.set_username(""), target.set_password(None));
+    target.set_fragment(None);
+    log::debug!("{} redirects to {}", shown(url), shown(&target));
+    Ok(Some(target))
+}
+
+/// What a status means, and what the user can do.
+pub(super) fn refusal(
+    status: StatusCode,
+    credentials_sent: bool,
+    retry_after: Option<Duration>,
+) -> (SourceErrorKind, String) {
+    const HELP: &str = "a user and token in the URL, an entry in ~/.netrc (or the file that NETRC \
+                        names), or --source-header-file";
+    let (kind, text) = match (status.as_u16(), credentials_sent) {
+        (401, false) => (SourceErrorKind::Denied, format!("it wants a login: give it {HELP}")),
+        (401, true) => (SourceErrorKind::Denied, "it does not accept the login or token".into()),
+        (403, false) => (SourceErrorKind::Denied, format!("it refuses; with a login: {HELP}")),
+        (403, true) => (SourceErrorKind::Denied, "this login or token may not read it".into()),
+        (404, false) => (
+            SourceErrorKind::Denied,
+            format!("no such repository, or one that needs a login: {HELP}"),
+        ),
+        (404, true) => (
+            SourceErrorKind::Denied,
+            "no such repository, or one that this login or token may not see".into(),
+        ),
+        (407, _) => (SourceErrorKind::Denied, "the proxy wants a login".into()),
+        (408 | 429 | 500 | 502 | 503 | 504 | 520..=529, _) => {
+            (SourceErrorKind::Transient { retry_after }, "it is not available now".into())
+        }
+        _ => (SourceErrorKind::Fatal, "an answer that git does not know".into()),
+    };
+    (kind, format!("HTTP {}: {text}", status.as_u16()))
+}
+
+/// The media type in lower case, without parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = value.unwrap_or_default().split(';').next().unwrap_or_default();
+    media.trim().to_ascii_lowercase()
+}
