@@ -7,17 +7,16 @@
 //! Repositories that run at once share memory and request slots: [`share`] divides them, so that
 //! `jobs` repositories together stay within what was asked for.
 //!
-//! Threads: the calling thread works too, `jobs - 1` others are named `mirror.1` and so on. A
-//! worker takes the next index from one counter and never waits for another worker.
+//! Threads: the calling thread works too, `jobs - 1` others are named `mirror.1` and so on.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use crate::mirror::Options;
 use crate::run::Cancel;
+use crate::run::threads::take_next;
 
 /// How the work on one pair ended.
 #[derive(Debug)]
@@ -50,34 +49,20 @@ pub fn run_all<P: Sync, T: Send, E: Send>(
     cancel: &Cancel,
     work: impl Fn(&P) -> Result<T, E> + Sync,
 ) -> Vec<Outcome<T, E>> {
-    let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     // One slot a pair, filled once by the worker that took its index. Guarded by the mutex only
     // because slots are written from several threads; no work is done under it.
     let outcomes = Mutex::new(pairs.iter().map(|_| Outcome::NotStarted).collect::<Vec<_>>());
-    let worker = || {
-        while !stop.load(Ordering::Relaxed) && !cancel.is_cancelled() {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(pair) = pairs.get(index) else { break };
-            let outcome = match catch_unwind(AssertUnwindSafe(|| work(pair))) {
-                Ok(result) => Outcome::Ended(result),
-                Err(payload) => Outcome::Panicked(words_of(payload.as_ref())),
-            };
-            if fail_fast && !outcome.is_ok() {
-                stop.store(true, Ordering::Relaxed);
-            }
-            outcomes.lock().unwrap_or_else(PoisonError::into_inner)[index] = outcome;
+    let is_over = || stop.load(Ordering::Relaxed) || cancel.is_cancelled();
+    take_next(pairs.len(), jobs, "mirror", is_over, |index| {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| work(&pairs[index]))) {
+            Ok(result) => Outcome::Ended(result),
+            Err(payload) => Outcome::Panicked(words_of(payload.as_ref())),
+        };
+        if fail_fast && !outcome.is_ok() {
+            stop.store(true, Ordering::Relaxed);
         }
-    };
-    thread::scope(|scope| {
-        for number in 1..jobs.min(pairs.len()) {
-            let name = format!("mirror.{number}");
-            if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, worker) {
-                log::warn!("cannot start another thread, going on with {number}: {error}");
-                break;
-            }
-        }
-        worker();
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner)[index] = outcome;
     });
     outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -38,7 +38,9 @@ use crate::git::refs::{Advertisement, Head};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::layout::{Layout, TEMPORARY};
+use crate::repository::lfs_objects;
 use crate::repository::links::{file_in_tree, tree_of_commit};
+use crate::repository::listing;
 use crate::repository::objects::file_of_head;
 use crate::repository::packs::StoredPack;
 use crate::repository::parts::{FIRST_PART_BYTES, Parts, copy_any_size, part_bytes};
@@ -77,9 +79,6 @@ const QUIET: Duration = Duration::from_millis(250);
 /// Which server is asked is said by this file in HEAD's root folder.
 const CONFIG_FILE: &str = ".lfsconfig";
 
-/// The folder of LFS objects.
-const PREFIX: &str = "lfs/objects/";
-
 /// Where lacking objects are remembered: lines `oid size`.
 const LACKING_KEY: &str = "mirror_state/lfs-lacking";
 
@@ -87,19 +86,6 @@ const LACKING_KEY: &str = "mirror_state/lfs-lacking";
 const MAX_LACKING_BYTES: u64 = 128 << 20;
 
 const HEADERS: ObjectHeaders = ObjectHeaders::immutable("application/octet-stream");
-
-/// `lfs/objects/aa/bb/<64 hex>`, as git-lfs lays out its own folder.
-fn key(pointer: &LfsPointer) -> Key {
-    let hex = pointer.hex();
-    Key::new(format!("{PREFIX}{}/{}/{hex}", &hex[..2], &hex[2..4])).expect("hexadecimal digits")
-}
-
-/// The inverse of [`key`].
-fn oid_of_key(key: &str) -> Option<[u8; 32]> {
-    let (folders, hex) = key.strip_prefix(PREFIX)?.rsplit_once('/')?;
-    let oid = sha256(hex)?;
-    (folders == format!("{}/{}", &hex[..2], &hex[2..4])).then_some(oid)
-}
 
 fn sorted(mut pointers: Vec<LfsPointer>) -> Vec<LfsPointer> {
     pointers.sort_unstable_by_key(|pointer| (pointer.oid, pointer.size));
@@ -336,7 +322,7 @@ impl<'a> Wanted<'a> {
         if self.listed.is_none() && self.asked.len() <= FEW {
             let mut missing = Vec::new();
             for pointer in pointers {
-                if self.store.head(&key(&pointer))?.is_none() {
+                if self.store.head(&lfs_objects::key(&pointer.oid))?.is_none() {
                     missing.push(pointer);
                 }
             }
@@ -353,16 +339,13 @@ impl<'a> Wanted<'a> {
 
 /// All LFS objects of the bucket, sorted.
 fn list(store: &dyn Store) -> Result<Vec<[u8; 32]>, StoreError> {
-    let (mut found, mut page) = (Vec::new(), None);
-    loop {
-        let listed = store.list(PREFIX, page.as_deref())?;
-        found.extend(listed.objects.iter().filter_map(|o| oid_of_key(o.key.as_str())));
-        page = listed.next;
-        if page.is_none() {
-            found.sort_unstable();
-            return Ok(found);
-        }
-    }
+    let mut found = Vec::new();
+    listing::pages(store, listing::LFS, |page| {
+        found.extend(page.iter().filter_map(|info| lfs_objects::oid_of_key(info.key.as_str())));
+        Ok::<_, StoreError>(())
+    })?;
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// What earlier runs could not get, sorted.
@@ -886,7 +869,7 @@ impl<'f, 'a> Sink<'f, 'a> {
     /// Makes the object appear under its key. The check has passed.
     fn store(mut self) -> Result<(), Stop> {
         let (store, temp) = (self.fetch.store, &self.fetch.temp);
-        let to = key(&self.pointer);
+        let to = lfs_objects::key(&self.pointer.oid);
         if self.upload.is_none() {
             store.put(&to, &self.parts.body, HEADERS, None)?;
             return Ok(());
@@ -925,17 +908,6 @@ mod tests {
         LfsPointer { oid: [byte; 32], size }
     }
 
-    #[test]
-    fn keys_and_oids_are_each_others_inverse() {
-        let one = pointer(0xab, 1);
-        let hex = "ab".repeat(32);
-        assert_eq!(key(&one).as_str(), format!("lfs/objects/ab/ab/{hex}"));
-        assert_eq!(oid_of_key(key(&one).as_str()), Some(one.oid));
-        for other in [format!("lfs/objects/aa/ab/{hex}"), "lfs/objects/ab/ab/x".into(), hex] {
-            assert_eq!(oid_of_key(&other), None, "{other}");
-        }
-    }
-
     fn queue(head: Head) -> Queue {
         Queue::new(64 << 20, &Cancel::default(), &Advertisement { refs: Vec::new(), head })
     }
@@ -953,7 +925,7 @@ mod tests {
     fn what_is_stored_is_found_by_looking_up_and_by_one_listing() {
         let store = MemoryStore::new();
         for byte in [3, 7, 90] {
-            store.put(&key(&pointer(byte, 1)), b"x", HEADERS, None).unwrap();
+            store.put(&lfs_objects::key(&[byte; 32]), b"x", HEADERS, None).unwrap();
         }
         let queue = queue(Head::Absent);
         let mut wanted = Wanted::new(&store, &queue);

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::inventory::{self, LFS, OBJECTS, lfs_oid_of_key};
+use super::inventory;
 use super::walk::{Pointers, Problem, Reached, Walk};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::Oid;
@@ -43,6 +43,8 @@ use crate::git::refs::{Head, parse_head_file, parse_info_refs};
 use crate::lfs::Remembered;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Deleting;
+use crate::repository::lfs_objects;
+use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
 use crate::repository::packed;
 use crate::repository::packs;
@@ -262,7 +264,7 @@ impl Keep {
         if let Some(oid) = loose::oid_of_key(key) {
             return (!self.reached.objects.contains(&oid)).then_some(Garbage::Loose);
         }
-        if let Some(oid) = lfs_oid_of_key(key) {
+        if let Some(oid) = lfs_objects::oid_of_key(key) {
             return (!self.reached.lfs.contains_key(&oid)).then_some(Garbage::Lfs);
         }
         (!self.packs.contains(pack_of_key(key)?)).then_some(Garbage::Pack)

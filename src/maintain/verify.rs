@@ -16,13 +16,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::inventory::{self, LFS, lfs_key, lfs_oid_of_key};
+use super::inventory;
 use super::walk::{Pointers, Problem, Reached, Walk, io_error};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
@@ -31,10 +30,13 @@ use crate::pack::entry::{EntryHeader, EntryKind};
 use crate::pack::index::IndexEntry;
 use crate::pack::reader::{PackError, PackReader};
 use crate::repository::error::MirrorError;
+use crate::repository::lfs_objects;
+use crate::repository::listing::LFS;
 use crate::repository::packed::{self, Content, Pack, PackedReader, Packs, ReadError};
 use crate::repository::packs;
 use crate::repository::reopen::Reopening;
 use crate::run::Cancel;
+use crate::run::threads::for_each;
 use crate::store::{Key, Store, StoreError, StoreErrorKind};
 
 /// How to verify.
@@ -321,25 +323,9 @@ impl Verification<'_> {
         }
         wanted.sort_unstable();
         let sizes = if self.options.quick { self.list_lfs()? } else { None };
-        let next = AtomicUsize::new(0);
-        let failed: Mutex<Option<MirrorError>> = Mutex::new(None);
-        let failed_already = || failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        std::thread::scope(|scope| {
-            for _ in 0..self.options.concurrency.clamp(1, wanted.len()) {
-                scope.spawn(|| {
-                    while !failed_already() {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some((oid, (size, via))) = wanted.get(at) else { break };
-                        if let Err(error) = self.check_lfs_object(oid, *size, *via, sizes.as_ref())
-                        {
-                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            failed.get_or_insert(error);
-                        }
-                    }
-                });
-            }
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        for_each(&wanted, self.options.concurrency, "verify", |(oid, (size, via))| {
+            self.check_lfs_object(oid, *size, *via, sizes.as_ref())
+        })
     }
 
     /// Sizes of the LFS objects in the bucket; `None` where nothing can be listed.
@@ -348,9 +334,9 @@ impl Verification<'_> {
         let options = self.options;
         let listed =
             inventory::pages(self.store, LFS, options.concurrency, &options.cancel, &|page| {
-                let found = page
-                    .into_iter()
-                    .filter_map(|info| Some((lfs_oid_of_key(info.key.as_str())?, info.len)));
+                let found = page.into_iter().filter_map(|info| {
+                    Some((lfs_objects::oid_of_key(info.key.as_str())?, info.len))
+                });
                 sizes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
                 Ok(())
             });
@@ -371,7 +357,7 @@ impl Verification<'_> {
         if self.options.cancel.is_cancelled() {
             return Err(MirrorError::Interrupted);
         }
-        let key = lfs_key(oid);
+        let key = lfs_objects::key(oid);
         let what = if !self.options.quick {
             self.lfs_fault(&key, oid, size)?
         } else {

@@ -4,11 +4,9 @@
 //! folder: 20 bytes an object. (One table of all would double while it grows and be copied from
 //! place to place.) Only a run that can't rely on published refs looks.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use super::loose;
+use super::{listing, loose};
 use crate::git::object::Oid;
 use crate::store::{Store, StoreError};
 
@@ -31,61 +29,19 @@ impl Existing {
 
     /// Lists the loose objects of the bucket. One request if there are few.
     pub(crate) fn list_loose(store: &dyn Store, threads: usize) -> Result<Self, StoreError> {
-        let first = store.list("objects/", None)?;
-        let mut folders = vec![Vec::new(); FOLDERS];
-        if first.next.is_some() {
-            list_folders(store, threads, &mut folders)?;
-        } else {
-            for oid in first.objects.iter().filter_map(|o| loose::oid_of_key(o.key.as_str())) {
-                folders[usize::from(oid.as_bytes()[0])].push(oid);
-            }
-        }
+        let found = Mutex::new(vec![Vec::new(); FOLDERS]);
+        listing::pages_at_once(store, listing::OBJECTS, threads, |page| {
+            let oids = page.iter().filter_map(|info| loose::oid_of_key(info.key.as_str()));
+            let mut folders = found.lock().unwrap_or_else(PoisonError::into_inner);
+            oids.for_each(|oid| folders[usize::from(oid.as_bytes()[0])].push(oid));
+            Ok::<_, StoreError>(())
+        })?;
+        let mut folders = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         for folder in &mut folders {
             folder.sort_unstable();
             folder.shrink_to_fit();
         }
         Ok(Existing(folders))
-    }
-}
-
-fn list_folders(
-    store: &dyn Store,
-    threads: usize,
-    folders: &mut [Vec<Oid>],
-) -> Result<(), StoreError> {
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new((folders, Ok(())));
-    let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, FOLDERS) {
-            scope.spawn(|| {
-                while lock().1.is_ok() {
-                    let folder = next.fetch_add(1, Ordering::Relaxed);
-                    if folder >= FOLDERS {
-                        break;
-                    }
-                    match list_folder(store, folder) {
-                        Ok(oids) => lock().0[folder] = oids,
-                        Err(error) => lock().1 = Err(error),
-                    }
-                }
-            });
-        }
-    });
-    found.into_inner().unwrap_or_else(PoisonError::into_inner).1
-}
-
-fn list_folder(store: &dyn Store, folder: usize) -> Result<Vec<Oid>, StoreError> {
-    let prefix = format!("objects/{folder:02x}/");
-    let mut oids = Vec::new();
-    let mut page = None;
-    loop {
-        let listed = store.list(&prefix, page.as_deref())?;
-        oids.extend(listed.objects.iter().filter_map(|o| loose::oid_of_key(o.key.as_str())));
-        page = listed.next;
-        if page.is_none() {
-            return Ok(oids);
-        }
     }
 }
 

@@ -22,6 +22,7 @@
 use std::collections::BTreeSet;
 
 use super::error::MirrorError;
+use super::listing;
 use super::packs;
 use super::replaced;
 use crate::git::refs::{
@@ -207,21 +208,16 @@ fn same_file(
 /// The packs that are stored with their indices.
 fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
     let (mut packs, mut indices) = (Vec::new(), BTreeSet::new());
-    let mut page = None;
-    loop {
-        let listed = store.list("objects/pack/", page.as_deref())?;
-        for name in listed.objects.iter().filter_map(|o| o.key.as_str().rsplit('/').next()) {
+    listing::pages(store, "objects/pack/", |page| {
+        for name in page.iter().filter_map(|o| o.key.as_str().rsplit('/').next()) {
             if let Some(name) = name.strip_suffix(".pack") {
                 packs.push(name.to_owned());
             } else if let Some(name) = name.strip_suffix(".idx") {
                 indices.insert(name.to_owned());
             }
         }
-        page = listed.next;
-        if page.is_none() {
-            break;
-        }
-    }
+        Ok::<_, MirrorError>(())
+    })?;
     packs.retain(|name| indices.contains(name));
     Ok(packs)
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::listing;
 use crate::git::object::Oid;
 use crate::store::{Key, ObjectHeaders, Store, StoreError};
 
@@ -36,10 +37,8 @@ pub(crate) struct Replaced {
 impl Replaced {
     pub(crate) fn read(store: &dyn Store) -> Result<Self, StoreError> {
         let mut found = Replaced::default();
-        let mut page = None;
-        loop {
-            let listed = store.list(PREFIX, page.as_deref())?;
-            for info in listed.objects {
+        listing::pages(store, PREFIX, |page| {
+            for info in page {
                 let name = info.key.as_str().strip_prefix(PREFIX);
                 // What is no note of ours is neither read nor ever deleted.
                 let is_note = name.and_then(|name| pack_name(name.as_bytes())).is_some();
@@ -56,11 +55,9 @@ impl Replaced {
                 }
                 found.notes.push((info.key, at));
             }
-            page = listed.next;
-            if page.is_none() {
-                return Ok(found);
-            }
-        }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Since when a pack is not listed, if that was noted.

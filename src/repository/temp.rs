@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::listing;
 use crate::git::lfs_pointer::sha256;
 use crate::git::object::Oid;
 use crate::store::{
@@ -248,10 +249,8 @@ impl<'e> TempKeys<'e> {
 pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
     let now = SystemTime::now();
     let (mut dead, mut dead_notes, mut live_notes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut page = None;
-    loop {
-        let listed = store.list(TEMP_PREFIX, page.as_deref())?;
-        for ObjectInfo { key, last_modified, .. } in listed.objects {
+    listing::pages(store, TEMP_PREFIX, |page| {
+        for ObjectInfo { key, last_modified, .. } in page {
             let Some(key) = TempKey::parse(key) else { continue };
             match (key.is_dead(last_modified, now), key.is_note) {
                 (true, false) => dead.push(key),
@@ -260,11 +259,8 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
                 (false, false) => {}
             }
         }
-        page = listed.next;
-        if page.is_none() {
-            break;
-        }
-    }
+        Ok::<_, StoreError>(())
+    })?;
     let mut swept = dead.len() + store.remove_leftovers()?;
     for OpenUpload { upload, initiated } in store.list_uploads(TEMP_PREFIX)? {
         if TempKey::parse(upload.key.clone()).is_some_and(|key| key.is_dead(initiated, now)) {

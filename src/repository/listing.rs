@@ -1,0 +1,80 @@
+//! Lists what is stored: page by page, or a large folder in parallel.
+//!
+//! A listing of a large bucket is as many requests in a row as it has pages. So the folders of loose
+//! objects, `objects/00/` to `objects/ff/`, and of LFS objects are listed at once. A folder that fits
+//! one page costs one request.
+
+use crate::run::threads::for_each;
+use crate::store::{ListPage, ObjectInfo, Store, StoreError};
+
+/// The folder of loose objects and packs.
+pub(crate) const OBJECTS: &str = "objects/";
+
+/// The folder of LFS objects.
+pub(crate) const LFS: &str = "lfs/objects/";
+
+/// Hands every page below `prefix` to `page`, whose error ends the listing.
+pub(crate) fn pages<E: From<StoreError>>(
+    store: &dyn Store,
+    prefix: &str,
+    mut page: impl FnMut(Vec<ObjectInfo>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut next = None;
+    loop {
+        let listed = store.list(prefix, next.as_deref())?;
+        page(listed.objects)?;
+        next = listed.next;
+        if next.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The same for [`OBJECTS`] or [`LFS`], from up to `threads` threads.
+pub(crate) fn pages_at_once<E: From<StoreError> + Send>(
+    store: &dyn Store,
+    folder: &str,
+    threads: usize,
+    page: impl Fn(Vec<ObjectInfo>) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let ListPage { objects, next } = store.list(folder, None)?;
+    if next.is_none() {
+        return page(objects);
+    }
+    let mut folders: Vec<String> = (0..256).map(|n| format!("{folder}{n:02x}/")).collect();
+    if folder == OBJECTS {
+        // What lies in no folder of two digits.
+        folders.push("objects/pack/".to_owned());
+    }
+    for_each(&folders, threads, "list", |folder| pages(store, folder, &page))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Key, ObjectHeaders};
+
+    #[test]
+    fn every_folder_is_listed_once_whatever_the_page() {
+        for page_size in [1, 2, 1000] {
+            let store = MemoryStore::new().with_page_size(page_size);
+            let names = ["objects/00/a", "objects/00/b", "objects/ff/c", "objects/pack/d"];
+            for name in names {
+                let headers = ObjectHeaders::changing("text/plain");
+                store.put(&Key::new(name).unwrap(), b"", headers, None).unwrap();
+            }
+            let seen = Mutex::new(Vec::new());
+            pages_at_once(&store, OBJECTS, 4, |page| {
+                seen.lock().unwrap().extend(page.into_iter().map(|info| info.key.to_string()));
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+            let mut seen = seen.into_inner().unwrap();
+            seen.sort();
+            assert_eq!(seen, names);
+        }
+    }
+}
