@@ -23,15 +23,13 @@ pub use crate::repository::publish::RefChange;
 use crate::repository::publish::{self, Published};
 use crate::repository::temp::{self, TempKeys};
 use crate::repository::{fence, objects, peeled, state};
+use crate::run::retry::{Backoff, Policy, sleep};
 pub use crate::run::{Cancel, MIN_MEMORY_BYTES};
 use crate::source::{Source, SourceErrorKind};
 use crate::store::{Store, StoreErrorKind};
 
-/// How often a stream that breaks in the middle is begun again.
-const FETCH_ATTEMPTS: u32 = 5;
-
-/// The wait before a stream is begun again for the first time.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How often a stream that breaks in the middle is begun, and the wait before it is begun again.
+const STREAM_POLICY: Policy = Policy::of(5, Duration::from_millis(200));
 
 /// What a run is to do.
 #[derive(Clone, Debug)]
@@ -440,18 +438,21 @@ fn fetch_with_retries(
     wants: &[Oid],
     haves: &[Oid],
 ) -> Result<Complete, MirrorError> {
-    for attempt in 1.. {
+    let mut backoff = Backoff::new(STREAM_POLICY);
+    loop {
         if env.existing.len() > 0 {
             log::info!("{} objects are stored already", env.existing.len());
         }
         let words = Box::new(|line: &str| env.progress.source_says(line));
         let stream = source.fetch(wants, haves, words)?;
         match store_pack(stream, wants, env) {
-            Err(error) if attempt < FETCH_ATTEMPTS && is_broken_stream(&error) => {
-                if !pause(attempt, &env.cancel) {
+            Err(error) if is_broken_stream(&error) => {
+                let Some(wait) = backoff.wait_after(None) else { return Err(error) };
+                if !sleep(wait, || env.cancel.is_cancelled()) {
                     return Err(MirrorError::Interrupted);
                 }
-                log::warn!("{error}; beginning again (try {attempt} of {FETCH_ATTEMPTS})");
+                let (failed, tries) = (backoff.tries, STREAM_POLICY.max_attempts);
+                log::warn!("{error}; beginning again (try {failed} of {tries})");
                 if env.layout == Layout::Loose {
                     env.existing = Existing::list_loose(env.store, env.concurrency)?;
                 }
@@ -459,16 +460,6 @@ fn fetch_with_retries(
             outcome => return outcome,
         }
     }
-    unreachable!("the last try returns")
-}
-
-/// Before a stream is begun again; doubles each time. `false`: cancelled.
-fn pause(attempt: u32, cancel: &Cancel) -> bool {
-    let end = Instant::now() + FIRST_PAUSE * (1 << (attempt - 1));
-    while Instant::now() < end && !cancel.is_cancelled() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    !cancel.is_cancelled()
 }
 
 fn is_broken_stream(error: &MirrorError) -> bool {

@@ -19,7 +19,7 @@ use mirror_git_to_s3::git::refs::{Advertisement, Head, RefName};
 use mirror_git_to_s3::http::{Client, Environment, Settings};
 use mirror_git_to_s3::source::auth::Auth;
 use mirror_git_to_s3::source::bundle::Bundle;
-use mirror_git_to_s3::source::smart_http::{Patience, SmartHttp};
+use mirror_git_to_s3::source::smart_http::{Policy, SmartHttp};
 use mirror_git_to_s3::source::{Source, SourceError, SourceErrorKind};
 use tempfile::TempDir;
 
@@ -129,9 +129,10 @@ fn client() -> Client {
 
 /// A source that does not wait long between tries.
 fn source(url: &str) -> SmartHttp {
-    let patience =
-        Patience { tries: 3, first_wait: Duration::from_millis(1), total: Duration::from_secs(30) };
-    SmartHttp::new(url, client(), Auth::none()).unwrap().with_patience(patience)
+    let first_delay = Duration::from_millis(1);
+    let max_total = Duration::from_secs(30);
+    let policy = Policy { max_attempts: 3, first_delay, max_delay: Duration::MAX, max_total };
+    SmartHttp::new(url, client(), Auth::none()).unwrap().with_policy(policy)
 }
 
 fn serve(repos: &Repos, options: Options) -> (GitHttp, SmartHttp) {

@@ -26,16 +26,14 @@ use crate::http;
 use crate::logging;
 use crate::progress::Screen;
 use crate::run::Cancel;
+use crate::run::retry::{Backoff, Policy};
 use crate::source::auth::{Auth, Credentials};
 use crate::source::lfs::{self, Download};
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::{Key, Store, StoreError, StoreErrorKind};
 
 /// Tries with no byte between them.
-const TRIES: u32 = 5;
-
-/// The wait after the first; it doubles each time.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+const POLICY: Policy = Policy::of(5, Duration::from_millis(250));
 
 /// A progress message is sent after so many bytes.
 const TELL_BYTES: u64 = 1 << 20;
@@ -195,7 +193,7 @@ impl<W: Write> Agent<W> {
     fn fetch(&mut self, pointer: &LfsPointer) -> Result<PathBuf, Failure> {
         let oid = pointer.hex();
         let mut partial = Partial::open(&self.folder, &oid)?;
-        let (mut tries, mut wait, mut corrupt) = (1, FIRST_WAIT, false);
+        let (mut backoff, mut corrupt) = (Backoff::new(POLICY), false);
         loop {
             let before = partial.len;
             let failure = match self.transfer(pointer, &mut partial) {
@@ -215,15 +213,12 @@ impl<W: Write> Agent<W> {
                 Err(failure) => failure,
             };
             if partial.len > before {
-                (tries, wait) = (1, FIRST_WAIT);
+                backoff = Backoff::new(POLICY);
             }
-            if !failure.transient || tries == TRIES {
-                return Err(failure);
-            }
+            let wait = backoff.wait_after(None).filter(|_| failure.transient);
+            let Some(wait) = wait else { return Err(failure) };
             log::info!("{}; trying again in {} ms", failure.words, wait.as_millis());
             std::thread::sleep(wait);
-            tries += 1;
-            wait *= 2;
         }
     }
 

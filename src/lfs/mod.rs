@@ -26,7 +26,7 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
@@ -46,6 +46,7 @@ use crate::repository::packs::StoredPack;
 use crate::repository::parts::{FIRST_PART_BYTES, Parts, copy_any_size, part_bytes};
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
+use crate::run::retry::{Backoff, Policy, sleep, with_retry};
 use crate::source::lfs::{BATCH_OBJECTS, Download};
 use crate::source::{BatchError, LfsSource, Offer, Source, SourceError, SourceErrorKind};
 use crate::store::{Key, Limits, ObjectHeaders, Part, Store, StoreError, Upload};
@@ -612,7 +613,7 @@ impl<'a> Fetch<'a> {
         let _room = self.gate.wait_for(room).ok_or(Stop::Failed(MirrorError::Interrupted))?;
         let mut sink = Sink::new(self, *pointer);
         let (mut asked_again, mut corrupt) = (false, 0);
-        let mut patience = Patience::new(self);
+        let mut backoff = self.backoff();
         loop {
             if download.is_expired() && !asked_again {
                 download = self.ask_again(pointer)?;
@@ -644,14 +645,15 @@ impl<'a> Fetch<'a> {
                 Err(error) => error,
             };
             if sink.received >= begun_at + PROGRESS_BYTES {
-                patience = Patience::new(self);
+                backoff = self.backoff();
                 asked_again = false;
             }
-            if let Err(error) = patience.bear(error) {
+            let Some(wait) = wait_after(&mut backoff, &error) else {
                 sink.restart()?;
                 return Err(error.into());
-            }
-            if self.is_over() {
+            };
+            log::info!("{error}; trying again in {} ms", wait.as_millis());
+            if !sleep(wait, || self.is_over()) {
                 return Err(Stop::Failed(MirrorError::Interrupted));
             }
         }
@@ -673,26 +675,18 @@ impl<'a> Fetch<'a> {
 
     // ---- what all share ------------------------------------------------------------------
 
-    /// Repeats a batch request that may go well the next time.
-    fn patiently<T>(&self, attempt: impl Fn() -> Result<T, BatchError>) -> Result<T, BatchError> {
-        let mut patience = Patience::new(self);
-        loop {
-            match attempt() {
-                Err(BatchError::Failed(error)) => patience.bear(error)?,
-                done => return done,
-            }
-        }
+    fn backoff(&self) -> Backoff {
+        Backoff::new(Policy::of(TRIES, self.server.first_wait()))
     }
 
-    /// Waits, but not longer than the run lasts.
-    fn wait(&self, pause: Duration) {
-        let begun = Instant::now();
-        while let Some(left) = pause.checked_sub(begun.elapsed())
-            && !left.is_zero()
-            && !self.is_over()
-        {
-            std::thread::sleep(left.min(Duration::from_millis(100)));
-        }
+    /// Repeats a batch request that may go well the next time.
+    fn patiently<T>(&self, attempt: impl Fn() -> Result<T, BatchError>) -> Result<T, BatchError> {
+        let mut backoff = self.backoff();
+        let wait_after = |error: &BatchError| match error {
+            BatchError::Failed(error) => wait_after(&mut backoff, error),
+            BatchError::Split(_) | BatchError::Absent(_) => None,
+        };
+        with_retry(wait_after, |wait| sleep(wait, || self.is_over()), attempt)
     }
 
     fn is_over(&self) -> bool {
@@ -710,34 +704,10 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// How long failures are borne: some tries with growing waits.
-struct Patience<'f, 'a> {
-    fetch: &'f Fetch<'a>,
-    tries: u32,
-    wait: Duration,
-}
-
-impl<'f, 'a> Patience<'f, 'a> {
-    fn new(fetch: &'f Fetch<'a>) -> Self {
-        Patience { fetch, tries: 1, wait: fetch.server.first_wait() }
-    }
-
-    /// Waits if `error` may pass; gives it back if it may not, or has been borne too often, or the
-    /// server wants more time than a run has.
-    fn bear(&mut self, error: SourceError) -> Result<(), SourceError> {
-        let SourceErrorKind::Transient { retry_after } = error.kind else { return Err(error) };
-        // Between half of the wait and all of it, so that many mirrors don't come back at once.
-        let backoff = self.wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let pause = retry_after.map_or(backoff, |asked| asked.max(backoff));
-        if self.tries == TRIES || pause > LONGEST_WAIT || self.fetch.is_over() {
-            return Err(error);
-        }
-        log::info!("{error}; trying again in {} ms", pause.as_millis());
-        self.fetch.wait(pause);
-        self.tries += 1;
-        self.wait *= 2;
-        Ok(())
-    }
+/// `None`: `error` will not pass, or has come too often, or the server wants more time than a run has.
+fn wait_after(backoff: &mut Backoff, error: &SourceError) -> Option<Duration> {
+    let SourceErrorKind::Transient { retry_after } = error.kind else { return None };
+    backoff.wait_after(retry_after).filter(|wait| *wait <= LONGEST_WAIT)
 }
 
 /// The most bytes that an object of `size` has in memory: all of it, or its largest part.

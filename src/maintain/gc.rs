@@ -51,6 +51,7 @@ use crate::repository::packs;
 use crate::repository::replaced::Replaced;
 use crate::repository::temp;
 use crate::run::Cancel;
+use crate::run::retry::sleep;
 use crate::store::{Key, ObjectInfo, Store};
 
 /// What gc is to do.
@@ -401,14 +402,9 @@ impl Gc<'_> {
 
     /// Gives a run that has looked at the fence before it was there the time to publish.
     fn wait(&self) -> Result<(), MirrorError> {
-        let until = Instant::now() + self.options.settle;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            if self.options.cancel.is_cancelled() {
-                return Err(MirrorError::Interrupted);
-            }
-            std::thread::sleep(left.min(Duration::from_millis(100)));
-        }
-        Ok(())
+        let GcOptions { settle, cancel, .. } = self.options;
+        let undisturbed = sleep(*settle, || cancel.is_cancelled());
+        if undisturbed { Ok(()) } else { Err(MirrorError::Interrupted) }
     }
 
     fn pages(

@@ -1,6 +1,7 @@
 //! What every layer above the pure formats may need while it runs. It imports nothing.
 
 mod cancel;
+pub(crate) mod retry;
 pub(crate) mod threads;
 
 pub use cancel::Cancel;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::http::header::{self, HeaderValue};
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
@@ -27,6 +27,8 @@ use crate::git::refs::{Advertised, Advertisement};
 use crate::git::sideband::{Demux, SidebandError};
 use crate::git::{ProtocolError, fetch_v0, fetch_v2};
 use crate::http::{self, Client};
+pub use crate::run::retry::Policy;
+use crate::run::retry::{Backoff, sleep, with_retry};
 use crate::source::auth::{Auth, Credentials};
 use crate::source::error::{SourceError, SourceErrorKind};
 pub use crate::source::exchange::USER_AGENT;
@@ -42,29 +44,13 @@ const GZIP_ABOVE: usize = 1024;
 /// The most bytes of refs that are read: ten million refs would be some 700 MB.
 const MAX_REFS_BYTES: u64 = 1 << 30;
 
-/// How failures that may pass are dealt with.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// How often a request is sent at most.
-    pub tries: u32,
-    /// The wait after the first failure; it doubles each time.
-    pub first_wait: Duration,
-    /// No new try begins after this long, whatever the server asks for.
-    pub total: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience {
-            tries: 5,
-            first_wait: Duration::from_millis(500),
-            total: Duration::from_secs(180),
-        }
-    }
-}
-
-/// How often a wait looks whether it is still wanted.
-const CANCEL_EVERY: Duration = Duration::from_millis(50);
+/// How failures that may pass are dealt with, whatever the server asks for.
+const POLICY: Policy = Policy {
+    max_attempts: 5,
+    first_delay: Duration::from_millis(500),
+    max_delay: Duration::MAX,
+    max_total: Duration::from_secs(180),
+};
 
 /// Is what a source does still wanted?
 type Cancelled = Box<dyn Fn() -> bool + Send + Sync>;
@@ -75,7 +61,7 @@ pub struct SmartHttp {
     url: Url,
     client: Client,
     credentials: Credentials,
-    patience: Patience,
+    policy: Policy,
     cancelled: Cancelled,
     requests: Arc<AtomicU64>,
     /// May `.lfsconfig` name another host?
@@ -118,7 +104,7 @@ impl SmartHttp {
             url,
             client,
             credentials,
-            patience: Patience::default(),
+            policy: POLICY,
             cancelled: Box::new(|| false),
             requests: Arc::default(),
             lfs_other_host: false,
@@ -126,9 +112,9 @@ impl SmartHttp {
         })
     }
 
-    /// The same with another patience.
-    pub fn with_patience(self, patience: Patience) -> Self {
-        SmartHttp { patience, ..self }
+    /// The same, but requests are repeated as `policy` says.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        SmartHttp { policy, ..self }
     }
 
     /// No further try, and no further wait between two, once `cancelled` is true: the last failure
@@ -351,40 +337,14 @@ impl SmartHttp {
     /// Repeats what may go well the next time, a bounded number of times in a bounded time.
     fn patiently<T>(
         &self,
-        mut attempt: impl FnMut() -> Result<T, SourceError>,
+        attempt: impl FnMut() -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let begun = Instant::now();
-        let mut wait = self.patience.first_wait;
-        for _ in 1..self.patience.tries {
-            let error = match attempt() {
-                Err(error) => error,
-                done => return done,
-            };
-            let SourceErrorKind::Transient { retry_after } = error.kind else { return Err(error) };
-            // Between half of the wait and all of it, so that many mirrors don't come back at once;
-            // never sooner than the server asks.
-            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let pause = retry_after.map_or(backoff, |asked| asked.max(backoff));
-            if begun.elapsed() + pause > self.patience.total {
-                return Err(error);
-            }
-            log::info!("{error}; trying again in {} ms", pause.as_millis());
-            if !self.wait(pause) {
-                return Err(error);
-            }
-            wait *= 2;
-        }
-        attempt()
-    }
-
-    /// `false`: cancelled.
-    fn wait(&self, mut left: Duration) -> bool {
-        while !left.is_zero() && !(self.cancelled)() {
-            let nap = left.min(CANCEL_EVERY);
-            std::thread::sleep(nap);
-            left -= nap;
-        }
-        !(self.cancelled)()
+        let mut backoff = Backoff::new(self.policy);
+        let wait_after = |error: &SourceError| match error.kind {
+            SourceErrorKind::Transient { retry_after } => backoff.wait_after(retry_after),
+            _ => None,
+        };
+        with_retry(wait_after, |wait| sleep(wait, &self.cancelled), attempt)
     }
 }
 
@@ -392,7 +352,7 @@ impl fmt::Debug for SmartHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SmartHttp")
             .field("url", &shown(&self.url))
-            .field("patience", &self.patience)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }

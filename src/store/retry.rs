@@ -12,46 +12,21 @@
 //! - `create_upload` leaves an upload without an owner; whoever cleans up finds it in
 //!   `list_uploads`.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::interface::{
     Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
     StoreError, StoreErrorKind, Upload,
 };
+pub use crate::run::retry::Policy;
+use crate::run::retry::{Backoff, sleep_by, with_retry};
 
 /// As many keys as S3 deletes at once, so that a failure repeats one request and not all.
 const DELETE_CHUNK: usize = 1000;
-/// How often a wait looks whether it is still wanted.
-const CANCEL_EVERY: Duration = Duration::from_millis(50);
-
-/// How often and how long to try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Tries of one request, the first included; 0 counts as 1. `AWS_MAX_ATTEMPTS`.
-    pub max_attempts: u32,
-    /// The longest wait before the second try; it doubles from then on. The wait is between half
-    /// of this and this.
-    pub first_delay: Duration,
-    /// The longest wait, also when the store asks for a longer one.
-    pub max_delay: Duration,
-    /// No new try begins when this has passed since the first.
-    pub max_total: Duration,
-}
-
-impl Default for Policy {
-    /// 8 tries: 0.2 s, 0.4 s … 12.8 s between them, 25 s in all, if failures come at once.
-    fn default() -> Self {
-        Policy {
-            max_attempts: 8,
-            first_delay: Duration::from_millis(200),
-            max_delay: Duration::from_secs(30),
-            max_total: Duration::from_secs(300),
-        }
-    }
-}
 
 type Cancel = Box<dyn Fn() -> bool + Send + Sync>;
 type Sleep = Box<dyn Fn(Duration) + Send + Sync>;
@@ -114,30 +89,15 @@ impl<S: Store> Retry<S> {
         &self,
         attempt: impl Fn(bool) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut tries = Tries::new(self.policy);
-        loop {
-            let error = match attempt(tries.maybe_done) {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let Some(delay) = tries.delay_after(error.kind) else {
-                return Err(tries.gave_up(error));
-            };
-            log::info!("{error}; trying again in {} ms", delay.as_millis());
-            if !self.wait(delay) {
-                return Err(error);
-            }
-        }
-    }
-
-    /// `false`: cancelled.
-    fn wait(&self, mut left: Duration) -> bool {
-        while !left.is_zero() && !(self.cancel)() {
-            let nap = left.min(CANCEL_EVERY);
-            (self.sleep)(nap);
-            left -= nap;
-        }
-        !(self.cancel)()
+        let (mut tries, maybe_done) = (Tries::new(self.policy), Cell::new(false));
+        let wait_after = |error: &StoreError| {
+            let delay = tries.delay_after(error.kind);
+            maybe_done.set(tries.maybe_done);
+            delay
+        };
+        let sleep = |wait| sleep_by(wait, &self.cancel, &self.sleep);
+        let done = with_retry(wait_after, sleep, || attempt(maybe_done.get()));
+        done.map_err(|error| tries.gave_up(error))
     }
 
     /// Did the upload that is gone become the object? Upload ids are used once, so nobody else can
@@ -166,11 +126,7 @@ impl<S: Store> Retry<S> {
 
 /// The tries of one request.
 struct Tries {
-    policy: Policy,
-    began: Instant,
-    /// Counted apart from the clock, so that it holds for an injected sleep too.
-    waited: Duration,
-    done: u32,
+    backoff: Backoff,
     refreshed: bool,
     was_at_once: bool,
     maybe_done: bool,
@@ -179,10 +135,7 @@ struct Tries {
 impl Tries {
     fn new(policy: Policy) -> Self {
         Tries {
-            policy,
-            began: Instant::now(),
-            waited: Duration::ZERO,
-            done: 0,
+            backoff: Backoff::new(policy),
             refreshed: false,
             was_at_once: false,
             maybe_done: false,
@@ -191,45 +144,30 @@ impl Tries {
 
     /// How long to wait before the next try; `None`: there is none.
     fn delay_after(&mut self, kind: StoreErrorKind) -> Option<Duration> {
-        self.done += 1;
         let retry_after = match kind {
             StoreErrorKind::ExpiredCredentials if !self.refreshed => {
                 self.refreshed = true;
+                self.backoff.tries += 1;
                 return Some(Duration::ZERO);
             }
             StoreErrorKind::Transient { retry_after } => retry_after,
-            _ => return None,
+            _ => {
+                self.backoff.tries += 1;
+                return None;
+            }
         };
         self.maybe_done = true;
-        if self.done >= self.policy.max_attempts.max(1) {
-            return None;
-        }
-        let delay = match retry_after {
+        if retry_after == Some(Duration::ZERO) && !self.was_at_once {
             // A pooled connection that was closed meanwhile: a new one may do, but once only.
-            Some(Duration::ZERO) if !self.was_at_once => {
-                self.was_at_once = true;
-                Duration::ZERO
-            }
-            Some(Duration::ZERO) | None => self.backoff(),
-            Some(asked) => asked.min(self.policy.max_delay),
-        };
-        if self.began.elapsed().max(self.waited) + delay > self.policy.max_total {
-            return None;
+            self.was_at_once = true;
+            return self.backoff.at_once();
         }
-        self.waited += delay;
-        Some(delay)
-    }
-
-    /// Jitter keeps many clients from coming again at once.
-    fn backoff(&self) -> Duration {
-        let doubled = 1u32.checked_shl(self.done - 1).unwrap_or(u32::MAX);
-        let full = self.policy.first_delay.saturating_mul(doubled).min(self.policy.max_delay);
-        full / 2 + (full / 2).mul_f64(fastrand::f64())
+        self.backoff.wait_after(retry_after)
     }
 
     fn gave_up(&self, mut error: StoreError) -> StoreError {
-        if self.done > 1 {
-            error.message.push_str(&format!(" (after {} tries)", self.done));
+        if self.backoff.tries > 1 {
+            error.message.push_str(&format!(" (after {} tries)", self.backoff.tries));
         }
         error
     }
