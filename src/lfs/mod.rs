@@ -37,6 +37,7 @@ use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Advertisement, Head};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
+use crate::repository::files;
 use crate::repository::layout::{Layout, TEMPORARY};
 use crate::repository::lfs_objects;
 use crate::repository::links::{file_in_tree, tree_of_commit};
@@ -353,16 +354,9 @@ fn list(store: &dyn Store) -> Result<Vec<[u8; 32]>, StoreError> {
 pub(super) struct Remembered(pub(super) Vec<LfsPointer>);
 
 impl Remembered {
-    fn key() -> Key {
-        Key::new(LACKING_KEY).expect("a constant without odd characters")
-    }
-
     pub(super) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
-        let file = match store.get(&Self::key(), None, MAX_LACKING_BYTES) {
-            Ok((file, _)) => file,
-            Err(error) if error.is_not_found() => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
+        let file = files::get(store, &files::key(LACKING_KEY), None, MAX_LACKING_BYTES)?;
+        let (file, _) = file.unwrap_or_default();
         let text = String::from_utf8_lossy(&file);
         let mut pointers = Vec::new();
         for line in text.lines() {
@@ -390,11 +384,11 @@ impl Remembered {
             return Ok(());
         }
         if lacking.is_empty() {
-            return store.delete(&[Self::key()]);
+            return store.delete(&[files::key(LACKING_KEY)]);
         }
         let file: String = lacking.iter().map(|p| format!("{} {}\n", p.hex(), p.size)).collect();
         let headers = ObjectHeaders::changing("text/plain");
-        store.put(&Self::key(), file.as_bytes(), headers, None).map(drop)
+        store.put(&files::key(LACKING_KEY), file.as_bytes(), headers, None).map(drop)
     }
 }
 
@@ -938,7 +932,7 @@ mod tests {
         let store = MemoryStore::new();
         let headers = ObjectHeaders::changing("text/plain");
         let text = format!("{} 7\nnonsense\n{} x\n\u{fffd}\n", "01".repeat(32), "02".repeat(32));
-        store.put(&Remembered::key(), text.as_bytes(), headers, None).unwrap();
+        store.put(&files::key(LACKING_KEY), text.as_bytes(), headers, None).unwrap();
         assert_eq!(Remembered::read(&store).unwrap().0, [pointer(1, 7)]);
     }
 

@@ -43,6 +43,7 @@ use crate::git::refs::{Head, parse_head_file, parse_info_refs};
 use crate::lfs::Remembered;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Deleting;
+use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
@@ -153,10 +154,8 @@ struct Published {
 
 impl Published {
     fn read(store: &dyn Store) -> Result<Self, MirrorError> {
-        let get = |key| match store.get(&fixed(key), None, 256 << 20) {
-            Ok((file, _)) => Ok(Some(file)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(MirrorError::Store(error)),
+        let get = |key| -> Result<_, MirrorError> {
+            Ok(files::get(store, &files::key(key), None, 256 << 20)?.map(|(file, _)| file))
         };
         let Some(info_refs) = get("info/refs")? else {
             return Err(MirrorError::Mirror(format!(
@@ -181,10 +180,6 @@ impl Published {
         }
         Ok(tips)
     }
-}
-
-fn fixed(key: &'static str) -> Key {
-    Key::new(key).expect("a constant without odd characters")
 }
 
 /// What must stay.

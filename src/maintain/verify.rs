@@ -30,6 +30,7 @@ use crate::pack::entry::{EntryHeader, EntryKind};
 use crate::pack::index::IndexEntry;
 use crate::pack::reader::{PackError, PackReader};
 use crate::repository::error::MirrorError;
+use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::LFS;
 use crate::repository::packed::{self, Content, Pack, PackedReader, Packs, ReadError};
@@ -150,22 +151,17 @@ pub fn verify(store: &dyn Store, options: &VerifyOptions) -> Result<VerifyReport
     Ok(report)
 }
 
-fn fixed(key: &'static str) -> Key {
-    Key::new(key).expect("a constant without odd characters")
-}
-
 /// What [`read_refs`] finds.
 type RefsAndHead = (Vec<Ref>, Option<Head>);
 
 /// Refs and HEAD; `None` if the refs can't be used.
 fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHead>, MirrorError> {
-    let get = |key| match store.get(&fixed(key), None, 256 << 20) {
-        Ok((file, _)) => Ok(Some(file)),
-        Err(error) if error.is_not_found() => {
+    let get = |key| {
+        let found = files::get(store, &files::key(key), None, 256 << 20)?;
+        if found.is_none() {
             findings.add(key, "missing", None);
-            Ok(None)
         }
-        Err(error) => Err(error),
+        Ok::<_, StoreError>(found.map(|(file, _)| file))
     };
     let Some(file) = get("info/refs")? else { return Ok(None) };
     let refs = match parse_info_refs(&file) {

@@ -25,7 +25,8 @@ use std::hash::BuildHasher;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::error::MirrorError;
-use crate::store::{Key, ObjectHeaders, Store};
+use super::files::{self, key};
+use crate::store::{ObjectHeaders, Store};
 
 /// Where gc and runs meet.
 pub(crate) const KEY: &str = "mirror_state/gc.json";
@@ -38,16 +39,8 @@ const RENEW_AFTER: Duration = Duration::from_secs(10 * 60);
 /// A gc that has said nothing for so long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(60 * 60);
 
-fn key() -> Key {
-    Key::new(KEY).expect("a constant without odd characters")
-}
-
 fn read(store: &dyn Store) -> Result<Option<Vec<u8>>, MirrorError> {
-    match store.get(&key(), None, 64 << 10) {
-        Ok((file, _)) => Ok(Some(file)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(files::get(store, &key(KEY), None, 64 << 10)?.map(|(file, _)| file))
 }
 
 /// What a run saw before it relied on anything.
@@ -75,7 +68,7 @@ impl Fence {
 }
 
 fn is_alive(store: &dyn Store) -> Result<bool, MirrorError> {
-    let written = store.head(&key())?.and_then(|info| info.last_modified);
+    let written = store.head(&key(KEY))?.and_then(|info| info.last_modified);
     let age = written.and_then(|at| SystemTime::now().duration_since(at).ok());
     Ok(age.is_none_or(|age| age < DEAD_AFTER))
 }
@@ -100,7 +93,7 @@ impl<'e> Deleting<'e> {
 
     /// The store's clock: when it stored what [`Deleting::begin`] wrote.
     pub(crate) fn store_time(&self) -> Result<Option<SystemTime>, MirrorError> {
-        Ok(self.store.head(&key())?.and_then(|info| info.last_modified))
+        Ok(self.store.head(&key(KEY))?.and_then(|info| info.last_modified))
     }
 
     /// To be called before every deletion.
@@ -121,7 +114,7 @@ impl<'e> Deleting<'e> {
     fn say(&self, state: &str) -> Result<(), MirrorError> {
         let (run, count) = (&self.run, self.count);
         let file = format!("{{\"gc\":\"{state}\",\"run\":\"{run}\",\"renewed\":{count}}}\n");
-        self.store.put(&key(), file.as_bytes(), HEADERS, None)?;
+        self.store.put(&key(KEY), file.as_bytes(), HEADERS, None)?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use std::io::Read;
 
 use super::error::MirrorError;
+use super::files;
 use crate::git::object::Oid;
 use crate::pack::loose::{LooseReader, decode_loose};
 use crate::pack::resolver::Object;
@@ -61,11 +62,8 @@ pub(crate) fn read_back(store: &dyn Store, object: &Object) -> Result<Vec<u8>, M
 /// What the object is, if it is stored; its content is not checked.
 pub(crate) fn look(store: &dyn Store, oid: &Oid) -> Result<Option<Object>, MirrorError> {
     let key = key(oid);
-    let head = match store.get(&key, Some(0..HEAD_BYTES), HEAD_BYTES) {
-        Ok((head, _)) => head,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let head = files::get(store, &key, Some(0..HEAD_BYTES), HEAD_BYTES)?;
+    let Some((head, _)) = head else { return Ok(None) };
     let reader =
         LooseReader::new(&head[..]).map_err(|error| damaged(store, &key, error.to_string()))?;
     Ok(Some(Object { oid: *oid, kind: reader.kind(), len: reader.size() }))

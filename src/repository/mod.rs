@@ -5,6 +5,7 @@ pub(crate) mod contents;
 pub mod error;
 pub(crate) mod existing;
 pub(crate) mod fence;
+pub(crate) mod files;
 pub mod layout;
 pub(crate) mod lfs_objects;
 pub(crate) mod links;

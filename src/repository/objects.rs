@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::vec;
 
 use super::error::MirrorError;
+use super::files;
 use super::layout::Layout;
 use super::links::{file_in_tree, tree_of_commit};
 use super::loose;
@@ -96,11 +97,8 @@ fn damaged(store: &dyn Store, key: &Key, what: impl std::fmt::Display) -> Mirror
 
 fn read_loose(store: &dyn Store, oid: &Oid) -> Result<Option<(Kind, Vec<u8>)>, MirrorError> {
     let key = loose::key(oid);
-    let bytes = match store.get(&key, None, MAX_OBJECT_BYTES) {
-        Ok((bytes, _)) => bytes,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let found = files::get(store, &key, None, MAX_OBJECT_BYTES)?;
+    let Some((bytes, _)) = found else { return Ok(None) };
     let (kind, content) =
         decode_loose(&bytes, MAX_OBJECT_BYTES).map_err(|error| damaged(store, &key, error))?;
     match hash_object(kind, &content) {

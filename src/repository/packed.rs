@@ -12,7 +12,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::blocks::BlockCache;
-use super::packs;
+use super::{files, packs};
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
@@ -79,12 +79,8 @@ impl Pack {
         let Some(info) = store.head(&key)? else {
             return Ok(Err((key, "listed in objects/info/packs, but missing".into())));
         };
-        let bytes = match store.get(&index_key, None, MAX_INDEX_BYTES) {
-            Ok((bytes, _)) => bytes,
-            Err(error) if error.is_not_found() => {
-                return Ok(Err((index_key, "its pack is listed, but the index is missing".into())));
-            }
-            Err(error) => return Err(error),
+        let Some((bytes, _)) = files::get(store, &index_key, None, MAX_INDEX_BYTES)? else {
+            return Ok(Err((index_key, "its pack is listed, but the index is missing".into())));
         };
         let index = match parse_index(bytes) {
             Ok(index) => index,
@@ -339,13 +335,10 @@ pub(crate) fn open_listed(
     store: &dyn Store,
     mut bad: impl FnMut(String, String),
 ) -> Result<Packs, StoreError> {
-    let key = Key::new("objects/info/packs").expect("a constant without odd characters");
-    let file = match store.get(&key, None, 64 << 20) {
-        Ok((file, _)) => file,
-        // git bears it.
-        Err(error) if error.is_not_found() => return Ok(Packs::default()),
-        Err(error) => return Err(error),
-    };
+    let key = files::key("objects/info/packs");
+    // git bears it if there is none.
+    let file = files::get(store, &key, None, 64 << 20)?;
+    let Some((file, _)) = file else { return Ok(Packs::default()) };
     let names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
         bad(key.to_string(), format!("not a line of a list of packs: {line}"));
         Vec::new()

@@ -22,13 +22,14 @@
 use std::collections::BTreeSet;
 
 use super::error::MirrorError;
+use super::files::{self, File as Seen, key};
 use super::listing;
 use super::packs;
 use super::replaced;
 use crate::git::refs::{
     Advertisement, Head, Ref, head_file, info_refs, parse_head_file, parse_info_refs,
 };
-use crate::store::{Condition, ETag, Key, ObjectHeaders, Store, StoreErrorKind};
+use crate::store::{Condition, Key, ObjectHeaders, Store, StoreErrorKind};
 
 /// `info/refs`: not `application/x-git-…`, or a reader would take it for the smart protocol.
 const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
@@ -38,10 +39,6 @@ const MAX_REFS_BYTES: u64 = 256 << 20;
 
 /// Runs that add packs at the same moment make each other look again.
 const LIST_TRIES: u32 = 10;
-
-fn key(name: &'static str) -> Key {
-    Key::new(name).expect("a constant without odd characters")
-}
 
 /// One ref that a run adds, moves or deletes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,15 +122,8 @@ fn head_text(head: &Head) -> Option<String> {
     head_file(head).map(|file| String::from_utf8_lossy(file.trim_ascii_end()).into_owned())
 }
 
-/// A file as it was read, and its entity tag.
-type Seen = (Vec<u8>, Option<ETag>);
-
 fn get(store: &dyn Store, key: &Key) -> Result<Option<Seen>, MirrorError> {
-    match store.get(key, None, MAX_REFS_BYTES) {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(files::get(store, key, None, MAX_REFS_BYTES)?)
 }
 
 fn damaged(store: &dyn Store, file: &str, error: &dyn std::fmt::Display) -> MirrorError {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use super::listing;
+use super::{files, listing};
 use crate::git::object::Oid;
 use crate::store::{Key, ObjectHeaders, Store, StoreError};
 
@@ -43,12 +43,9 @@ impl Replaced {
                 // What is no note of ours is neither read nor ever deleted.
                 let is_note = name.and_then(|name| pack_name(name.as_bytes())).is_some();
                 let Some(at) = info.last_modified.filter(|_| is_note) else { continue };
-                let file = match store.get(&info.key, None, MAX_NOTE_BYTES) {
-                    Ok((file, _)) => file,
-                    // Another gc has just deleted it.
-                    Err(error) if error.is_not_found() => continue,
-                    Err(error) => return Err(error),
-                };
+                // Another gc may have just deleted it.
+                let file = files::get(store, &info.key, None, MAX_NOTE_BYTES)?;
+                let Some((file, _)) = file else { continue };
                 for name in file.split(|byte| *byte == b'\n').filter_map(pack_name) {
                     let since = found.since.entry(name).or_insert(at);
                     *since = at.max(*since);

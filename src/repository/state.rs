@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::files;
 use super::layout::Layout;
 use crate::git::refs::{Advertisement, head_file, info_refs};
 use crate::source::Source;
-use crate::store::{Key, ObjectHeaders, Store};
+use crate::store::{ObjectHeaders, Store};
 
 /// The key below the target's prefix.
 pub const KEY: &str = "mirror_state/state.json";
@@ -57,9 +58,8 @@ pub(crate) fn write(
     };
     let mut file = serde_json::to_vec_pretty(&state).expect("strings and numbers are always JSON");
     file.push(b'\n');
-    let key = Key::new(KEY).expect("a constant without odd characters");
     let headers = ObjectHeaders::changing("application/json");
-    if let Err(error) = store.put(&key, &file, headers, None) {
+    if let Err(error) = store.put(&files::key(KEY), &file, headers, None) {
         log::warn!("published, but {error}");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::listing;
+use super::{files, listing};
 use crate::git::lfs_pointer::sha256;
 use crate::git::object::Oid;
 use crate::store::{
@@ -339,11 +339,8 @@ struct Note {
 impl Note {
     /// `None`: it is gone, or no note of ours.
     fn read(store: &dyn Store, key: &Key) -> Result<Option<Note>, StoreError> {
-        match store.get(key, None, MAX_NOTE_BYTES) {
-            Ok((file, _)) => Ok(Note::parse(&file)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let file = files::get(store, key, None, MAX_NOTE_BYTES)?;
+        Ok(file.and_then(|(file, _)| Note::parse(&file)))
     }
 
     fn parse(file: &[u8]) -> Option<Note> {

@@ -77,7 +77,7 @@ impl Backoff {
         if self.tries >= self.policy.max_attempts || ends > self.policy.max_total {
             return None;
         }
-        self.waited += wait;
+        self.waited = self.waited.saturating_add(wait);
         Some(wait)
     }
 }
