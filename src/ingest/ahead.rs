@@ -43,6 +43,12 @@ impl Queue {
         Queue { capacity, state: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// Would the reader have to wait?
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.bytes.is_empty() && state.end.is_none()
+    }
+
     /// The thread's work: ends with the stream, or when the reader has left.
     pub(super) fn fill(&self, stream: impl Read) {
         let end = catch_unwind(AssertUnwindSafe(|| self.copy(stream)))

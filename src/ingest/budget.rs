@@ -59,9 +59,10 @@ impl Budget {
         Limits {
             intake: self.entries,
             work: self.results,
-            work_after: self.results + self.parts / 4,
+            work_after: 2 * self.results,
             cache: self.bases,
             parts: self.parts,
+            deferred: self.memory / 12,
             large: self.large,
             unit_bytes: self.unit_bytes(),
             unit_entries: 256,

@@ -1,7 +1,8 @@
 //! Contents that may be bases: the results of units, the least recently used leave first.
 //!
-//! A unit's results lie in one buffer and come and go together: one allocation and one place in the
-//! list for hundreds of objects, and families are together in a pack anyway.
+//! Small results of a unit share a buffer and come and go together: one allocation and one place in
+//! the list for many objects, and families are together in a pack anyway. A buffer is small, so that
+//! one object in use does not keep many in memory that are not.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -19,7 +20,7 @@ pub(super) trait Bytes: Clone {
 }
 
 /// What an object in the cache costs beside its content.
-const MEMBER_BYTES: u64 = 40;
+const MEMBER_BYTES: u64 = 56;
 
 /// A map by small consecutive numbers, which nobody outside can choose.
 pub(super) type IndexMap<V> = HashMap<Index, V, BuildHasherDefault<IndexHasher>>;
@@ -48,15 +49,21 @@ impl Hasher for IndexHasher {
 struct Group<B> {
     results: B,
     weight: u64,
-    members: Vec<(Index, usize, usize)>,
+    members: Vec<Member>,
 }
+
+/// An object, where its content begins in the results, and its length.
+pub(super) type Member = (Index, u32, u32);
 
 pub(super) struct Cache<B> {
     limit: u64,
     held: u64,
     groups: LruCache<u32, Group<B>>,
+    next: u32,
     /// Not stored yet, so not to be let go; counted by the unit's room.
     pinned: HashMap<u32, Group<B>>,
+    /// The groups of a unit that are pinned.
+    of_unit: HashMap<u32, Vec<u32>>,
     /// By entry: the group, and the place in it.
     places: IndexMap<(u32, u32)>,
 }
@@ -67,35 +74,43 @@ impl<B: Bytes> Cache<B> {
             limit,
             held: 0,
             groups: LruCache::unbounded(),
+            next: 0,
             pinned: HashMap::new(),
+            of_unit: HashMap::new(),
             places: IndexMap::default(),
         }
     }
 
-    /// Takes the results of the unit `id`; `pinned` ones stay until [`Cache::unpin`].
+    /// Takes a buffer of results of a unit, which weighs so much; `pinned` ones stay until
+    /// [`Cache::unpin`].
     pub(super) fn insert(
         &mut self,
-        id: u32,
-        results: B,
-        weight: u64,
-        members: Vec<(Index, usize, usize)>,
+        unit: u32,
+        (results, weight): (B, u64),
+        members: Vec<Member>,
         pinned: bool,
     ) {
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
         for (at, (index, ..)) in members.iter().enumerate() {
             self.places.insert(*index, (id, at as u32));
         }
         let weight = weight + MEMBER_BYTES * members.len() as u64;
         let group = Group { results, weight, members };
-        match pinned {
-            true => drop(self.pinned.insert(id, group)),
-            false => self.keep(id, group),
+        if pinned {
+            self.pinned.insert(id, group);
+            self.of_unit.entry(unit).or_default().push(id);
+        } else {
+            self.keep(id, group);
         }
     }
 
-    /// They are stored: they may leave from here on.
-    pub(super) fn unpin(&mut self, id: u32) {
-        if let Some(group) = self.pinned.remove(&id) {
-            self.keep(id, group);
+    /// A unit's results are stored: they may leave from here on.
+    pub(super) fn unpin(&mut self, unit: u32) {
+        for id in self.of_unit.remove(&unit).unwrap_or_default() {
+            if let Some(group) = self.pinned.remove(&id) {
+                self.keep(id, group);
+            }
         }
     }
 
@@ -129,6 +144,6 @@ impl<B: Bytes> Cache<B> {
             None => self.groups.get(&id)?,
         };
         let (_, start, len) = group.members[at as usize];
-        Some((group.results.slice(start, len), id, group.weight))
+        Some((group.results.slice(start as usize, len as usize), id, group.weight))
     }
 }

@@ -60,7 +60,7 @@ pub(super) trait Sink: Sync {
         scope: &Scope<'s>,
         unit: Unit<Slice>,
         done: Vec<Done>,
-        results: Slice,
+        results: Vec<Slice>,
     ) -> Result<(), MirrorError>;
     /// Notes an object that passed through in pieces.
     fn note(
@@ -86,6 +86,8 @@ pub(super) trait Sink: Sync {
         oid: Option<Oid>,
         len: u64,
     ) -> Result<Vec<u8>, MirrorError>;
+    /// Makes an object again that others stand on, and keeps it for a while.
+    fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError>;
     /// Reads a delta's instructions back from the pack.
     fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError>;
     /// The same as a stream.

@@ -73,7 +73,7 @@ impl<'e> Engine<'e> {
             (self.env.look)(&oid, kind, &content);
             let object = Object { oid, kind, len: content.len() as u64 };
             self.sink.take_heavy(self, index, heavy.crc32, &object, &content)?;
-            let done = Done { kind, oid, start: 0, len: content.len() };
+            let done = Done { kind, oid, buffer: 0, start: 0, len: content.len() };
             let weight = content.capacity() as u64;
             let content = Some((Slice::from(content), weight));
             drop(instructions);
@@ -90,7 +90,7 @@ impl<'e> Engine<'e> {
         let object = Object { oid: hasher.finish(), kind, len: header.result_len };
         result.finish(index, heavy.crc32, &object)?;
         drop(instructions);
-        let done = Done { kind, oid: object.oid, start: 0, len: 0 };
+        let done = Done { kind, oid: object.oid, buffer: 0, start: 0, len: 0 };
         self.tell(scope, |scheduler| scheduler.heavy_done(&heavy, done, None));
         Ok(())
     }

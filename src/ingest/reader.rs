@@ -27,6 +27,9 @@ use crate::repository::parts::Parts;
 /// Memory that is taken at once for entries of promised lengths; more only as bytes arrive.
 const TRUSTED_BYTES: u64 = 1 << 20;
 
+/// With less than this at hand, the next entry may have to be waited for.
+const TAIL_BYTES: usize = 4096;
+
 /// Entries on their way to the scheduler.
 #[derive(Default)]
 struct Batch {
@@ -47,15 +50,17 @@ struct Pending {
 }
 
 impl Engine<'_> {
-    /// The whole run: the pack's entries, what a thin pack lacks, and the layout's own end.
+    /// The whole run: the pack's entries, what a thin pack lacks, and the layout's own end. `starved`:
+    /// the source has nothing at hand.
     pub(super) fn run<'s, R: Read>(
         &'s self,
         scope: &Scope<'s>,
         pack: PackReader<R>,
+        starved: &dyn Fn() -> bool,
     ) -> Result<Option<StoredPack>, MirrorError> {
         let tap = |bytes: &[u8]| self.sink.tap(self, bytes).map_err(io::Error::other);
         let mut pack = pack.with_tap(tap);
-        self.read_pack(scope, &mut pack)?;
+        self.read_pack(scope, &mut pack, starved)?;
         let (trailer, len) = (pack.trailer(), pack.position());
         drop(pack);
         let Some(trailer) = trailer else { return Err(self.closed()) };
@@ -77,10 +82,11 @@ impl Engine<'_> {
         &'s self,
         scope: &Scope<'s>,
         pack: &mut PackReader<R, T>,
+        starved: &dyn Fn() -> bool,
     ) -> Result<(), MirrorError> {
         let unit_bytes = self.env.budget.unit_bytes();
         let mut batch = Batch::default();
-        let mut received = 0;
+        let (mut received, mut handed_on) = (0, 0);
         while let Some(header) = pack.next_entry()? {
             if self.is_over() {
                 return Ok(());
@@ -108,6 +114,13 @@ impl Engine<'_> {
                 batch.inflated = Vec::with_capacity(taken.min(TRUSTED_BYTES) as usize);
             }
             self.read_entry(pack, header, keeps_raw, room, &mut batch)?;
+            // Before a wait for a slow source: what is here may wake somebody, a fetch of LFS objects
+            // for one. But not for each entry of a source that is only a little slower than we are.
+            let is_end = pack.buffered() == 0 || pack.position() - handed_on >= TAIL_BYTES as u64;
+            if pack.buffered() < TAIL_BYTES && is_end && starved() {
+                self.hand_on(scope, &mut batch)?;
+                handed_on = pack.position();
+            }
         }
         self.hand_on(scope, &mut batch)?;
         self.env.progress.received(pack.position() - received);

@@ -21,39 +21,52 @@ impl Engine<'_> {
         if self.is_over() {
             return Ok(());
         }
+        for link in &unit.links {
+            if self.is_over() {
+                return Ok(());
+            }
+            self.sink.make_link(self, *link)?;
+        }
         let (done, results) = match &unit.items[..] {
             [item] if matches!(item.work, Work::Object { .. }) => {
                 let Work::Object { kind, content, .. } = &item.work else { unreachable!() };
-                let done = Done {
-                    kind: *kind,
-                    oid: hash_object(*kind, content),
-                    start: 0,
-                    len: content.len(),
-                };
-                (vec![done], content.clone())
+                (vec![Done::new(*kind, content, 0, 0)], vec![content.clone()])
             }
             _ => self.resolve_all(&unit)?,
         };
         for done in &done {
-            let content = &results[done.start..done.start + done.len];
-            (self.env.look)(&done.oid, done.kind, content);
+            (self.env.look)(&done.oid, done.kind, done.content(&results));
         }
         self.sink.take(self, scope, unit, done, results)
     }
 
-    fn resolve_all(&self, unit: &Unit<Slice>) -> Result<(Vec<Done>, Slice), MirrorError> {
-        let len = |work: &Work<Slice>| match work {
-            Work::Object { content, .. } => content.len(),
-            Work::Delta { delta, .. } => delta.header.result_len as usize,
-        };
-        let mut results = vec![0; unit.items.iter().map(|item| len(&item.work)).sum()];
+    fn resolve_all(&self, unit: &Unit<Slice>) -> Result<(Vec<Done>, Vec<Slice>), MirrorError> {
+        let most = self.env.budget.unit_bytes() as usize;
+        let mut results: Vec<Vec<u8>> = Vec::new();
         let mut done: Vec<Done> = Vec::with_capacity(unit.items.len());
+        // Where in the last of them the next object begins.
         let mut start = 0;
         // What was read back last; its neighbours often want it, too.
         let mut read: Option<(Index, Vec<u8>)> = None;
-        for item in &unit.items {
-            let (before, rest) = results.split_at_mut(start);
-            let result = &mut rest[..len(&item.work)];
+        for (at, item) in unit.items.iter().enumerate() {
+            let len = result_len(&item.work);
+            if results.last().is_none_or(|last| start + len > last.len()) {
+                // As many of the next objects as a buffer takes, and at least this one.
+                let mut sum = len;
+                for item in &unit.items[at + 1..] {
+                    let more = sum + result_len(&item.work);
+                    if more > most {
+                        break;
+                    }
+                    sum = more;
+                }
+                results.push(vec![0; sum]);
+                start = 0;
+            }
+            let buffer = results.len() - 1;
+            let (earlier, last) = results.split_at_mut(buffer);
+            let (before, rest) = last[0].split_at_mut(start);
+            let result = &mut rest[..len];
             let kind = match &item.work {
                 Work::Object { kind, content, .. } => {
                     result.copy_from_slice(content);
@@ -64,7 +77,12 @@ impl Engine<'_> {
                     let (kind, base) = match base {
                         Base::Earlier(at) => {
                             let base = &done[*at as usize];
-                            (base.kind, &before[base.start..base.start + base.len])
+                            let of = if base.buffer == buffer {
+                                &*before
+                            } else {
+                                &earlier[base.buffer]
+                            };
+                            (base.kind, &of[base.start..base.start + base.len])
                         }
                         Base::Memory(kind, content) => (*kind, &content[..]),
                         Base::Read(kind, oid) => {
@@ -92,11 +110,10 @@ impl Engine<'_> {
                     kind
                 }
             };
-            let oid = hash_object(kind, result);
-            done.push(Done { kind, oid, start, len: result.len() });
-            start += result.len();
+            done.push(Done::new(kind, result, buffer, start));
+            start += len;
         }
-        Ok((done, results.into()))
+        Ok((done, results.into_iter().map(Slice::from).collect()))
     }
 
     fn apply(
@@ -123,5 +140,23 @@ impl Engine<'_> {
             let base = hash_object(kind, base);
             self.broken(index, format!("delta against {base}: {error}"))
         })
+    }
+}
+
+fn result_len(work: &Work<Slice>) -> usize {
+    match work {
+        Work::Object { content, .. } => content.len(),
+        Work::Delta { delta, .. } => delta.header.result_len as usize,
+    }
+}
+
+impl Done {
+    fn new(kind: Kind, content: &[u8], buffer: usize, start: usize) -> Self {
+        Done { kind, oid: hash_object(kind, content), buffer, start, len: content.len() }
+    }
+
+    /// The content among a unit's results.
+    pub(super) fn content<'r>(&self, results: &'r [Slice]) -> &'r [u8] {
+        &results[self.buffer][self.start..self.start + self.len]
     }
 }

@@ -51,11 +51,16 @@ pub(crate) fn store_pack(
             .name("source".into())
             .spawn_scoped(threads, || queue.fill(stream))
             .map_err(|error| cannot_start(&error))?;
-        store_stream(Ahead(&queue), wants, env)
+        store_stream(Ahead(&queue), &|| queue.is_empty(), wants, env)
     })
 }
 
-fn store_stream(stream: impl Read, wants: &[Oid], env: &Env<'_>) -> Result<Complete, MirrorError> {
+fn store_stream(
+    stream: impl Read,
+    starved: &dyn Fn() -> bool,
+    wants: &[Oid],
+    env: &Env<'_>,
+) -> Result<Complete, MirrorError> {
     let pack = PackReader::new(stream)?;
     env.progress.expect_objects(u64::from(pack.object_count()));
     if let Some(warning) = env.layout.warning(pack.object_count()) {
@@ -91,7 +96,7 @@ fn store_stream(stream: impl Read, wants: &[Oid], env: &Env<'_>) -> Result<Compl
                 return engine.fail(cannot_start(&error));
             }
             engine.guard(|| {
-                *stored_slot = engine.run(scope, pack)?;
+                *stored_slot = engine.run(scope, pack, starved)?;
                 Ok(())
             });
             drop(quit);

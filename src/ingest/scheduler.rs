@@ -32,6 +32,9 @@ const NONE: Index = Index::MAX;
 /// What an entry costs beside its bytes: its item, its places in tables.
 pub(super) const OVERHEAD_BYTES: u64 = 128;
 
+/// A deferred delta of up to this length may stay in memory.
+const SHORT_BYTES: u64 = 4096;
+
 /// What may be held at once, in bytes, and how work is cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -41,6 +44,8 @@ pub(super) struct Limits {
     pub(super) work_after: u64,
     pub(super) cache: u64,
     pub(super) parts: u64,
+    /// Short deltas that are deferred and stay in memory.
+    pub(super) deferred: u64,
     /// Above this an object is never whole in memory.
     pub(super) large: u64,
     pub(super) unit_bytes: u64,
@@ -119,6 +124,9 @@ pub(super) struct Unit<B> {
     pub(super) items: Vec<Item<B>>,
     /// Something of it is read from the store first.
     pub(super) reads: bool,
+    /// Links of chains that its bases and later ones stand on, in pack order: made first, they are
+    /// read once, one after the other.
+    pub(super) links: Vec<Index>,
     held: u64,
 }
 
@@ -161,11 +169,12 @@ pub(super) enum Command<B> {
     Heavy(Heavy<B>),
 }
 
-/// What an item became. `start..start + len` of the unit's results is its content.
+/// What an item became. `start..start + len` in this buffer of the unit's results is its content.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
     pub(super) kind: Kind,
     pub(super) oid: Oid,
+    pub(super) buffer: usize,
     pub(super) start: usize,
     pub(super) len: usize,
 }
@@ -221,6 +230,7 @@ pub(super) struct Scheduler<B> {
     intake_used: u64,
     work_used: u64,
     parts_used: u64,
+    deferred_used: u64,
     resolving: usize,
     reading: usize,
     /// Uploads of the reader that are on their way.
@@ -234,7 +244,7 @@ impl<B: Bytes> Scheduler<B> {
     pub(super) fn new(limits: Limits, names: bool) -> Self {
         Scheduler {
             limits,
-            table: Table::new(),
+            table: Table::new(!limits.readable),
             names: names.then(Names::default),
             aliases: IndexMap::default(),
             parked: IndexMap::default(),
@@ -251,6 +261,7 @@ impl<B: Bytes> Scheduler<B> {
             intake_used: 0,
             work_used: 0,
             parts_used: 0,
+            deferred_used: 0,
             resolving: 0,
             reading: 0,
             others: 0,
@@ -339,7 +350,7 @@ impl<B: Bytes> Scheduler<B> {
                 Body::Delta { base, .. } => self.find_base(entry.offset, *base)?,
                 _ => None,
             };
-            let index = self.table.add(entry.offset);
+            let index = self.table.add(entry.offset, base);
             if let Some(names) = &mut self.names {
                 names.add();
             }
@@ -440,7 +451,7 @@ impl<B: Bytes> Scheduler<B> {
     fn push_ready(&mut self, items: Vec<Item<B>>, held: u64) {
         let id = self.next_unit;
         self.next_unit = self.next_unit.wrapping_add(1);
-        self.ready.push(Unit { id, items, reads: false, held });
+        self.ready.push(Unit { id, items, reads: false, links: Vec::new(), held });
     }
 
     // ---- what becomes resolved -----------------------------------------------------------
@@ -582,6 +593,7 @@ impl<B: Bytes> Scheduler<B> {
         self.limits.work = self.limits.work_after;
         let mut deferred = std::mem::take(&mut self.deferred);
         let count = deferred.len();
+        let mut links = self.links_of(&deferred);
         // Last in, first out.
         deferred.sort_unstable_by(|a, b| b.cmp(a));
         let mut at = 0;
@@ -614,28 +626,55 @@ impl<B: Bytes> Scheduler<B> {
             }
             items.reverse();
             self.push_ready(items, held);
+            // Those between this unit and the one before it.
+            let last = deferred.get(at).map_or(0, |(base, _)| base + 1);
+            let from = links.partition_point(|link| *link < last);
+            if let Some(unit) = self.ready.last_mut() {
+                unit.links = links.split_off(from);
+            }
         }
         count
     }
 
-    /// A unit's objects are known. `results` holds their contents, and `weight` bytes. With
+    /// What has to be made again for these deltas, in pack order: their bases, and the links that
+    /// those stand on, up to what is in memory.
+    fn links_of(&self, deferred: &[(Index, Index)]) -> Vec<Index> {
+        let mut seen: IndexMap<()> = IndexMap::default();
+        for (base, _) in deferred {
+            let mut at = Some(*base);
+            while let Some(link) = at
+                && !self.cache.contains(link)
+                && seen.insert(link, ()).is_none()
+            {
+                at = self.table.base(link);
+            }
+        }
+        let mut links: Vec<Index> = seen.into_keys().collect();
+        links.sort_unstable();
+        links
+    }
+
+    /// A unit's objects are known. `results` are buffers of their contents, in order, with what each
+    /// weighs in bytes. With
     /// `bodies`, so many bytes are being uploaded beside them, and [`Scheduler::stored`] ends the unit;
     /// without, it has ended. Answers which are the first with their name.
     pub(super) fn resolved(
         &mut self,
         unit: &Unit<B>,
         done: &[Done],
-        results: B,
-        weight: u64,
+        results: Vec<(B, u64)>,
         bodies: Option<u64>,
     ) -> Vec<bool> {
-        let members: Vec<(Index, usize, usize)> = unit
-            .items
-            .iter()
-            .zip(done)
-            .map(|(item, done)| (item.index, done.start, done.len))
-            .collect();
-        self.cache.insert(unit.id, results, weight, members, bodies.is_some());
+        let mut objects = unit.items.iter().zip(done).peekable();
+        let mut weight = 0;
+        for (at, results) in results.into_iter().enumerate() {
+            weight += results.1;
+            let here = std::iter::from_fn(|| objects.next_if(|(_, done)| done.buffer == at));
+            let member =
+                |(item, done): (&Item<B>, &Done)| (item.index, done.start as u32, done.len as u32);
+            let members = here.map(member).collect();
+            self.cache.insert(unit.id, results, members, bodies.is_some());
+        }
         let mut first = Vec::with_capacity(done.len());
         for (item, done) in unit.items.iter().zip(done) {
             first.push(self.resolve(item.index, done.kind, done.oid));
@@ -668,10 +707,9 @@ impl<B: Bytes> Scheduler<B> {
 
     /// A heavy delta is resolved and stored; `content` if it is small.
     pub(super) fn heavy_done(&mut self, heavy: &Heavy<B>, done: Done, content: Option<(B, u64)>) {
-        if let Some((content, weight)) = content {
-            let id = self.next_unit;
-            self.next_unit = self.next_unit.wrapping_add(1);
-            self.cache.insert(id, content, weight, vec![(heavy.index, 0, done.len)], false);
+        if let Some(content) = content {
+            let member = vec![(heavy.index, 0, done.len as u32)];
+            self.cache.insert(0, content, member, false);
         }
         self.intake_used -= heavy.held;
         self.heavy_runs = false;
@@ -815,7 +853,18 @@ impl<B: Bytes> Scheduler<B> {
             else {
                 unreachable!("only deltas have bases");
             };
-            delta.bytes = DeltaBytes::InPack;
+            let keep = delta.len + OVERHEAD_BYTES;
+            delta.bytes = match delta.bytes {
+                // The entry is far from its base, so that reading it again costs a block.
+                DeltaBytes::Memory(bytes)
+                    if delta.len <= SHORT_BYTES
+                        && self.deferred_used + keep <= self.limits.deferred =>
+                {
+                    self.deferred_used += keep;
+                    DeltaBytes::Memory(bytes.detach())
+                }
+                _ => DeltaBytes::InPack,
+            };
             let parked = Parked { crc32, delta, held: 0, base: base_index, next: NONE };
             self.parked.insert(index, parked);
             match deferred.contains_key(&base_index) {
@@ -919,7 +968,7 @@ impl<B: Bytes> Scheduler<B> {
     /// Gives back what is not needed once everything is resolved.
     pub(super) fn forget_contents(&mut self) {
         self.cache = Cache::new(0);
-        self.table = Table::new();
+        self.table = Table::new(false);
         self.names = None;
     }
 

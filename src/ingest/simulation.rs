@@ -283,7 +283,7 @@ impl World<'_> {
 
     fn done(&self, index: Index, start: usize) -> Done {
         let made = &self.pack[index as usize];
-        Done { kind: Kind::Blob, oid: made.oid, start, len: made.len as usize }
+        Done { kind: Kind::Blob, oid: made.oid, buffer: 0, start, len: made.len as usize }
     }
 
     /// Ends one thing that is in flight.
@@ -299,7 +299,12 @@ impl World<'_> {
                     assert!(!std::mem::replace(&mut self.resolved[item.index as usize], true));
                 }
                 let bodies = self.limits.uploads.then_some(start as u64 / 2);
-                let first = self.scheduler.resolved(&unit, &done, (), start as u64, bodies);
+                // In one buffer, or cut in two anywhere.
+                let cut = self.random.below(done.len() as u64) as usize;
+                done[cut..].iter_mut().for_each(|done| done.buffer = 1);
+                let len = |of: &[Done]| of.iter().map(|done| done.len as u64).sum();
+                let results = vec![((), len(&done[..cut])), ((), len(&done[cut..]))];
+                let first = self.scheduler.resolved(&unit, &done, results, bodies);
                 if bodies.is_some() {
                     let new = unit.items.iter().zip(first).filter(|(_, first)| *first);
                     let new = new.map(|(item, _)| item.index).collect();
@@ -345,6 +350,7 @@ fn simulate(seed: u64) {
         work_after: work + random.size(large),
         cache: random.size(large * 16),
         parts: pool(&mut random),
+        deferred: random.size(large * 4),
         large,
         unit_bytes: 16 + random.size(large),
         unit_entries: 1 + random.below(16) as usize,

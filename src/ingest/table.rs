@@ -44,27 +44,45 @@ pub(super) struct Table {
     offsets_high: Column<u8>,
     /// 0: not resolved; else a kind.
     kinds: Column<u8>,
+    /// How many entries before a delta its base is; 0 where that is not known, or further than three
+    /// bytes tell. Only where they are kept.
+    distances: Option<Column<[u8; 3]>>,
     resolved: usize,
 }
 
 const KINDS: [Kind; 4] = [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag];
 
 impl Table {
-    pub(super) fn new() -> Self {
+    /// `keeps_bases`: three more bytes an entry.
+    pub(super) fn new(keeps_bases: bool) -> Self {
         Table {
             offsets_low: Column::new(),
             offsets_high: Column::new(),
             kinds: Column::new(),
+            distances: keeps_bases.then(Column::new),
             resolved: 0,
         }
     }
 
     /// Enters the next entry. Offsets rise, and five bytes hold them: a pack of a terabyte.
-    pub(super) fn add(&mut self, offset: u64) -> Index {
+    pub(super) fn add(&mut self, offset: u64, base: Option<Index>) -> Index {
         self.offsets_low.push(offset as u32);
         self.offsets_high.push((offset >> 32).min(0xff) as u8);
         self.kinds.push(0);
-        (self.len() - 1) as Index
+        let index = (self.len() - 1) as Index;
+        if let Some(distances) = &mut self.distances {
+            let distance = base.map_or(0, |base| index - base).to_be_bytes();
+            let near = if distance[0] == 0 { distance } else { [0; 4] };
+            distances.push([near[1], near[2], near[3]]);
+        }
+        index
+    }
+
+    /// A delta's base, where that is kept.
+    pub(super) fn base(&self, index: Index) -> Option<Index> {
+        let [a, b, c] = self.distances.as_ref()?.get(index);
+        let distance = u32::from_be_bytes([0, a, b, c]);
+        (distance > 0).then(|| index - distance)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,10 +135,12 @@ mod tests {
 
     #[test]
     fn entries_are_found_by_their_offset_across_chunks() {
-        let mut table = Table::new();
+        let mut table = Table::new(true);
         let offset = |number: u64| 12 + number * 40 + (number / 70_000) * (5 << 32);
         for number in 0..150_000 {
-            assert_eq!(table.add(offset(number)), number as Index);
+            let base = (number > 9).then(|| (number as Index) / 2);
+            assert_eq!(table.add(offset(number), base), number as Index);
+            assert_eq!(table.base(number as Index), base);
             if number % 997 == 0 {
                 assert_eq!(table.find(offset(number / 2)), Some(number as Index / 2));
                 assert_eq!(table.find(offset(number) + 1), None);
@@ -128,14 +148,14 @@ mod tests {
         }
         assert_eq!(table.offset(140_000), offset(140_000));
         assert_eq!((table.find(11), table.find(u64::MAX)), (None, None));
-        assert_eq!(Table::new().find(12), None);
+        assert_eq!(Table::new(false).find(12), None);
     }
 
     #[test]
     fn what_is_resolved_has_a_kind() {
-        let mut table = Table::new();
+        let mut table = Table::new(false);
         for index in 0..4 {
-            table.add(12 + index);
+            table.add(12 + index, None);
         }
         assert_eq!(table.first_unresolved(), Some(0));
         for (index, kind) in KINDS.into_iter().enumerate() {

@@ -282,6 +282,12 @@ impl<R: Read, T: FnMut(&[u8]) -> io::Result<()>> PackReader<R, T> {
         self.input_offset + self.pos as u64
     }
 
+    /// How many bytes are at hand that have not been consumed: with none, the next call reads from
+    /// the stream.
+    pub fn buffered(&self) -> usize {
+        self.end - self.pos
+    }
+
     /// The pack's trailer, once [`PackReader::next_entry`] has answered `None`.
     pub fn trailer(&self) -> Option<Oid> {
         match self.state {

@@ -64,16 +64,16 @@ impl Sink for Loose {
         scope: &Scope<'s>,
         unit: Unit<Slice>,
         done: Vec<Done>,
-        results: Slice,
+        results: Vec<Slice>,
     ) -> Result<(), MirrorError> {
         let bodies = unit.items.iter().zip(&done).map(|(item, done)| match &item.work {
             Work::Object { raw: Some(raw), .. } => raw.len() as u64,
             _ => done.len as u64 + 64,
         });
-        let (bodies, weight) = (bodies.sum(), results.len() as u64);
-        let first = engine.tell(scope, |scheduler| {
-            scheduler.resolved(&unit, &done, results.clone(), weight, Some(bodies))
-        });
+        let bodies = bodies.sum();
+        let weighed = results.iter().map(|buffer| (buffer.clone(), buffer.len() as u64)).collect();
+        let first =
+            engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, weighed, Some(bodies)));
         let existing = &engine.env.existing;
         let is_new = |at: usize| first[at] && !existing.contains(&done[at].oid);
         let new: Vec<usize> = (0..done.len()).filter(|at| is_new(*at)).collect();
@@ -88,10 +88,10 @@ impl Sink for Loose {
         let uploads = Arc::new(Uploads { unit: unit.id, left: AtomicUsize::new(new.len()) });
         let mut items: Vec<_> = unit.items.into_iter().map(|item| Some(item.work)).collect();
         for at in new {
-            let Done { kind, oid, start, len } = done[at];
+            let Done { kind, oid, .. } = done[at];
             let body = match items[at].take() {
                 Some(Work::Object { raw: Some(raw), .. }) => raw,
-                _ => deflate(kind, &results[start..start + len]).into(),
+                _ => deflate(kind, done[at].content(&results)).into(),
             };
             engine.request(Job::Put { oid, body, unit: Arc::clone(&uploads) });
         }
@@ -127,6 +127,10 @@ impl Sink for Loose {
             )),
             _ => Err(error),
         }
+    }
+
+    fn make_link(&self, _: &Engine<'_>, _: Index) -> Result<(), MirrorError> {
+        Ok(())
     }
 
     fn read_delta(&self, _: &Engine<'_>, _: Index) -> Result<Vec<u8>, MirrorError> {

@@ -152,14 +152,18 @@ impl Sink for Pack<'_> {
         scope: &Scope<'s>,
         unit: Unit<Slice>,
         done: Vec<Done>,
-        results: Slice,
+        results: Vec<Slice>,
     ) -> Result<(), MirrorError> {
         let offsets: Vec<u64> = engine
             .ask(|scheduler| unit.items.iter().map(|item| scheduler.offset(item.index)).collect());
         let items = unit.items.iter().zip(&done).zip(offsets);
         self.note_all(engine.env, items.map(|((item, done), at)| (done.oid, at, item.crc32)))?;
-        let weight = results.len() as u64;
-        engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, results, weight, None));
+        let weigh = |buffer: Slice| {
+            let bytes = buffer.len() as u64;
+            (buffer, bytes)
+        };
+        let results = results.into_iter().map(weigh).collect();
+        engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, results, None));
         engine.env.progress.objects_done(done.len() as u64);
         Ok(())
     }
@@ -192,6 +196,16 @@ impl Sink for Pack<'_> {
     ) -> Result<Vec<u8>, MirrorError> {
         let offset = engine.ask(|scheduler| scheduler.offset(index));
         Ok(self.stored()?.object(engine, offset)?.to_vec())
+    }
+
+    fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError> {
+        let offset = engine.ask(|scheduler| scheduler.offset(index));
+        let stored = self.stored()?;
+        // A large one is laid down raw by whoever needs it.
+        if stored.header(offset)?.0.inflated_len <= engine.env.budget.large {
+            stored.object(engine, offset)?;
+        }
+        Ok(())
     }
 
     fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError> {
@@ -464,7 +478,7 @@ struct StoredPackReader<'e> {
 impl<'e> StoredPackReader<'e> {
     fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
         let blocks = BlockCache::new(store, budget_bytes / 2);
-        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 4) }
+        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 2) }
     }
 
     fn forget_contents(&self) {

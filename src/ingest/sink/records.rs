@@ -43,13 +43,10 @@ impl Records {
             true => objects as usize,
             false => (memory_bytes / 4) as usize / RECORD_LEN,
         };
-        // A header's word is believed for as much as the working memory.
-        Records {
-            open: Vec::new(),
-            capacity: capacity.max(1),
-            runs: Vec::new(),
-            fanout: Fanout::default(),
-        }
+        let capacity = capacity.max(1);
+        // Address space alone, and no more than the working memory: pages come as they are used.
+        let open = Vec::with_capacity(capacity + 1);
+        Records { open, capacity, runs: Vec::new(), fanout: Fanout::default() }
     }
 
     pub(super) fn push(&mut self, oid: &Oid, offset: u64, crc32: u32) {
@@ -57,11 +54,6 @@ impl Records {
         record[..20].copy_from_slice(oid.as_bytes());
         record[20..25].copy_from_slice(&offset.to_be_bytes()[3..]);
         record[25..].copy_from_slice(&crc32.to_be_bytes());
-        if self.open.capacity() == self.open.len() {
-            // Grown by eighths: doubling would hold half as much again as is needed.
-            let more = (self.open.len() / 8).max(1024).min(self.capacity.max(self.open.len() + 1));
-            self.open.reserve_exact(more);
-        }
         self.open.push(record);
         self.fanout.count(oid);
     }
@@ -69,7 +61,10 @@ impl Records {
     /// What has to leave memory now, if anything has.
     pub(super) fn take_full(&mut self) -> Option<Full> {
         // One more than all of a pack can't come.
-        (self.open.len() > self.capacity).then(|| Full(std::mem::take(&mut self.open)))
+        (self.open.len() > self.capacity).then(|| {
+            let empty = Vec::with_capacity(self.capacity + 1);
+            Full(std::mem::replace(&mut self.open, empty))
+        })
     }
 
     /// It has been written away.
