@@ -97,7 +97,7 @@
 //! | an option | `cli/args.rs` and `cli/help.rs`, its place in [`cli`], a row in the README |
 //! | a sub-command | a variant of [`cli::Command`], an arm in [`cli::parse`], a file in [`commands`] |
 //! | a new layout | one file in `ingest/sink/` |
-//! | when what may run | `ingest/pipeline/` |
+//! | when what may run | `ingest/scheduler.rs`, and its simulation |
 //! | what a key is called | `repository/` |
 //! | protocol details | `git/fetch_v*.rs` |
 //! | which refs | [`git::refs::RefFilter`] |

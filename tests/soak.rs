@@ -1,5 +1,7 @@
 //! Ordinary repositories at every memory and concurrency, each run under a watchdog: whatever the
 //! sizes of objects are beside the thresholds, a run ends, and with the right mirror.
+//!
+//! `SOAK=200 cargo test --release --test soak` makes as many repositories instead of a few.
 
 #[path = "support/local_git.rs"]
 mod local_git;
@@ -114,6 +116,73 @@ fn growing_file_with_assets_ends_at_every_memory_in_both_layouts() {
                 let source = LocalGit::new(repo.path());
                 let summary = mirrors(source, &MemoryStore::new(), &options, &what);
                 assert_eq!(summary.objects_written, objects, "{what}");
+            }
+        }
+    }
+}
+
+/// Files that grow, files that change far apart, assets that come at once: sizes around the
+/// thresholds of 8 MiB of memory, and a pack as git makes it or as it is repacked from scratch.
+fn random_repo(seed: u64) -> Repo {
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
+    let mut below = |end: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) % end
+    };
+    let mut import = Import::default();
+    let mut files: Vec<Vec<u8>> = Vec::new();
+    for step in 0..3 + below(12) {
+        let mut changed = Vec::new();
+        for _ in 0..1 + below(4) {
+            let at = below(files.len() as u64 + 1) as usize;
+            // Log-uniform up to a megabyte; half a megabyte is large.
+            let bits = below(21);
+            let len = below(1 << bits) as usize;
+            let seed = below(1 << 40);
+            match files.get_mut(at) {
+                None => files.push(noise(seed, len)),
+                Some(file) if below(3) == 0 => file.extend(noise(seed, len / 4)),
+                Some(file) if file.len() > 100 => {
+                    let from = below(file.len() as u64 - 50) as usize;
+                    file.splice(from..from + 50, noise(seed, len / 16));
+                }
+                Some(file) => *file = noise(seed, len),
+            }
+            changed.push((format!("dir{}/file{at}", at % 3), files[at].clone()));
+        }
+        if below(4) == 0 {
+            let many = 50 + below(150);
+            let asset = |n: u64| (format!("assets/{step}/{n}"), noise(step << 20 | n, 12_000));
+            changed.extend((0..many).map(asset));
+        }
+        import.commit(&changed);
+    }
+    let repo = import.into_repo();
+    if seed.is_multiple_of(2) {
+        repo.git(&["repack", "-a", "-d", "-f", "-q", "--depth=50", "--window=10"]);
+    }
+    repo
+}
+
+#[test]
+fn generated_repositories_end_at_every_memory_in_both_layouts() {
+    let count = std::env::var("SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    for seed in 0..count {
+        let repo = random_repo(seed);
+        let objects = repo.objects().len() as u64;
+        for layout in [Layout::Loose, Layout::Pack] {
+            for (memory, concurrency) in [(8, 1), (8, 64), (16, 2), (64, 64), (256, 2)] {
+                let memory_bytes = memory << 20;
+                let options = Options { layout, concurrency, memory_bytes, ..Options::default() };
+                let what =
+                    format!("seed {seed}, {layout:?}, {memory} MiB, concurrency {concurrency}");
+                let source = LocalGit::new(repo.path());
+                let store = MemoryStore::new();
+                let summary = mirrors(source, &store, &options, &what);
+                assert_eq!(summary.objects_written, objects, "{what}");
+                assert_eq!(store.open_uploads(), 0, "{what}");
             }
         }
     }

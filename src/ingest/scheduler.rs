@@ -315,12 +315,19 @@ impl<B: Bytes> Scheduler<B> {
         spill
     }
 
-    /// They are in the pack: nothing is written.
+    /// They are in the pack: nothing is written. Short ones stay while there is room for them.
     fn let_go_of_parked(&mut self) {
         for parked in self.parked.values_mut() {
-            if let DeltaBytes::Memory(_) = parked.delta.bytes {
+            let held = std::mem::take(&mut parked.held);
+            self.intake_used -= held;
+            let keep = parked.delta.len + OVERHEAD_BYTES;
+            let is_short = parked.delta.len <= SHORT_BYTES;
+            if held == 0 {
+                // Let go, or kept, before.
+            } else if is_short && self.deferred_used + keep <= self.limits.deferred {
+                self.deferred_used += keep;
+            } else {
                 parked.delta.bytes = DeltaBytes::InPack;
-                self.intake_used -= std::mem::take(&mut parked.held);
             }
         }
     }

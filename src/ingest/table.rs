@@ -138,7 +138,7 @@ mod tests {
         let mut table = Table::new(true);
         let offset = |number: u64| 12 + number * 40 + (number / 70_000) * (5 << 32);
         for number in 0..150_000 {
-            let base = (number > 9).then(|| (number as Index) / 2);
+            let base = (number > 9).then_some(number as Index / 2);
             assert_eq!(table.add(offset(number), base), number as Index);
             assert_eq!(table.base(number as Index), base);
             if number % 997 == 0 {
