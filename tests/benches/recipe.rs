@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use git_http::GitHttp;
 use s3_server::S3Server;
-use support::{BenchRepo, git, runs};
+use support::{BenchRepo, git, peak_of, runs};
 
 const BUCKET: &str = "bench";
 
@@ -152,14 +152,6 @@ fn mirror(url: &str, s3: &S3Server, layout: &str, prefix: &str) -> Took {
     let seconds = begun.elapsed().as_secs_f64();
     assert!(status.success(), "the mirror ended with {status}");
     Took { seconds, requests: (s3.requests() - before) as usize, peak_mib }
-}
-
-/// A running process's greatest resident size so far, as Linux tells it.
-fn peak_of(process: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 /// All files below a folder.

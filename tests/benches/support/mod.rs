@@ -94,3 +94,11 @@ pub fn best(runs: usize, mut work: impl FnMut()) -> Duration {
 pub fn runs(default: usize) -> usize {
     std::env::var("BENCH_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
+
+/// A running process's greatest resident size so far, as Linux tells it.
+pub fn peak_of(process: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib / 1024.0)
+}
