@@ -62,7 +62,7 @@ impl Budget {
             work_after: 2 * self.results,
             cache: self.bases,
             parts: self.parts,
-            deferred: self.memory / 12,
+            deferred: self.memory / 16,
             large: self.large,
             unit_bytes: self.unit_bytes(),
             unit_entries: 256,
