@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use ureq::config::Config;
-use ureq::http::{HeaderMap, Uri};
+use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
@@ -383,6 +383,56 @@ pub fn is_denied(error: &ureq::Error) -> bool {
     // ureq tells the proxy's status in words alone.
     let refused = |reason: &str| ["401", "403", "407"].iter().any(|code| reason.contains(code));
     matches!(error, ureq::Error::ConnectProxyFailed(reason) if refused(reason))
+}
+
+/// Is `answer` one to a GET of an object (or of `range` of it, whose end may be past the object's)?
+/// Only 200 and 206 are, with a length or chunked framing: the end of a connection is no end of an
+/// object. `Err`: why not.
+pub fn check_object(
+    answer: &Response<ureq::Body>,
+    range: Option<&std::ops::Range<u64>>,
+) -> Result<(), String> {
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let status = answer.status().as_u16();
+    if status != 200 && status != 206 {
+        return Err(format!("HTTP {status} is no answer to a GET of an object"));
+    }
+    let chunked = header("transfer-encoding")
+        .is_some_and(|value| value.trim_end().to_ascii_lowercase().ends_with("chunked"));
+    if !chunked && header("content-length").is_none() {
+        return Err("the answer has no length: it cannot be told from one that was cut off".into());
+    }
+    let Some(range) = range else {
+        return match status {
+            206 => Err("a part of the object was sent, and the whole was asked for".into()),
+            _ => Ok(()),
+        };
+    };
+    if status == 206 {
+        let given = header("content-range").unwrap_or_default();
+        let is_asked = parse_content_range(given).is_some_and(|(first, last, total)| {
+            first == range.start
+                && last < range.end
+                && (last + 1 == range.end || total.is_none_or(|total| last + 1 == total))
+        });
+        if !is_asked {
+            let given: String = given.chars().filter(|c| !c.is_control()).take(80).collect();
+            return Err(format!("asked for bytes from {}, was sent {given:?}", range.start));
+        }
+    }
+    Ok(())
+}
+
+/// `bytes 0-9/100`, or `*` for the total.
+fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    let last: u64 = last.trim().parse().ok()?;
+    (last < u64::MAX).then_some((first.trim().parse().ok()?, last, total))
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). `None` also for a date that is past.

@@ -141,6 +141,10 @@ fn run(
     let advertised = options.refs.apply(source.advertisement()?);
     let prerequisites = source.prerequisites()?;
     let published = Published::read(store)?;
+    let recorded = state::Recorded::read(store)?;
+    if !options.force {
+        refuse_emptied(store, &published, recorded.as_ref())?;
+    }
     let mut wanted = with_head(match prerequisites.is_empty() {
         true => advertised,
         false => thin::join(&published, advertised),
@@ -181,8 +185,12 @@ fn run(
             }
             publish::publish(store, complete, &published, &wanted, &replaced)?;
         }
+        let is_stale = match &recorded {
+            None => true,
+            Some(state) => state.describes(&wanted.refs, Some(&wanted.head)) == Some(false),
+        };
         // LFS objects alone are news, too: fewer lack.
-        if !unchanged || written.0 > 0 || lfs.written > 0 {
+        if !unchanged || written.0 > 0 || lfs.written > 0 || is_stale {
             state::write(store, source, options.layout, &wanted, lfs.lacking.len());
         }
     }
@@ -234,6 +242,26 @@ fn with_head(mut wanted: Advertisement) -> Advertisement {
         };
     }
     wanted
+}
+
+/// An `info/refs` without a byte is what an empty repository has, and also what is left of a damaged
+/// one: the state tells which.
+fn refuse_emptied(
+    store: &dyn Store,
+    published: &Published,
+    recorded: Option<&state::Recorded>,
+) -> Result<(), MirrorError> {
+    let had = recorded.and_then(|state| state.refs).unwrap_or(0);
+    if !published.exists() || !published.refs.is_empty() || had == 0 {
+        return Ok(());
+    }
+    Err(MirrorError::Guard(format!(
+        "{store}/info/refs is empty, but {store}/{} has {had} refs: the file is damaged, or a cache \
+         answers for the store; nothing was published. If the mirror is to be filled again, run with \
+         --force",
+        state::KEY,
+        store = store.describe(),
+    )))
 }
 
 /// An emptied or hijacked source must not empty the mirror.

@@ -262,7 +262,6 @@ fn hint(error: &MirrorError) -> Option<&'static str> {
         (ExitCode::TryAgain, _) => {
             Some("a temporary failure: nothing was published, run again later")
         }
-        (ExitCode::Guard, _) => Some("if the source is right, run again with --force"),
         (ExitCode::Interrupted, _) => Some("nothing was published; the next run goes on from here"),
         _ => None,
     }
@@ -492,7 +491,7 @@ mod tests {
             (failed(store(StoreErrorKind::Denied)), Some("see which credentials")),
             (failed(store(StoreErrorKind::Transient { retry_after: None })), Some("a temporary")),
             (failed(store(StoreErrorKind::Other)), None),
-            (failed(MirrorError::Guard("g".into())), Some("if the source is right")),
+            (failed(MirrorError::Guard("g".into())), None),
             (failed(MirrorError::Interrupted), Some("nothing was published; the next")),
             (failed(MirrorError::Conflict), None),
         ] {

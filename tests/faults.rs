@@ -191,15 +191,17 @@ fn any_one_request_may_fail_once_and_the_run_goes_well() {
 
 /// Is it right that the run goes well though this request failed?
 ///
-/// - The state beside the mirror: everything is published by then, and readers have it. A failure
-///   would say that nothing was.
+/// - Writing the state beside the mirror: everything is published by then, and readers have it. A
+///   failure would say that nothing was. Reading it, if it is denied: S3 denies a missing key to a
+///   writer that may not list.
 /// - Looking for what killed runs have left, if it is denied: a policy that grants a writer no
 ///   listing (of uploads, most often) must not end mirroring. A warning tells each time. (Where
 ///   listing is needed, on a run that can't rely on published refs, its denial ends the run.)
 fn is_borne(request: &Request) -> bool {
     let listing = [Operation::List, Operation::ListUploads].contains(&request.operation);
-    request.key() == "mirror_state/state.json"
-        || (listing && request.failed == Some(StoreErrorKind::Denied))
+    let is_denied = request.failed == Some(StoreErrorKind::Denied);
+    let state = request.key() == "mirror_state/state.json";
+    (state && (request.operation == Operation::Put || is_denied)) || (listing && is_denied)
 }
 
 fn any_one_failure_ends_the_run(kind: StoreErrorKind) {

@@ -296,13 +296,14 @@ fn check_nothing_new(layout: Layout, source: &dyn Source, store: &MemoryStore) {
     store.clear_recorded();
     let summary = mirrored_as(layout, source, store);
     assert_eq!(summary.status, Status::Unchanged, "{:?}", summary.changes);
-    assert_eq!((summary.source_requests, summary.store_requests), (1, 4));
-    // The refs and HEAD; what killed runs may have left.
+    assert_eq!((summary.source_requests, summary.store_requests), (1, 5));
+    // The refs and HEAD; what the last run has recorded; what killed runs may have left.
     let asked: Vec<_> =
         store.recorded().iter().map(|r| (r.operation, r.key().to_owned())).collect();
     let expected = [
         (Operation::Get, "info/refs"),
         (Operation::Get, "HEAD"),
+        (Operation::Get, "mirror_state/state.json"),
         (Operation::List, "mirror_tmp/"),
         (Operation::ListUploads, "mirror_tmp/"),
     ];
@@ -516,7 +517,7 @@ fn only_new_objects_travel(only_v0: bool, layout: Layout) {
     let unchanged = mirrored_as(layout, &source, &store);
     assert_eq!(unchanged.status, Status::Unchanged);
     // To the store one more than without LFS: do objects lack?
-    assert_eq!((unchanged.source_requests, unchanged.store_requests), (asking, 5));
+    assert_eq!((unchanged.source_requests, unchanged.store_requests), (asking, 6));
 }
 
 #[test]

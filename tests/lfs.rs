@@ -167,7 +167,7 @@ fn a_second_run_asks_for_nothing_and_costs_one_more_request() {
     store.clear_recorded();
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!(summary.status, Status::Unchanged);
-    assert_eq!(summary.store_requests, 5);
+    assert_eq!(summary.store_requests, 6);
     assert!(server.seen().is_empty());
     // What is stored already is not fetched with `--full` either.
     let options = Options { full: true, ..Options::default() };

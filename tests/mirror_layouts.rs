@@ -68,7 +68,7 @@ fn second_run_with_nothing_new_writes_nothing() {
     store.clear_recorded();
     let summary = mirror(&source, &store, &Options::default(), &Silent).unwrap();
     assert_eq!(summary.status, Status::Unchanged);
-    assert_eq!((summary.source_requests, summary.store_requests), (1, 4));
+    assert_eq!((summary.source_requests, summary.store_requests), (1, 5));
     let reads = [Operation::Get, Operation::List, Operation::ListUploads];
     assert!(store.recorded().iter().all(|request| reads.contains(&request.operation)));
 }

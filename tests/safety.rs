@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use hooked_store::{Conditions, Hooked};
 use local_git::{LocalGit, Repo};
 use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
+use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
@@ -220,4 +221,145 @@ fn copy_in_parts_that_succeeds_leaves_no_note_and_costs_four_requests_more() {
     assert_eq!(of(Operation::Put, "/upload-"), 2);
     assert_eq!(of(Operation::Delete, "/upload-"), 1);
     assert_eq!(of(Operation::ListUploads, "objects/"), 1);
+}
+
+const STATE: &str = "mirror_state/state.json";
+const PACK_LIST: &str = "objects/info/packs";
+
+fn assert_guard(outcome: Result<impl std::fmt::Debug, MirrorError>, words: &str) {
+    match outcome {
+        Err(MirrorError::Guard(message)) => assert!(message.contains(words), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Keys but those that a run or gc rewrites by itself.
+fn lasting(store: &MemoryStore) -> Vec<String> {
+    store.keys().into_iter().filter(|key| !key.starts_with("mirror_state/")).collect()
+}
+
+fn change_state(
+    store: &MemoryStore,
+    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) {
+    let mut state: serde_json::Value =
+        serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
+    change(state.as_object_mut().unwrap());
+    put(store, STATE, state.to_string().as_bytes());
+}
+
+#[test]
+fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let whole = store.bytes("info/refs").unwrap();
+    let before = lasting(&store);
+    put(&store, "info/refs", b"");
+    assert_guard(collect(&store), "0 refs; the last run has recorded 1");
+    assert_guard(run_mirror(&repo, &store), "run with --force");
+    // Without the state nothing confirms it either.
+    let state = store.bytes(STATE).unwrap();
+    store.delete(&[Key::new(STATE).unwrap()]).unwrap();
+    assert_guard(collect(&store), "no state that confirms it");
+    put(&store, STATE, b"");
+    let damaged = collect(&store).unwrap_err().to_string();
+    assert!(damaged.contains("0 bytes"), "{damaged}");
+    assert!(run_mirror(&repo, &store).is_err());
+    put(&store, STATE, &state);
+    assert_eq!(lasting(&store), before);
+    // What the messages say mends it.
+    let force = Options { force: true, ..Options::default() };
+    mirror(&LocalGit::new(repo.path()), &store, &force, &Silent).unwrap();
+    assert_eq!(store.bytes("info/refs").unwrap(), whole);
+    collect(&store).unwrap();
+    assert_eq!(lasting(&store), before);
+}
+
+#[test]
+fn mirror_of_an_empty_repository_is_collected_and_mirrored_again() {
+    let store = MemoryStore::new();
+    run_mirror(&Repo::new(), &store).unwrap();
+    assert_eq!(&*store.bytes("info/refs").unwrap(), b"");
+    put(&store, "objects/00/11111111111111111111111111111111111111", b"garbage");
+    collect(&store).unwrap();
+    assert!(!store.keys().iter().any(|key| key.starts_with("objects/00/")));
+    run_mirror(&sample(), &store).unwrap();
+}
+
+#[test]
+fn gc_refuses_refs_that_the_state_does_not_describe() {
+    let repo = sample();
+    for branch in ["a", "b", "c", "d"] {
+        repo.git(&["branch", branch, "main"]);
+    }
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let whole = store.bytes("info/refs").unwrap().to_vec();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let without_fingerprint = |state: &mut serde_json::Map<_, _>| {
+        state.remove("ref_fingerprint");
+    };
+    for (change, lines_left, refused) in [
+        (None, 5, false),
+        (None, 4, true),
+        (Some("no fingerprint"), 3, false),
+        (Some("no fingerprint"), 2, true),
+        (Some("no state"), 2, false),
+    ] {
+        let kept = store.bytes(STATE).unwrap();
+        put(&store, "info/refs", &lines[..lines_left].concat());
+        match change {
+            Some("no state") => store.delete(&[Key::new(STATE).unwrap()]).unwrap(),
+            Some(_) => change_state(&store, without_fingerprint),
+            None => {}
+        }
+        let before = lasting(&store);
+        match refused {
+            true => assert_guard(collect(&store), "Run the mirror once"),
+            false => collect(&store).unwrap(),
+        }
+        assert_eq!(lasting(&store), before, "{change:?} {lines_left}");
+        put(&store, STATE, &kept);
+    }
+}
+
+#[test]
+fn state_that_could_not_be_written_locks_gc_out_until_the_next_run() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    repo.commit("refs/heads/main", &[("c", b"new")]);
+    store.inject(fatal().on(Operation::Put).key(|key| key == STATE));
+    run_mirror(&repo, &store).unwrap();
+    assert_guard(collect(&store), "refs are not those that the last run has recorded");
+    let unchanged = run_mirror(&repo, &store).unwrap();
+    assert_eq!(unchanged.status, mirror_git_to_s3::mirror::Status::Unchanged);
+    collect(&store).unwrap();
+}
+
+#[test]
+fn empty_list_of_packs_is_damage() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    packed(&repo, &store).unwrap();
+    let before = lasting(&store);
+    put(&store, PACK_LIST, b"");
+    let damaged = |outcome: Result<(), MirrorError>| {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("objects/info/packs") && error.contains("0 bytes"), "{error}");
+    };
+    damaged(collect(&store));
+    repo.commit("refs/heads/main", &[("c", b"new")]);
+    damaged(packed(&repo, &store).map(drop));
+    damaged(run_mirror(&repo, &store).map(drop));
+    assert_eq!(&*store.bytes(PACK_LIST).unwrap(), b"");
+    assert!(before.iter().all(|key| store.bytes(key).is_some()));
+    let report = verify(&store, &VerifyOptions::default()).unwrap();
+    assert!(report.findings.iter().any(|found| found.key == PACK_LIST), "{report:?}");
+    // What the message says mends it.
+    store.delete(&[Key::new(PACK_LIST).unwrap()]).unwrap();
+    let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
+    mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
+    assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
 }

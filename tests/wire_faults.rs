@@ -442,7 +442,7 @@ fn dry_run_says_what_is_added_moved_and_deleted_and_writes_nothing_at_all() {
         let dry = ran(world.command(layout, &world.s3.endpoint()).arg("--dry-run"));
         dry.assert_code(0);
         let counts = ["refs_added", "refs_updated", "refs_deleted", "store_requests"];
-        assert_eq!(counts.map(|name| dry.number(name)), [1, 1, 1, 2]);
+        assert_eq!(counts.map(|name| dry.number(name)), [1, 1, 1, 3]);
         let requests = world.s3.seen().split_off(seen);
         assert!(requests.iter().all(|line| line.starts_with("GET ")), "{requests:?}");
         assert_eq!(listing(world.home.path()), before);

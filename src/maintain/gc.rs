@@ -6,6 +6,9 @@
 //! is ever deleted; of temporary keys only those of dead runs (`temp`). If anything that
 //! refs reach is missing or damaged, nothing is deleted at all: what lies behind it is unknown.
 //!
+//! Nor is anything deleted if the refs are not those that the last run has recorded in the state
+//! ([`state`]): an `info/refs` that was lost or answered empty would make everything garbage.
+//!
 //! # Beside a running mirror
 //! Three things keep a run's objects safe:
 //!
@@ -39,7 +42,7 @@ use super::inventory;
 use super::walk::{Pointers, Problem, Reached, Walk};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::Oid;
-use crate::git::refs::{Head, parse_head_file, parse_info_refs};
+use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
 use crate::lfs::Remembered;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Deleting;
@@ -50,6 +53,7 @@ use crate::repository::loose;
 use crate::repository::packed;
 use crate::repository::packs;
 use crate::repository::replaced::Replaced;
+use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
 use crate::run::Cancel;
 use crate::run::retry::sleep;
@@ -128,6 +132,7 @@ pub fn gc(
     let requests_before = store.requests();
     let temporary = if options.dry_run { 0 } else { temp::sweep(store)? as u64 };
     let published = Published::read(store)?;
+    let published = confirmed(store, options, published)?;
     let gc = Gc { store, options, keep: Keep::find(store, options, &published)?, published };
     let mut counts = gc.look(deleting)?;
     let lfs_forgotten = gc.keep.forgotten.len() as u64;
@@ -167,19 +172,77 @@ impl Published {
         Ok(Published { info_refs, head: get("HEAD")?, packs: get("objects/info/packs")? })
     }
 
-    fn tips(&self, store: &dyn Store) -> Result<Vec<(Oid, String)>, MirrorError> {
+    fn parse(&self, store: &dyn Store) -> Result<(Vec<Ref>, Option<Head>), MirrorError> {
         let bad = |what: &dyn std::fmt::Display| {
             MirrorError::Mirror(format!("{}: {what}; nothing was deleted", store.describe()))
         };
         let refs = parse_info_refs(&self.info_refs).map_err(|error| bad(&error))?;
+        let head = self.head.as_ref().map(|head| parse_head_file(head, &refs));
+        let head = head.transpose().map_err(|error| bad(&error))?;
+        Ok((refs, head))
+    }
+
+    fn tips(&self, store: &dyn Store) -> Result<Vec<(Oid, String)>, MirrorError> {
+        let (refs, head) = self.parse(store)?;
         let mut tips: Vec<_> = refs.iter().map(|r| (r.oid, r.name.to_string())).collect();
-        if let Some(head) = &self.head
-            && let Head::Detached(oid) = parse_head_file(head, &refs).map_err(|e| bad(&e))?
-        {
+        if let Some(Head::Detached(oid)) = head {
             tips.push((oid, "HEAD".to_owned()));
         }
         Ok(tips)
     }
+
+    /// Do these refs agree with what the last run has recorded? `Err`: how they differ.
+    fn compare(&self, store: &dyn Store) -> Result<Result<(), String>, MirrorError> {
+        let (refs, head) = self.parse(store)?;
+        let has = refs.len();
+        Ok(match Recorded::read(store)? {
+            None if has == 0 => Err("there is no ref, and no state that confirms it".to_owned()),
+            None => Ok(()),
+            Some(state) => match (state.describes(&refs, head.as_ref()), state.refs) {
+                (Some(true), _) => Ok(()),
+                (None, Some(had)) if has >= had.div_ceil(2) => Ok(()),
+                (None, None) if has > 0 => Ok(()),
+                (Some(false), Some(had)) if had == has => {
+                    Err("refs are not those that the last run has recorded".to_owned())
+                }
+                (_, had) => {
+                    Err(format!("{has} refs; the last run has recorded {}", had.unwrap_or(0)))
+                }
+            },
+        })
+    }
+}
+
+/// What is published, if the state of the last run confirms it. Refs that are lost (an empty answer,
+/// an edit by hand) would make everything garbage that they reach.
+///
+/// A run writes the state right after it has published, so a difference gets the time for that. If
+/// that write failed, the next run of the mirror does it, also one with nothing new.
+fn confirmed(
+    store: &dyn Store,
+    options: &GcOptions,
+    published: Published,
+) -> Result<Published, MirrorError> {
+    if published.compare(store)?.is_ok() {
+        return Ok(published);
+    }
+    wait(options)?;
+    let published = Published::read(store)?;
+    published.compare(store)?.map_err(|difference| {
+        MirrorError::Guard(format!(
+            "{}/info/refs: {difference}; nothing was deleted. Run the mirror once, which brings {} up \
+             to date, and then gc again",
+            store.describe(),
+            state::KEY
+        ))
+    })?;
+    Ok(published)
+}
+
+/// Gives a run that is just publishing the time to end.
+fn wait(options: &GcOptions) -> Result<(), MirrorError> {
+    let undisturbed = sleep(options.settle, || options.cancel.is_cancelled());
+    if undisturbed { Ok(()) } else { Err(MirrorError::Interrupted) }
 }
 
 /// What must stay.
@@ -360,7 +423,8 @@ impl Gc<'_> {
         let fence = || fence.lock().unwrap_or_else(PoisonError::into_inner);
         let store_time = fence().store_time()?;
         let now = store_time.unwrap_or_else(SystemTime::now);
-        self.wait()?;
+        // A run that has looked at the fence before it was there may just be publishing.
+        wait(self.options)?;
         let counts = Counts::default();
         self.pages(&|page| {
             let garbage = self.old_garbage(page, now, &counts);
@@ -393,13 +457,6 @@ impl Gc<'_> {
             return Err(MirrorError::Conflict);
         }
         Ok(())
-    }
-
-    /// Gives a run that has looked at the fence before it was there the time to publish.
-    fn wait(&self) -> Result<(), MirrorError> {
-        let GcOptions { settle, cancel, .. } = self.options;
-        let undisturbed = sleep(*settle, || cancel.is_cancelled());
-        if undisturbed { Ok(()) } else { Err(MirrorError::Interrupted) }
     }
 
     fn pages(

@@ -339,6 +339,9 @@ pub(crate) fn open_listed(
     // git bears it if there is none.
     let file = files::get(store, &key, None, 64 << 20)?;
     let Some((file, _)) = file else { return Ok(Packs::default()) };
+    if file.is_empty() {
+        bad(key.to_string(), "0 bytes: it is damaged, or a cache answers for the store".into());
+    }
     let names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
         bad(key.to_string(), format!("not a line of a list of packs: {line}"));
         Vec::new()

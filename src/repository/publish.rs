@@ -135,8 +135,25 @@ fn damaged(store: &dyn Store, file: &str, error: &dyn std::fmt::Display) -> Mirr
 
 /// The packs that a mirror lists, in the order of `objects/info/packs`.
 pub(crate) fn listed_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
-    let file = get(store, &key("objects/info/packs"))?;
-    Ok(file.map(|(file, _)| packs::parse_list(&file)).unwrap_or_default())
+    match get(store, &key(PACK_LIST))? {
+        Some((file, _)) => parse_list(store, &file),
+        None => Ok(Vec::new()),
+    }
+}
+
+const PACK_LIST: &str = "objects/info/packs";
+
+/// What a list holds. A list of no pack has one line feed in it, so one without a byte is damaged, or
+/// was answered by something other than the store: without its packs clones fail.
+fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError> {
+    if file.is_empty() {
+        return Err(MirrorError::Mirror(format!(
+            "{}/{PACK_LIST} is empty (0 bytes): it is damaged, or a cache answers for the store; if \
+             the store itself has it so, delete the key and run again with --full",
+            store.describe()
+        )));
+    }
+    Ok(packs::parse_list(file))
 }
 
 /// Brings `objects/info/packs` up to date: without `replaced`, and with `new` at its end, which git
@@ -147,10 +164,13 @@ fn list_packs(
     new: Option<&str>,
     replaced: &[String],
 ) -> Result<(), MirrorError> {
-    let key = key("objects/info/packs");
+    let key = key(PACK_LIST);
     for _ in 0..LIST_TRIES {
         let found = get(store, &key)?;
-        let mut names = found.as_ref().map(|(file, _)| packs::parse_list(file)).unwrap_or_default();
+        let mut names = match &found {
+            Some((file, _)) => parse_list(store, file)?,
+            None => Vec::new(),
+        };
         names.retain(|name| Some(name.as_str()) == new || !replaced.contains(name));
         if let Some(new) = new
             && !names.iter().any(|name| name == new)

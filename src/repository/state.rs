@@ -1,22 +1,67 @@
 //! `mirror_state/state.json`: for operators, what was published last, from where and by what.
 //!
-//! Written after each publication, so a run with nothing new writes nothing. It is news, never the
-//! foundation: nothing reads it here, and if it can't be written that is a warning, since the refs
-//! are published already. [`crate::maintain`] passes over it.
+//! Written after each publication, and by a run with nothing new only if it does not describe what is
+//! published (the last write failed). It is not the foundation: if it cannot be written that is a
+//! warning, because the refs are published already. But it is a second witness. An empty `info/refs`
+//! can be damage, or a cache's empty answer; [`crate::mirror`] and [`crate::maintain`] believe it only
+//! if the state agrees.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::error::MirrorError;
 use super::files;
 use super::layout::Layout;
-use crate::git::refs::{Advertisement, head_file, info_refs};
+use crate::git::refs::{Advertisement, Head, Ref, head_file, info_refs};
 use crate::source::Source;
-use crate::store::{ObjectHeaders, Store};
+use crate::store::{ObjectHeaders, Store, StoreErrorKind};
 
 /// The key below the target's prefix.
 pub const KEY: &str = "mirror_state/state.json";
+
+/// Ours has under 1 KiB.
+const MAX_STATE_BYTES: u64 = 1 << 20;
+
+/// What the last run to publish has recorded. Fields that an older program did not write are `None`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Recorded {
+    pub(crate) refs: Option<usize>,
+    ref_fingerprint: Option<String>,
+}
+
+impl Recorded {
+    /// `None`: there is no state.
+    pub(crate) fn read(store: &dyn Store) -> Result<Option<Self>, MirrorError> {
+        let file = match files::get(store, &files::key(KEY), None, MAX_STATE_BYTES) {
+            Ok(Some((file, _))) => file,
+            Ok(None) => return Ok(None),
+            // S3 answers 403 for a missing key to those who may not list.
+            Err(error) if error.kind == StoreErrorKind::Denied => {
+                log::warn!("cannot compare with the last run's state: {error}");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |what: &dyn std::fmt::Display| {
+            MirrorError::Mirror(format!(
+                "{}/{KEY} is damaged ({what}); check for a cache that answers for the store, or \
+                 delete the key and run the mirror again",
+                store.describe()
+            ))
+        };
+        if file.is_empty() {
+            return Err(damaged(&"0 bytes"));
+        }
+        serde_json::from_slice(&file).map(Some).map_err(|error| damaged(&error))
+    }
+
+    /// Are these the refs that it describes? `None`: it is too old to tell.
+    pub(crate) fn describes(&self, refs: &[Ref], head: Option<&Head>) -> Option<bool> {
+        Some(*self.ref_fingerprint.as_ref()? == fingerprint(refs, head))
+    }
+}
 
 #[derive(Serialize)]
 struct State<'s> {
@@ -53,7 +98,7 @@ pub(crate) fn write(
             Layout::Pack => "pack",
         },
         refs: wanted.refs.len(),
-        ref_fingerprint: fingerprint(wanted),
+        ref_fingerprint: fingerprint(&wanted.refs, Some(&wanted.head)),
         lfs_lacking,
     };
     let mut file = serde_json::to_vec_pretty(&state).expect("strings and numbers are always JSON");
@@ -64,9 +109,9 @@ pub(crate) fn write(
     }
 }
 
-fn fingerprint(wanted: &Advertisement) -> String {
+fn fingerprint(refs: &[Ref], head: Option<&Head>) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(info_refs(&wanted.refs));
-    hasher.update(head_file(&wanted.head).unwrap_or_default());
+    hasher.update(info_refs(refs));
+    hasher.update(head.and_then(head_file).unwrap_or_default());
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -169,6 +169,17 @@ impl HttpRead {
         read.map_err(|error| self.broken(key, &error)).map(|_| body)
     }
 
+    /// See [`http::check_object`].
+    fn check_object(
+        &self,
+        key: &Key,
+        answer: &Answer,
+        range: Option<&Range<u64>>,
+    ) -> Result<(), StoreError> {
+        http::check_object(answer, range)
+            .map_err(|message| StoreError::new(StoreErrorKind::Other, "get", self.at(key), message))
+    }
+
     fn broken(&self, key: &Key, error: &io::Error) -> StoreError {
         let kind = StoreErrorKind::Transient { retry_after: None };
         StoreError::new(kind, "get", self.at(key), error.to_string())
@@ -248,6 +259,7 @@ impl Store for HttpRead {
         if !answer.status().is_success() {
             return Err(self.refusal(key, answer));
         }
+        self.check_object(key, &answer, range.as_ref())?;
         let whole = answer.status().as_u16() != 206;
         let (skip, wanted) = match &range {
             Some(range) if whole => (range.start, range.end - range.start),
@@ -271,6 +283,7 @@ impl Store for HttpRead {
         if !answer.status().is_success() {
             return Err(self.refusal(key, answer));
         }
+        self.check_object(key, &answer, (offset > 0).then_some(offset..u64::MAX).as_ref())?;
         let whole = answer.status().as_u16() != 206;
         let mut reader = answer.into_body().into_reader();
         if whole && offset > 0 {

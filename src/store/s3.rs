@@ -423,30 +423,26 @@ impl S3Store {
         }
     }
 
-    /// How many bytes of `answer` come before the range that begins at `start`: none when the
-    /// store knows ranges, all before `start` when it sends the whole object (200). rclone sends a
-    /// range, and its header, with a 200.
-    fn bytes_before(
+    /// See [`http::check_object`].
+    fn check_object(
         &self,
         call: &Call<'_>,
         answer: &Answer,
-        start: u64,
-    ) -> Result<u64, StoreError> {
-        let partial = answer.status() == 206;
+        range: Option<&Range<u64>>,
+    ) -> Result<(), StoreError> {
+        http::check_object(answer, range)
+            .map_err(|message| self.error(call, StoreErrorKind::Other, message))
+    }
+
+    /// How many bytes of `answer` come before the range that begins at `start`: none when the
+    /// store knows ranges, all before `start` when it sends the whole object (200). rclone sends a
+    /// range, and its header, with a 200.
+    fn bytes_before(&self, answer: &Answer, start: u64) -> u64 {
         let given = header(answer.headers(), "content-range");
         let first = given.and_then(|text| {
             text.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse::<u64>().ok()
         });
-        match first {
-            Some(first) if first == start => Ok(0),
-            Some(first) if partial => {
-                let message =
-                    format!("asked for bytes from {start}, the store sent bytes from {first}");
-                Err(self.error(call, StoreErrorKind::Other, message))
-            }
-            None if partial => Ok(0),
-            _ => Ok(start),
-        }
+        if answer.status() == 206 || first == Some(start) { 0 } else { start }
     }
 }
 
@@ -466,9 +462,10 @@ impl Store for S3Store {
         }
         let call = self.get_call(key, range.as_ref(), true);
         let answer = self.request(&call)?;
+        self.check_object(&call, &answer, range.as_ref())?;
         let etag = etag_of(answer.headers());
         let skip = match &range {
-            Some(range) => self.bytes_before(&call, &answer, range.start)?,
+            Some(range) => self.bytes_before(&answer, range.start),
             None => 0,
         };
         let wanted = range.as_ref().map_or(u64::MAX, |range| range.end - range.start);
@@ -504,7 +501,8 @@ impl Store for S3Store {
         let range = (offset > 0).then_some(offset..u64::MAX);
         let call = self.get_call(key, range.as_ref(), false);
         let answer = self.request(&call)?;
-        let skip = self.bytes_before(&call, &answer, offset)?;
+        self.check_object(&call, &answer, range.as_ref())?;
+        let skip = self.bytes_before(&answer, offset);
         let mut reader = answer.into_body().into_with_config().limit(u64::MAX).reader();
         let skipped = io::copy(&mut reader.by_ref().take(skip), &mut io::sink())
             .map_err(|error| self.cut_off(&call, &error))?;
