@@ -68,7 +68,7 @@ impl ExitCode {
             ExitCode::TryAgain => "a temporary failure after all retries: try again later",
             ExitCode::Conflict => "another run published meanwhile; nothing lost",
             ExitCode::Denied => "access denied, by the source or the store",
-            ExitCode::Guard => "a guard refused: see --force",
+            ExitCode::Guard => "a guard refused; the message says what to do",
             ExitCode::Interrupted => "interrupted by SIGINT, after cleaning up",
             ExitCode::Terminated => "interrupted by SIGTERM, after cleaning up",
         }

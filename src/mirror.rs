@@ -44,6 +44,8 @@ pub struct Options {
     pub full: bool,
     /// Let the mirror lose all its refs, or most of them.
     pub force: bool,
+    /// Take over a mirror of another source.
+    pub move_source: bool,
     /// Say what would change and write nothing.
     pub dry_run: bool,
     /// Store requests in flight; at least 1.
@@ -65,6 +67,7 @@ impl Default for Options {
             lfs: true,
             full: false,
             force: false,
+            move_source: false,
             dry_run: false,
             concurrency: 64,
             memory_bytes: 64 << 20,
@@ -142,6 +145,9 @@ fn run(
     let prerequisites = source.prerequisites()?;
     let published = Published::read(store)?;
     let recorded = state::Recorded::read(store)?;
+    if !options.move_source {
+        refuse_another_source(store, source, recorded.as_ref())?;
+    }
     if !options.force {
         refuse_emptied(store, &published, recorded.as_ref())?;
     }
@@ -187,11 +193,21 @@ fn run(
         }
         let is_stale = match &recorded {
             None => true,
-            Some(state) => state.describes(&wanted.refs, Some(&wanted.head)) == Some(false),
+            Some(state) => {
+                state.describes(&wanted.refs, Some(&wanted.head)) == Some(false)
+                    || !state::is_same_source(Some(state), &source.describe())
+            }
         };
         // LFS objects alone are news, too: fewer lack.
         if !unchanged || written.0 > 0 || lfs.written > 0 || is_stale {
-            state::write(store, source, options.layout, &wanted, lfs.lacking.len());
+            state::write(
+                store,
+                source,
+                recorded.as_ref(),
+                options.layout,
+                &wanted,
+                lfs.lacking.len(),
+            );
         }
     }
     let wrote_nothing = unchanged && written.0 == 0 && lfs.written == 0;
@@ -242,6 +258,24 @@ fn with_head(mut wanted: Advertisement) -> Advertisement {
         };
     }
     wanted
+}
+
+/// A slip in a manifest must not replace a mirror by another repository.
+fn refuse_another_source(
+    store: &dyn Store,
+    source: &dyn Source,
+    recorded: Option<&state::Recorded>,
+) -> Result<(), MirrorError> {
+    let now = source.describe();
+    if state::is_same_source(recorded, &now) {
+        return Ok(());
+    }
+    let known = recorded.and_then(state::Recorded::repository).unwrap_or_default();
+    Err(MirrorError::Guard(format!(
+        "{} is a mirror of {known}, not of {now}: refusing to replace it; if the repository has moved, \
+         run once with --move-source",
+        store.describe()
+    )))
 }
 
 /// An `info/refs` without a byte is what an empty repository has, and also what is left of a damaged

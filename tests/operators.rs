@@ -70,8 +70,16 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     assert!(!file.contains("hunter2") && file.ends_with("}\n"), "{file}");
     let state: serde_json::Value = serde_json::from_str(&file).unwrap();
     let fields: Vec<&String> = state.as_object().unwrap().keys().collect();
-    let wanted =
-        ["layout", "lfs_lacking", "published_at", "ref_fingerprint", "refs", "source", "tool"];
+    let wanted = [
+        "layout",
+        "lfs_lacking",
+        "published_at",
+        "ref_fingerprint",
+        "refs",
+        "repository",
+        "source",
+        "tool",
+    ];
     assert_eq!(fields, wanted);
     assert_eq!(state["source"], format!("{}/", source.url()));
     assert_eq!(state["tool"], concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")));

@@ -5,15 +5,20 @@ mod hooked_store;
 #[path = "support/local_git.rs"]
 mod local_git;
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use hooked_store::{Conditions, Hooked};
 use local_git::{LocalGit, Repo};
+use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::refs::Advertisement;
 use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
-use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::source::{Source, SourceError};
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation, StoredObject};
 use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -362,4 +367,92 @@ fn empty_list_of_packs_is_damage() {
     let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
     mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
     assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+}
+
+/// A repository under another name.
+struct Named<'r>(LocalGit, &'r str);
+
+impl Source for Named<'_> {
+    fn describe(&self) -> String {
+        self.1.to_owned()
+    }
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.0.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.0.fetch(wants, haves, words)
+    }
+    fn requests(&self) -> u64 {
+        self.0.requests()
+    }
+}
+
+#[test]
+fn another_source_does_not_replace_a_mirror() {
+    let (repo, other) = (sample(), sample());
+    other.commit("refs/heads/main", &[("other", b"repository")]);
+    let store = MemoryStore::new();
+    let run = |repo: &Repo, name: &str, options: &Options| {
+        mirror(&Named(LocalGit::new(repo.path()), name), &store, options, &Silent)
+    };
+    let plain = Options::default();
+    run(&repo, "https://git.example/a.git", &plain).unwrap();
+    run(&repo, "http://GIT.example:80/a/", &plain).expect("another name of the same");
+    let before = store.snapshot();
+    for options in [
+        plain.clone(),
+        Options { dry_run: true, ..plain.clone() },
+        Options { force: true, full: true, ..plain.clone() },
+    ] {
+        let refused = run(&other, "https://git.example/b.git", &options);
+        assert_guard(
+            refused,
+            "is a mirror of https://git.example/a.git, not of https://git.example/b.git",
+        );
+        assert_guard(run(&other, "https://git.example/b.git", &options), "--move-source");
+        // Also while both have the same refs.
+        assert_guard(run(&repo, "https://git.example/b.git", &options), "--move-source");
+    }
+    let bytes = |snapshot: BTreeMap<String, StoredObject>| -> Vec<_> {
+        snapshot.into_iter().map(|(key, object)| (key, object.bytes)).collect()
+    };
+    assert_eq!(bytes(store.snapshot()), bytes(before));
+    // Bundles have no identity, and do not make the mirror forget its own.
+    run(&repo, "bundle:/media/usb/a.bundle", &plain).unwrap();
+    repo.commit("refs/heads/main", &[("c", b"new")]);
+    run(&repo, "-", &plain).unwrap();
+    assert_guard(
+        run(&other, "https://git.example/b.git", &plain),
+        "a mirror of https://git.example/a.git",
+    );
+    let taken = Options { move_source: true, ..plain.clone() };
+    run(&repo, "https://git.example/moved.git", &taken).unwrap();
+    run(&repo, "https://git.example/moved", &plain).unwrap();
+    assert_guard(
+        run(&repo, "https://git.example/a.git", &plain),
+        "a mirror of https://git.example/moved.git",
+    );
+}
+
+#[test]
+fn state_of_an_older_program_names_the_source_too() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    change_state(&store, |state| {
+        state.remove("repository");
+    });
+    let source = Named(LocalGit::new(repo.path()), "https://git.example/else");
+    let refused = mirror(&source, &store, &Options::default(), &Silent);
+    assert_guard(refused, "a mirror of https://git.example/repo");
+    // One that a bundle was mirrored by names none.
+    change_state(&store, |state| {
+        state.insert("source".to_owned(), "bundle:/a".into());
+    });
+    mirror(&source, &store, &Options::default(), &Silent).unwrap();
 }

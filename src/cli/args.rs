@@ -74,6 +74,9 @@ pub(super) struct MirrorArgs {
     /// let the mirror lose its refs
     #[argh(switch)]
     pub force: bool,
+    /// take over a mirror of another source
+    #[argh(switch)]
+    pub move_source: bool,
     /// write nothing
     #[argh(switch, short = 'n')]
     pub dry_run: bool,

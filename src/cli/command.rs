@@ -342,6 +342,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         lfs: !args.no_lfs,
         full: args.full,
         force: args.force,
+        move_source: args.move_source,
         dry_run: args.dry_run,
         concurrency,
         memory_bytes,
@@ -473,7 +474,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_place() {
         let command = with(
-            "--layout=pack --refs refs/heads/* --exclude-refs refs/heads/tmp --no-lfs --full --force \
+            "--layout=pack --refs refs/heads/* --exclude-refs refs/heads/tmp --no-lfs --full --force --move-source \
              --lfs-allow-other-host \
              -n --concurrency 8 --jobs=2 --memory 32 --fail-fast --endpoint-url http://e:9/ \
              --region r --profile p --addressing-style path --ca-bundle ca.pem --storage-class S \
@@ -483,6 +484,7 @@ mod tests {
         .unwrap();
         let options = &command.options;
         assert_eq!((options.layout, options.lfs), (Layout::Pack, false));
+        assert!(options.move_source);
         assert!(options.full && options.force && options.dry_run && command.fail_fast);
         assert_eq!((options.concurrency, options.memory_bytes), (8, 32 << 20));
         assert_eq!((options.max_packs, command.jobs), (7, 2));

@@ -34,6 +34,7 @@ How:
                            [default: 50]
   --full                   ask for everything again, store what is missing
   --force                  let the mirror lose all or most of its refs
+  --move-source            take over a mirror of another source
   -n, --dry-run            say what would change, write nothing
   --jobs N                 repositories at once [default: 1]
   --concurrency N          store requests in flight, of all jobs [default: 64]
@@ -72,7 +73,7 @@ Examples:
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 some of several failed; 4 LFS objects
 lacking; 5 try again later; 11 another run published meanwhile; 12 access
-denied; 13 a guard refused (see --force); 130, 143 interrupted.
+denied; 13 a guard refused (the message says why); 130, 143 interrupted.
 
 Credentials and endpoints also come from the environment, as in the AWS CLI.
 ";

@@ -99,13 +99,21 @@ fn pair(source: &str, target: &str) -> Result<Pair, CliError> {
 struct Unique {
     pairs: Vec<Pair>,
     targets: HashMap<TargetUrl, usize>,
+    /// What lies above them.
+    parents: HashMap<TargetUrl, usize>,
     unit: &'static str,
     stdin: Option<usize>,
 }
 
 impl Unique {
     fn new(unit: &'static str) -> Self {
-        Unique { pairs: Vec::new(), targets: HashMap::new(), unit, stdin: None }
+        Unique {
+            pairs: Vec::new(),
+            targets: HashMap::new(),
+            parents: HashMap::new(),
+            unit,
+            stdin: None,
+        }
     }
 
     fn add(&mut self, number: usize, pair: Pair) -> Result<(), CliError> {
@@ -116,6 +124,15 @@ impl Unique {
                 format_args!("{unit} {first}")
             )));
         }
+        let above: Vec<TargetUrl> = pair.target.parents().collect();
+        let outer = above.iter().find_map(|parent| self.targets.get(parent));
+        if let Some(other) = outer.or_else(|| self.parents.get(&pair.target)) {
+            return Err(CliError::new(format!(
+                "its target and that of {unit} {other} are inside one another: each mirror needs a \
+                 prefix of its own"
+            )));
+        }
+        self.parents.extend(above.into_iter().map(|parent| (parent, number)));
         if pair.source == SourceUrl::Stdin
             && let Some(first) = self.stdin.replace(number)
         {
@@ -164,6 +181,28 @@ mod tests {
             let error = read("m", text).expect_err(text).to_string();
             assert!(error.starts_with(wanted), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn targets_inside_one_another_are_refused_in_either_order() {
+        for (outer, inner) in [
+            ("s3://b", "s3://b/a"),
+            ("s3://b/a", "s3://b/a/c"),
+            ("s3://b/a/", "s3://b/a/c/d/e/"),
+            ("file:///a", "file:///a/b"),
+            ("file:///a", "file://localhost/a/b/c"),
+        ] {
+            for (first, second) in [(outer, inner), (inner, outer)] {
+                let text =
+                    format!("https://h/1 s3://z/z\nhttps://h/2 {first}\nhttps://h/3 {second}");
+                let error = read("m", &text).expect_err(&text).to_string();
+                let wanted = "m:3: its target and that of line 2 are inside one another";
+                assert!(error.starts_with(wanted), "{error}");
+            }
+        }
+        let beside = "- s3://b/a\nhttps://h/1 s3://b/ab\nhttps://h/2 s3://c\nhttps://h/3 s3://b/c/a\n\
+                      https://h/4 file:///b/a\nhttps://h/5 file:///b/a.git";
+        assert_eq!(read("m", beside).unwrap().len(), 6);
     }
 
     #[test]

@@ -105,6 +105,19 @@ impl TargetUrl {
         };
         parsed.map_err(|why| CliError::new(format!("target: {why}")))
     }
+
+    /// The targets that this one lies inside.
+    pub(super) fn parents(&self) -> impl Iterator<Item = TargetUrl> + use<> {
+        let up = |target: &TargetUrl| match target {
+            TargetUrl::S3 { prefix, .. } if prefix.is_empty() => None,
+            TargetUrl::S3 { bucket, prefix } => {
+                let prefix = prefix.rsplit_once('/').map_or("", |(above, _)| above).to_owned();
+                Some(TargetUrl::S3 { bucket: bucket.clone(), prefix })
+            }
+            TargetUrl::Dir(path) => path.parent().map(|above| TargetUrl::Dir(above.to_owned())),
+        };
+        std::iter::successors(up(self), up)
+    }
 }
 
 impl fmt::Display for TargetUrl {

@@ -27,6 +27,8 @@ const MAX_STATE_BYTES: u64 = 1 << 20;
 /// What the last run to publish has recorded. Fields that an older program did not write are `None`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Recorded {
+    source: Option<String>,
+    repository: Option<String>,
     pub(crate) refs: Option<usize>,
     ref_fingerprint: Option<String>,
 }
@@ -57,16 +59,50 @@ impl Recorded {
         serde_json::from_slice(&file).map(Some).map_err(|error| damaged(&error))
     }
 
+    /// The URL of the repository that this is a mirror of. `None`: it only ever came in bundles.
+    pub(crate) fn repository(&self) -> Option<&str> {
+        let named = [&self.repository, &self.source].into_iter().flatten();
+        named.map(String::as_str).find(|url| identity(url).is_some())
+    }
+
     /// Are these the refs that it describes? `None`: it is too old to tell.
     pub(crate) fn describes(&self, refs: &[Ref], head: Option<&Head>) -> Option<bool> {
         Some(*self.ref_fingerprint.as_ref()? == fingerprint(refs, head))
     }
 }
 
+/// What is the same for all URLs of one repository: host, port and path, without scheme, userinfo, a
+/// default port, a `.git` and slashes at the end. `None`: no URL. A bundle has no identity, because it
+/// comes from another path or from standard input each time.
+pub(crate) fn identity(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let default_port = match scheme.to_ascii_lowercase().as_str() {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = host.to_ascii_lowercase();
+    let host = host.strip_suffix(default_port).unwrap_or(&host);
+    let path = path.trim_end_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
+    Some(format!("{host}{path}"))
+}
+
+/// Is `source` the repository that the state names? A bundle is taken for it.
+pub(crate) fn is_same_source(recorded: Option<&Recorded>, source: &str) -> bool {
+    let known = recorded.and_then(Recorded::repository).and_then(identity);
+    known.zip(identity(source)).is_none_or(|(known, now)| known == now)
+}
+
 #[derive(Serialize)]
 struct State<'s> {
     /// Without secrets.
     source: String,
+    /// The repository's URL: of `source`, or what was known before a bundle came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository: Option<String>,
     /// The program and its version.
     tool: &'s str,
     /// RFC 3339, UTC, by the clock of the machine that ran it.
@@ -83,14 +119,18 @@ struct State<'s> {
 pub(crate) fn write(
     store: &dyn Store,
     source: &dyn Source,
+    recorded: Option<&Recorded>,
     layout: Layout,
     wanted: &Advertisement,
     lfs_lacking: usize,
 ) {
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
+    let source = source.describe();
+    let known = || recorded.and_then(Recorded::repository).map(str::to_owned);
     let state = State {
-        source: source.describe(),
+        repository: identity(&source).is_some().then(|| source.clone()).or_else(known),
+        source,
         tool: concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")),
         published_at: now.format(&Rfc3339).unwrap_or_default(),
         layout: match layout {
@@ -114,4 +154,38 @@ fn fingerprint(refs: &[Ref], head: Option<&Head>) -> String {
     hasher.update(info_refs(refs));
     hasher.update(head.and_then(head_file).unwrap_or_default());
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_one_repository_have_one_identity() {
+        let wanted = identity("https://git.example/a/b");
+        assert_eq!(wanted.as_deref(), Some("git.example/a/b"));
+        for same in [
+            "https://git.example/a/b.git",
+            "https://git.example/a/b/",
+            "https://git.example/a/b.git/",
+            "http://git.example/a/b",
+            "http://git.example:80/a/b",
+            "HTTPS://user:pass@GIT.example:443/a/b",
+        ] {
+            assert_eq!(identity(same), wanted, "{same}");
+        }
+        for other in [
+            "https://git.example/a/c",
+            "https://git.example/A/b",
+            "https://git.example/a",
+            "https://other.example/a/b",
+            "https://git.example:8443/a/b",
+            "https://git.example:80/a/b",
+        ] {
+            assert_ne!(identity(other), wanted, "{other}");
+        }
+        for none in ["-", "bundle:/tmp/a.bundle", "standard input", "file:///a"] {
+            assert_eq!(identity(none), None, "{none}");
+        }
+    }
 }
