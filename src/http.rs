@@ -435,13 +435,19 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     (last < u64::MAX).then_some((first.trim().parse().ok()?, last, total))
 }
 
-/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). `None` also for a date that is past.
+/// The longest wait that a server's word is taken for. Nobody waits so long; a wait without a limit
+/// overflows where it is added to a time.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3), a year at most. `None` also for a date that
+/// is past.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(ureq::http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => parse_date(text)?.duration_since(SystemTime::now()).ok(),
-    }
+    let asked = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => parse_date(text)?.duration_since(SystemTime::now()).ok()?,
+    };
+    Some(asked.min(MAX_RETRY_AFTER))
 }
 
 /// A date as headers have it: `Tue, 01 Jan 2999 00:00:00 GMT`.
@@ -738,6 +744,18 @@ mod tests {
             socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
             assert_eq!(second.join().unwrap().unwrap().status(), 200);
         });
+    }
+
+    #[test]
+    fn endless_retry_after_can_be_added_to_a_time() {
+        for value in ["18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT", "31536000000"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", value.parse().unwrap());
+            let wait = retry_after(&headers).expect(value);
+            assert!(wait.checked_add(Duration::from_secs(3600)).is_some(), "{value}");
+            assert!(Instant::now().checked_add(wait).is_some(), "{value}");
+            assert!(wait <= MAX_RETRY_AFTER, "{value}");
+        }
     }
 
     #[test]
