@@ -89,7 +89,8 @@ impl Endpoints {
                 let cancel = cancel.clone();
                 let source = SmartHttp::new(&url.with_userinfo(), client, auth)?;
                 let source = source.with_cancel(move || cancel.is_cancelled());
-                Box::new(source.with_lfs_other_host(self.settings.lfs_allow_other_host))
+                let source = source.with_lfs_other_host(self.settings.lfs_allow_other_host);
+                Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
             SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),
             SourceUrl::Stdin => Box::new(Bundle::stdin()),

@@ -319,6 +319,7 @@ fn a_redirect_is_followed_once_and_kept_for_what_follows() {
         ]
     );
     assert!(source.describe().ends_with("/old/x.git"));
+    assert_eq!(source.redirected_to(), Some(format!("{}/x.git", server.url())));
     assert!(source.url().path() == "/x.git");
 }
 
@@ -331,10 +332,17 @@ fn credentials_stay_with_their_host_through_a_redirect() {
     let server = GitHttp::start(repos.0.path(), options);
     let url = server.url().replace("http://", "http://me:hush@");
     let source = source(&format!("{url}/old/x.git"));
+    let refused = source.advertisement().unwrap_err();
+    assert_eq!(refused.kind, SourceErrorKind::Fatal);
+    assert!(refused.message.contains("--allow-redirect-host"), "{refused}");
+    assert!(refused.message.contains(&format!("{}/x.git", target.url())), "{refused}");
+    assert_eq!((server.requests(), target.requests()), (1, 0), "it was not even asked");
+    let source = source.with_redirect_other_host(true);
     let wants = tips(&source.advertisement().unwrap());
+    assert_eq!(source.redirected_to(), Some(format!("{}/x.git", target.url())));
     fetch(&source, &wants, &[]).unwrap();
     assert!(server.seen().iter().all(|seen| seen.header("authorization").is_some()));
-    assert_eq!((server.requests(), target.requests()), (1, 3));
+    assert_eq!((server.requests(), target.requests()), (2, 3));
     assert!(target.seen().iter().all(|seen| seen.header("authorization").is_none()));
 }
 

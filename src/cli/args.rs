@@ -65,6 +65,9 @@ pub(super) struct MirrorArgs {
     /// leave LFS objects out
     #[argh(switch)]
     pub no_lfs: bool,
+    /// follow a source's redirect to another host
+    #[argh(switch)]
+    pub allow_redirect_host: bool,
     /// let .lfsconfig name another host
     #[argh(switch)]
     pub lfs_allow_other_host: bool,

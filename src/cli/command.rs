@@ -170,6 +170,8 @@ pub struct Settings {
     pub ca_bundle: Option<PathBuf>,
     /// May `.lfsconfig` name an LFS server on another host than the source's?
     pub lfs_allow_other_host: bool,
+    /// Follow a source's redirect to another host.
+    pub allow_redirect_host: bool,
     /// File of header lines for the source.
     pub source_header_file: Option<PathBuf>,
     /// `--endpoint-url`, or else `AWS_ENDPOINT_URL_S3`, or else `AWS_ENDPOINT_URL`: no slash at its
@@ -363,6 +365,7 @@ pub(super) fn settings(
         connections,
         ca_bundle: args.ca_bundle.clone(),
         lfs_allow_other_host: args.lfs_allow_other_host,
+        allow_redirect_host: args.allow_redirect_host,
         source_header_file: args.source_header_file.clone(),
         endpoint: endpoint(&args.endpoint_url, env)?,
         region: args.region.clone().or_else(|| env.first(&["AWS_REGION", "AWS_DEFAULT_REGION"])),
@@ -475,7 +478,7 @@ mod tests {
     fn every_option_reaches_its_place() {
         let command = with(
             "--layout=pack --refs refs/heads/* --exclude-refs refs/heads/tmp --no-lfs --full --force --move-source \
-             --lfs-allow-other-host \
+             --lfs-allow-other-host --allow-redirect-host \
              -n --concurrency 8 --jobs=2 --memory 32 --fail-fast --endpoint-url http://e:9/ \
              --region r --profile p --addressing-style path --ca-bundle ca.pem --storage-class S \
              --sse aws:kms --sse-kms-key-id K --acl public-read --source-header-file h -vv --json \
@@ -493,6 +496,7 @@ mod tests {
             connections: 10,
             ca_bundle: Some("ca.pem".into()),
             lfs_allow_other_host: true,
+            allow_redirect_host: true,
             source_header_file: Some("h".into()),
             endpoint: some("http://e:9"),
             region: some("r"),

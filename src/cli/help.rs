@@ -55,6 +55,7 @@ Store:
 Connections:
   --ca-bundle PEM          CAs to trust besides the system's
   --source-header-file F   header lines for the source (Authorization: ...)
+  --allow-redirect-host    follow a source's redirect to another host
 
 Output:
   -q, --quiet              errors only

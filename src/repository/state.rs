@@ -100,6 +100,9 @@ pub(crate) fn is_same_source(recorded: Option<&Recorded>, source: &str) -> bool 
 struct State<'s> {
     /// Without secrets.
     source: String,
+    /// Where the source has redirected to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirected_to: Option<String>,
     /// The repository's URL: of `source`, or what was known before a bundle came.
     #[serde(skip_serializing_if = "Option::is_none")]
     repository: Option<String>,
@@ -126,11 +129,13 @@ pub(crate) fn write(
 ) {
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
+    let redirected_to = source.redirected_to();
     let source = source.describe();
     let known = || recorded.and_then(Recorded::repository).map(str::to_owned);
     let state = State {
         repository: identity(&source).is_some().then(|| source.clone()).or_else(known),
         source,
+        redirected_to,
         tool: concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")),
         published_at: now.format(&Rfc3339).unwrap_or_default(),
         layout: match layout {

@@ -14,6 +14,11 @@ pub trait Source: Send + Sync {
     /// Where this is, for people and for the state in the bucket: a URL without secrets.
     fn describe(&self) -> String;
 
+    /// Where it really is, if it has led elsewhere since it was asked: a URL without secrets.
+    fn redirected_to(&self) -> Option<String> {
+        None
+    }
+
     /// Asks for the refs. Each call is a fresh question.
     fn advertisement(&self) -> Result<Advertisement, SourceError>;
 

@@ -66,6 +66,8 @@ pub struct SmartHttp {
     requests: Arc<AtomicU64>,
     /// May `.lfsconfig` name another host?
     lfs_other_host: bool,
+    /// May the server redirect to another host?
+    redirect_other_host: bool,
     /// What the last greeting said; guarded for copying it alone.
     session: Mutex<Option<Session>>,
 }
@@ -108,6 +110,7 @@ impl SmartHttp {
             cancelled: Box::new(|| false),
             requests: Arc::default(),
             lfs_other_host: false,
+            redirect_other_host: false,
             session: Mutex::new(None),
         })
     }
@@ -127,6 +130,25 @@ impl SmartHttp {
     /// The same; with `allowed`, `.lfsconfig` may name an LFS server on another host.
     pub fn with_lfs_other_host(self, allowed: bool) -> Self {
         SmartHttp { lfs_other_host: allowed, ..self }
+    }
+
+    /// The same; with `allowed`, the server may redirect to another host.
+    pub fn with_redirect_other_host(self, allowed: bool) -> Self {
+        SmartHttp { redirect_other_host: allowed, ..self }
+    }
+
+    /// Whoever runs the source decides where it redirects. A mirror that followed it anywhere would
+    /// read, and publish, what only its own network can reach.
+    fn check_redirect(&self, target: &Url) -> Result<(), SourceError> {
+        if self.redirect_other_host || is_same_host(&self.url, target) {
+            return Ok(());
+        }
+        let message = format!(
+            "it redirects to another host, {}: not followed; if the repository has moved there, use \
+             that URL, or allow it with --allow-redirect-host",
+            shown(target)
+        );
+        Err(fatal(&shown(&self.url), message))
     }
 
     /// Where the repository is: after redirects, once it has been asked. No userinfo, no query, no
@@ -192,7 +214,10 @@ impl SmartHttp {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(Method::GET, &url, &[("git-protocol", "version=2")], ())?;
             match redirect_target(&response, &url)? {
-                Some(target) => url = target,
+                Some(target) => {
+                    self.check_redirect(&target)?;
+                    url = target;
+                }
                 None => return self.read_greeting(url, response),
             }
         }
@@ -406,6 +431,12 @@ impl Source for SmartHttp {
         Ok(Box::new(PackStream { demux, place }))
     }
 
+    fn redirected_to(&self) -> Option<String> {
+        let url = self.url();
+        (url.as_str().trim_end_matches('/') != self.url.as_str().trim_end_matches('/'))
+            .then(|| shown(&url))
+    }
+
     fn lfs(&self, lfsconfig: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
         let endpoint = lfsconfig
             .and_then(|file| self.configured_lfs(file))
@@ -481,6 +512,14 @@ fn from_server(place: &str, words: &str) -> SourceError {
     // A ref moved, or went away, between the advertisement and the request: the next run sees it.
     let make = if words.contains("not our ref") { transient } else { fatal };
     make(place, format!("the server says: {words}"))
+}
+
+/// Is this the same server? On another port there may be another one; https instead of http, both on
+/// the usual port, is the same.
+fn is_same_host(one: &Url, other: &Url) -> bool {
+    let usual = one.port().is_none() && other.port().is_none();
+    one.host_str() == other.host_str()
+        && (usual || one.port_or_known_default() == other.port_or_known_default())
 }
 
 /// The server's own words beside a status, if they are plain text.
