@@ -534,6 +534,16 @@ fn only_a_whole_answer_is_an_object() {
 }
 
 #[test]
+fn no_such_upload_is_an_empty_list_of_uploads() {
+    let list = |code: &str| {
+        Canned::new(&[&refusal("404 Not Found", code, "m")]).store().list_uploads("mirror_tmp/")
+    };
+    assert!(list("NoSuchUpload").unwrap().is_empty());
+    assert!(list("NoSuchBucket").unwrap_err().is_not_found());
+    assert!(list("").unwrap_err().is_not_found());
+}
+
+#[test]
 fn listed_keys_outside_the_prefix_are_an_error_and_never_data() {
     let listed = |key: &str| {
         let page = format!(

@@ -387,7 +387,13 @@ impl S3Store {
             call = call.query("upload-id-marker", id);
         }
         call = call.query("uploads", "");
-        let answer = self.request(&call)?;
+        let answer = match self.request(&call) {
+            // How `rclone serve s3` 1.75 says that there are none.
+            Err(error) if error.is_not_found() && error.message.starts_with("NoSuchUpload") => {
+                return Ok((Vec::new(), None));
+            }
+            answer => answer?,
+        };
         let text = self.xml(&call, answer)?;
         let page: UploadsXml = self.parse(&call, &text)?;
         let encoded = is_encoded(page.encoding_type.as_deref());
