@@ -8,9 +8,9 @@
 //! ```text
 //!  source                        git, pack                     ingest                     store
 //!  ──────                        ─────────                     ──────                     ─────
-//!  smart HTTP ─┐  packets,      ┌─ entries ──► resolver:  ──► layout
-//!  bundle     ─┴► side-band 1 ──┤  as they     which delta     │ loose: key + zlib ──────► S3
-//!                               │  stream in   can run now     │ pack: pack + its index ─► directory
+//!  smart HTTP ─┐  packets,      ┌─ entries ──► scheduler: ──► sink
+//!  bundle     ─┴► side-band 1 ──┤  as they     what can        │ loose: key + zlib ──────► S3
+//!                               │  stream in   run now         │ pack: pack + its index ─► directory
 //!                               │                 ▲   │        │                           memory
 //!                               │            bases│   │objects │                             │
 //!                               │                 └───┘        │                             │

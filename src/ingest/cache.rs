@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use lru::LruCache;
 
-use crate::pack::resolver::Index;
+use crate::pack::object::Index;
 
 /// Bytes that the shell holds: a piece of a shared buffer.
 pub(super) trait Bytes: Clone {

@@ -33,7 +33,7 @@ use super::jobs::Job;
 use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
 use super::upload::InlineUpload;
 use crate::git::object::{Kind, Oid};
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::packs::StoredPack;
 use crate::store::{Key, Upload};

@@ -1,8 +1,8 @@
 //! What a broken pack, or our own error inside somebody else's, becomes.
 
 use crate::git::object::Oid;
+use crate::pack::object::ResolveError;
 use crate::pack::reader::PackError;
-use crate::pack::resolver::ResolveError;
 use crate::repository::error::MirrorError;
 
 impl From<PackError> for MirrorError {

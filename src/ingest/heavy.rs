@@ -19,7 +19,7 @@ use super::scheduler::{DeltaBytes, Done, Heavy};
 use super::upload::InlineUpload;
 use crate::git::object::{ObjectHasher, hash_object};
 use crate::pack::delta::{Instr, InstructionReader};
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::blocks::BlockCache;
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::bytes::Slice;
 use super::scheduler::Unit;
 use crate::git::object::Oid;
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::parts::Ledger;
 use crate::store::Upload;
 

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use super::table::Column;
 use crate::git::object::Oid;
-use crate::pack::resolver::Index;
+use crate::pack::object::Index;
 
 pub(super) struct Names {
     oids: Column<Oid>,

@@ -10,7 +10,7 @@ use super::engine::Engine;
 use super::jobs::{Job, LargeObject, NOWHERE};
 use super::scheduler::{Body, Entry};
 use crate::git::object::Oid;
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;

@@ -7,7 +7,7 @@ use super::engine::Engine;
 use super::scheduler::{Base, Delta, DeltaBytes, Done, Unit, Work};
 use crate::git::object::{Kind, hash_object};
 use crate::pack::delta;
-use crate::pack::resolver::Index;
+use crate::pack::object::Index;
 use crate::repository::error::MirrorError;
 
 impl Engine<'_> {

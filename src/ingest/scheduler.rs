@@ -21,7 +21,7 @@ use std::collections::HashMap;
 
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta::DeltaHeader;
-use crate::pack::resolver::{Index, ResolveError};
+use crate::pack::object::{Index, ResolveError};
 
 use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;

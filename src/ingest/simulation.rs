@@ -11,7 +11,7 @@ use super::scheduler::{
 };
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta::DeltaHeader;
-use crate::pack::resolver::Index;
+use crate::pack::object::Index;
 
 /// Nothing is needed of bytes but that they can be counted, which the scheduler does by itself.
 impl Bytes for () {

@@ -3,7 +3,7 @@
 //! Columns in chunks, so that a table of ten million entries never doubles while it grows.
 
 use crate::git::object::Kind;
-use crate::pack::resolver::Index;
+use crate::pack::object::Index;
 
 /// Values in a chunk.
 const CHUNK: usize = 1 << 16;

@@ -7,7 +7,7 @@
 //! refs reach is missing or damaged, nothing is deleted at all: what lies behind it is unknown.
 //!
 //! Nor is anything deleted if the refs are not those that the last run has recorded in the state
-//! ([`state`]): an `info/refs` that was lost or answered empty would make everything garbage.
+//! (`state.json`): an `info/refs` that was lost or answered empty would make everything garbage.
 //!
 //! # Beside a running mirror
 //! Three things keep a run's objects safe:

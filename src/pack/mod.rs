@@ -12,5 +12,5 @@ pub mod entry_stream;
 pub mod index;
 pub mod inflate;
 pub mod loose;
+pub mod object;
 pub mod reader;
-pub mod resolver;

@@ -8,7 +8,7 @@ use super::error::MirrorError;
 use super::files;
 use crate::git::object::Oid;
 use crate::pack::loose::{LooseReader, decode_loose};
-use crate::pack::resolver::Object;
+use crate::pack::object::Object;
 use crate::store::{Key, ObjectHeaders, Store};
 
 /// As git's own http-backend serves them (`http-backend.c`, `get_loose_object`).

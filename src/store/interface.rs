@@ -180,7 +180,7 @@ pub trait Store: Send + Sync {
     ) -> Result<(Vec<u8>, Option<ETag>), StoreError>;
 
     /// The object's bytes from `offset` on as a stream; `offset` 0, or inside the object. A read error inside the stream is an
-    /// [`std::io::Error`] that wraps a [`StoreError`]; it is not retried by [`retry`], the caller
+    /// [`std::io::Error`] that wraps a [`StoreError`]; it is not retried by `store/retry.rs`, the caller
     /// opens again at the offset that it has reached.
     fn open(&self, key: &Key, offset: u64) -> Result<Box<dyn Read + Send>, StoreError>;
 

@@ -9,15 +9,15 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use mirror_git_to_s3::git::object::{Kind, hash_object};
+use mirror_git_to_s3::git::object::{Kind, Oid, hash_object};
 use mirror_git_to_s3::pack::deflate::Deflater;
 use mirror_git_to_s3::pack::delta;
 use mirror_git_to_s3::pack::entry::EntryKind;
 use mirror_git_to_s3::pack::loose::{Rewrap, encode_loose};
 use mirror_git_to_s3::pack::reader::{PackError, PackReader};
-use mirror_git_to_s3::pack::resolver::{BaseName, Object, Resolver};
 use support::{BenchRepo, best, runs};
 
 fn main() {
@@ -68,16 +68,15 @@ fn parse(pack: &[u8]) -> usize {
 /// so one pass does.
 fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
     let mut reader = PackReader::new(pack).expect("git makes packs");
-    let mut resolver = Resolver::new();
+    let (mut by_offset, mut by_oid) = (HashMap::<u64, usize>::new(), HashMap::<Oid, usize>::new());
     let mut deflater = Deflater::new(1);
     let mut contents: Vec<(Kind, Vec<u8>)> = Vec::new();
     let (mut content_bytes, mut loose_bytes) = (0, 0);
     while let Some(header) = reader.next_entry().expect("git makes packs") {
-        let (index, base) = resolver.add(&header).expect("git makes packs");
         let (mut raw, mut inflated) = (Vec::new(), Vec::new());
         reader.read_small(Some(&mut raw), &mut inflated).expect("git makes packs");
-        let (kind, content) = match (header.kind, base) {
-            (EntryKind::Object(kind), _) => {
+        let (kind, content) = match header.kind {
+            EntryKind::Object(kind) => {
                 if encode {
                     let mut loose = Vec::new();
                     let mut rewrap = Rewrap::new(kind, header.inflated_len, &mut loose);
@@ -87,12 +86,13 @@ fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
                 }
                 (kind, inflated)
             }
-            (_, base) => {
-                let at = match base.expect("a delta has a base") {
-                    BaseName::Entry(at) => Some(at),
-                    BaseName::Oid(oid) => resolver.find(&oid),
+            EntryKind::OfsDelta { .. } | EntryKind::RefDelta { .. } => {
+                let at = match header.kind {
+                    EntryKind::OfsDelta { base_offset } => by_offset.get(&base_offset),
+                    EntryKind::RefDelta { base } => by_oid.get(&base),
+                    EntryKind::Object(_) => None,
                 };
-                let (kind, base) = &contents[at.expect("bases come first") as usize];
+                let (kind, base) = &contents[*at.expect("bases come first")];
                 let mut content = Vec::new();
                 delta::apply(base, &inflated, &mut content).expect("git makes packs");
                 if encode {
@@ -102,7 +102,8 @@ fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
             }
         };
         let oid = hash_object(kind, &content);
-        resolver.resolved(index, Object { oid, kind, len: content.len() as u64 });
+        by_offset.insert(header.offset, contents.len());
+        by_oid.insert(oid, contents.len());
         content_bytes += content.len();
         contents.push((kind, content));
     }

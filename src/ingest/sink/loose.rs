@@ -16,7 +16,7 @@ use crate::ingest::scheduler::{Done, Unit, Work};
 use crate::ingest::upload::InlineUpload;
 use crate::pack::deflate::Deflater;
 use crate::pack::loose::encode_loose;
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;

@@ -33,7 +33,7 @@ use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::index::write_sorted;
 use crate::pack::inflate::Inflater;
-use crate::pack::resolver::{Index, Object};
+use crate::pack::object::{Index, Object};
 use crate::repository::blocks::BlockCache;
 use crate::repository::contents::{Content, Contents};
 use crate::repository::error::MirrorError;
