@@ -21,12 +21,6 @@ impl Engine<'_> {
         if self.is_over() {
             return Ok(());
         }
-        for link in &unit.links {
-            if self.is_over() {
-                return Ok(());
-            }
-            self.sink.make_link(self, *link)?;
-        }
         let (done, results) = match &unit.items[..] {
             [item] if matches!(item.work, Work::Object { .. }) => {
                 let Work::Object { kind, content, .. } = &item.work else { unreachable!() };
@@ -48,7 +42,11 @@ impl Engine<'_> {
         let mut start = 0;
         // What was read back last; its neighbours often want it, too.
         let mut read: Option<(Index, Vec<u8>)> = None;
+        let mut links = unit.links.iter().peekable();
         for (at, item) in unit.items.iter().enumerate() {
+            if self.is_over() {
+                return Err(self.closed());
+            }
             let len = result_len(&item.work);
             if results.last().is_none_or(|last| start + len > last.len()) {
                 // As many of the next objects as a buffer takes, and at least this one.
@@ -73,6 +71,10 @@ impl Engine<'_> {
                     *kind
                 }
                 Work::Delta { delta, base, base_index } => {
+                    // Only those that this base stands on: later ones would push them out.
+                    while let Some(link) = links.next_if(|link| *link <= base_index) {
+                        self.sink.make_link(self, *link)?;
+                    }
                     let base_len = delta.header.base_len;
                     let (kind, base) = match base {
                         Base::Earlier(at) => {

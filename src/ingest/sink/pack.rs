@@ -478,7 +478,7 @@ struct StoredPackReader<'e> {
 impl<'e> StoredPackReader<'e> {
     fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
         let blocks = BlockCache::new(store, budget_bytes / 2);
-        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 4) }
+        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 2) }
     }
 
     fn forget_contents(&self) {
