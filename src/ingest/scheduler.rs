@@ -14,8 +14,10 @@
 //!
 //! Pools: **intake** is what the reader has taken and nobody has resolved; **work** is what started
 //! units make; **parts** are those of a pack that is kept as it comes; the **cache** holds results
-//! that may be bases, by unit, the least recently used leave first. `simulation.rs` drives all of it
-//! through random packs, budgets and completions.
+//! that may be bases, the least recently used leave first; **deferred** is for short deltas that wait
+//! for the second pass. A heavy delta is in none of them: one runs at a time, and it holds a part of an
+//! upload, a few blocks, and a base and a result of at most [`Limits::large`] each.
+//! `simulation.rs` drives all of it through random packs, budgets and completions.
 
 use std::collections::HashMap;
 
