@@ -25,7 +25,7 @@ pub(crate) const BLOCK_BYTES: u64 = 512 << 10;
 const ENTRY_BYTES: u64 = 200;
 
 /// The bytes of one block; the last one of a file is shorter.
-pub(crate) type Block = Arc<[u8]>;
+pub(crate) type Block = Arc<Vec<u8>>;
 
 /// A file, and the number of a block in it, from 0.
 type Name = (Key, u64);
@@ -121,7 +121,11 @@ impl<'e> BlockCache<'e> {
                 // Wakes those who wait on every way out, a panic included.
                 let mut end = EndFetch { cache: self, name, fetch, outcome: Outcome::Panicked };
                 let fetched = self.store.get(&end.name.0, Some(range), BLOCK_BYTES);
-                let fetched = fetched.map(|(bytes, _)| Block::from(bytes));
+                let fetched = fetched.map(|(mut bytes, _)| {
+                    // A body of unknown length grew by doubling.
+                    bytes.shrink_to_fit();
+                    Block::new(bytes)
+                });
                 end.outcome = Outcome::Fetched(fetched.clone());
                 return fetched;
             };

@@ -46,6 +46,15 @@ impl Parts {
         part_bytes(self.number, self.first_part_bytes, &self.limits)
     }
 
+    /// Takes the next bytes, at most a part. A part's memory is taken once: one that doubles while it
+    /// grows leaves holes of its own size in the heap.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if self.body.capacity() == 0 {
+            self.body.reserve_exact(self.part_bytes() as usize + bytes.len());
+        }
+        self.body.extend_from_slice(bytes);
+    }
+
     /// The part, if it is full.
     pub(crate) fn take_full(&mut self) -> Option<(u32, Vec<u8>)> {
         (self.body.len() as u64 >= self.part_bytes()).then(|| self.take())
