@@ -5,8 +5,8 @@
 //! | `source` | the source's response | the source; room in its queue | the stream ends, or the reader has left |
 //! | reader: the caller | the stream's place | `source`; room, by one condvar | the pack has ended and nothing is in flight |
 //! | `resolve.N`: rayon, one a core | nothing | nothing | the scope ends |
-//! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same block or base | `quit` is closed |
-//! | `heavy.0` | the heavy delta in hand | the store | `quit` is closed |
+//! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same block or base | it is told to quit |
+//! | `heavy.0` | the heavy delta in hand | the store | it is told to quit |
 //!
 //! Whoever ends something tells the scheduler, takes the commands that follow, and only then, outside
 //! the lock, carries them out ([`Engine::tell`]). A command holds all the room that it will ever need,
@@ -24,11 +24,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
-use rayon::Scope;
-
 use super::bytes::Slice;
 use super::env::Env;
+use super::hands::Hands;
 use super::jobs::Job;
 use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
 use super::upload::InlineUpload;
@@ -37,6 +35,7 @@ use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::packs::StoredPack;
 use crate::store::{Key, Upload};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 
 /// How often a waiting reader looks whether the run was cancelled.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
@@ -57,7 +56,7 @@ pub(super) trait Sink: Sync {
     fn take<'s>(
         &self,
         engine: &'s Engine<'_>,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         unit: Unit<Slice>,
         done: Vec<Done>,
         results: Vec<Slice>,
@@ -131,7 +130,7 @@ pub(super) trait Sink: Sync {
     fn finish<'s>(
         &self,
         engine: &'s Engine<'_>,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         trailer: Oid,
         len: u64,
     ) -> Result<Option<StoredPack>, MirrorError>;
@@ -161,7 +160,10 @@ pub(super) struct Engine<'e> {
     requests: Sender<Job>,
     /// Reads that wake deltas: served before `requests`.
     urgent: Sender<Job>,
-    heavy: Sender<Heavy<Slice>>,
+    /// One for each job in the two queues, so that a thread waits in one place.
+    signals: Sender<Signal>,
+    /// `None`: leave.
+    heavy: Sender<Option<Heavy<Slice>>>,
     /// Threads that may wait for the store.
     on_network: AtomicUsize,
     /// Counts whatever shows that the run goes on.
@@ -178,33 +180,69 @@ pub(super) struct Engine<'e> {
 /// Guarded by [`Engine::core`].
 struct Core {
     scheduler: Scheduler<Slice>,
-    reader_waits: bool,
+    /// What the reader waits for.
+    wanted: Option<Wanted>,
     /// The first error.
     failure: Option<MirrorError>,
+}
+
+/// What the reader waits for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Room(u64),
+    Part(u64),
+    Idle,
+}
+
+impl Core {
+    /// Has what the reader waits for come? Then it must be woken, once.
+    fn wakes_reader(&mut self) -> bool {
+        let has_come = match self.wanted {
+            None => false,
+            Some(Wanted::Room(bytes)) => self.scheduler.has_room(bytes),
+            Some(Wanted::Part(bytes)) => self.scheduler.has_part(bytes),
+            Some(Wanted::Idle) => self.scheduler.is_idle() && self.scheduler.has_no_parts(),
+        };
+        if has_come {
+            self.wanted = None;
+        }
+        has_come
+    }
+}
+
+/// What a request thread waits for.
+pub(super) enum Signal {
+    /// There is a job.
+    Job,
+    /// Leave.
+    Quit,
 }
 
 /// The receiving ends.
 pub(super) struct Queues {
     pub(super) requests: Receiver<Job>,
     pub(super) urgent: Receiver<Job>,
-    pub(super) heavy: Receiver<Heavy<Slice>>,
+    pub(super) signals: Receiver<Signal>,
+    pub(super) heavy: Receiver<Option<Heavy<Slice>>>,
 }
 
 impl<'e> Engine<'e> {
     pub(super) fn new(env: &'e Env<'e>, sink: &'e dyn Sink, cores: usize) -> (Self, Queues) {
         let (requests, requests_out) = unbounded();
         let (urgent, urgent_out) = unbounded();
+        let (signals, signals_out) = unbounded();
         let (heavy, heavy_out) = unbounded();
         let limits = env.budget.limits(cores, env.concurrency, sink.is_readable());
         let scheduler = Scheduler::new(limits, sink.is_readable());
         let engine = Engine {
             env,
             sink,
-            core: Mutex::new(Core { scheduler, reader_waits: false, failure: None }),
+            core: Mutex::new(Core { scheduler, wanted: None, failure: None }),
             changed: Condvar::new(),
             over: AtomicBool::new(false),
             requests,
             urgent,
+            signals,
             heavy,
             on_network: AtomicUsize::new(0),
             beats: AtomicU64::new(0),
@@ -212,7 +250,13 @@ impl<'e> Engine<'e> {
             raw: Mutex::default(),
             not_loose: Mutex::default(),
         };
-        (engine, Queues { requests: requests_out, urgent: urgent_out, heavy: heavy_out })
+        let queues = Queues {
+            requests: requests_out,
+            urgent: urgent_out,
+            signals: signals_out,
+            heavy: heavy_out,
+        };
+        (engine, queues)
     }
 
     /// After everyone has left: how it ended.
@@ -239,7 +283,7 @@ impl<'e> Engine<'e> {
     /// Tells the scheduler what happened, and carries out what follows from it.
     pub(super) fn tell<'s, T>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         event: impl FnOnce(&mut Scheduler<Slice>) -> T,
     ) -> T {
         let mut core = self.core();
@@ -248,7 +292,7 @@ impl<'e> Engine<'e> {
         if !self.over.load(Ordering::Relaxed) {
             commands.extend(std::iter::from_fn(|| core.scheduler.next()));
         }
-        let wake = std::mem::take(&mut core.reader_waits);
+        let wake = core.wakes_reader();
         drop(core);
         self.beats.fetch_add(1, Ordering::Relaxed);
         if wake {
@@ -256,11 +300,16 @@ impl<'e> Engine<'e> {
         }
         for command in commands {
             match command {
-                Command::Resolve(unit) if unit.reads => self.send(&self.urgent, Job::Read(unit)),
-                Command::Resolve(unit) => scope.spawn(move |scope| {
-                    self.guard(|| self.resolve(scope, unit));
-                }),
-                Command::Heavy(heavy) => self.send(&self.heavy, heavy),
+                Command::Resolve(unit) => {
+                    let Some(unit) = hands.keep(unit) else { continue };
+                    match unit.reads {
+                        true => self.send_request(&self.urgent, Job::Read(unit)),
+                        false => hands.pool.spawn(move |pool| {
+                            self.resolve_on(&Hands::resolver(pool), unit);
+                        }),
+                    }
+                }
+                Command::Heavy(heavy) => self.send(&self.heavy, Some(heavy)),
             }
         }
         answer
@@ -278,7 +327,7 @@ impl<'e> Engine<'e> {
             }
             match core.scheduler.take_room(bytes, most_spilled) {
                 Room::Taken => return Ok(()),
-                Room::Wait => core = self.wait(core),
+                Room::Wait => core = self.wait(core, Wanted::Room(bytes)),
                 Room::Spill(deltas) if deltas.is_empty() => {
                     let state = core.scheduler.describe();
                     return Err(MirrorError::Internal(format!(
@@ -298,16 +347,19 @@ impl<'e> Engine<'e> {
 
     /// Room for a part of a pack that is kept.
     pub(super) fn take_part(&self, bytes: u64) -> Result<(), MirrorError> {
-        self.wait_until(|scheduler| scheduler.take_part(bytes))
+        self.wait_until(Wanted::Part(bytes), |scheduler| scheduler.take_part(bytes))
     }
 
     /// Until nothing is in flight.
     pub(super) fn wait_idle(&self) -> Result<(), MirrorError> {
-        self.wait_until(|scheduler| scheduler.is_idle() && scheduler.has_no_parts())
+        let is_idle =
+            |scheduler: &mut Scheduler<_>| scheduler.is_idle() && scheduler.has_no_parts();
+        self.wait_until(Wanted::Idle, is_idle)
     }
 
     fn wait_until(
         &self,
+        wanted: Wanted,
         mut what: impl FnMut(&mut Scheduler<Slice>) -> bool,
     ) -> Result<(), MirrorError> {
         let mut core = self.core();
@@ -318,17 +370,17 @@ impl<'e> Engine<'e> {
             if what(&mut core.scheduler) {
                 return Ok(());
             }
-            core = self.wait(core);
+            core = self.wait(core, wanted);
         }
     }
 
-    fn wait<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+    fn wait<'a>(&'a self, mut core: MutexGuard<'a, Core>, wanted: Wanted) -> MutexGuard<'a, Core> {
         let begun = (Instant::now(), self.beats.load(Ordering::Relaxed));
         loop {
-            core.reader_waits = true;
+            core.wanted = Some(wanted);
             let woken = self.changed.wait_timeout(core, CANCEL_POLL);
             core = woken.unwrap_or_else(PoisonError::into_inner).0;
-            if !core.reader_waits || self.is_over() {
+            if core.wanted.is_none() || self.is_over() {
                 return core;
             }
             let quiet = self.beats.load(Ordering::Relaxed) == begun.1
@@ -352,7 +404,7 @@ impl<'e> Engine<'e> {
     pub(super) fn fail(&self, error: MirrorError) {
         let mut core = self.core();
         core.failure.get_or_insert(error);
-        core.reader_waits = false;
+        core.wanted = None;
         drop(core);
         self.over.store(true, Ordering::Relaxed);
         self.changed.notify_all();
@@ -398,9 +450,20 @@ impl<'e> Engine<'e> {
         let _ = queue.send(job);
     }
 
+    fn send_request(&self, queue: &Sender<Job>, job: Job) {
+        self.send(queue, job);
+        self.send(&self.signals, Signal::Job);
+    }
+
     /// A job for the request threads.
     pub(super) fn request(&self, job: Job) {
-        self.send(&self.requests, job);
+        self.send_request(&self.requests, job);
+    }
+
+    /// No more work comes: so many request threads, and the heavy one, leave.
+    pub(super) fn dismiss(&self, requesters: usize) {
+        (0..requesters).for_each(|_| self.send(&self.signals, Signal::Quit));
+        self.send(&self.heavy, None);
     }
 
     /// While `work` runs, this thread may wait for the store.

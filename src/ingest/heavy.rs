@@ -11,10 +11,9 @@ use std::io::{self, Read};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use rayon::Scope;
-
 use super::bytes::Slice;
 use super::engine::Engine;
+use super::hands::Hands;
 use super::scheduler::{DeltaBytes, Done, Heavy};
 use super::upload::InlineUpload;
 use crate::git::object::{ObjectHasher, hash_object};
@@ -33,7 +32,7 @@ impl<'e> Engine<'e> {
     /// Applies one delta.
     pub(super) fn run_heavy<'s>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         heavy: Heavy<Slice>,
     ) -> Result<(), MirrorError> {
         let index = heavy.index;
@@ -77,7 +76,7 @@ impl<'e> Engine<'e> {
             let weight = content.capacity() as u64;
             let content = Some((Slice::from(content), weight));
             drop(instructions);
-            self.tell(scope, |scheduler| scheduler.heavy_done(&heavy, done, content));
+            self.tell(hands, |scheduler| scheduler.heavy_done(&heavy, done, content));
             return Ok(());
         }
         let mut result = self.sink.begin_result(self, kind, header.result_len)?;
@@ -91,7 +90,7 @@ impl<'e> Engine<'e> {
         result.finish(index, heavy.crc32, &object)?;
         drop(instructions);
         let done = Done { kind, oid: object.oid, buffer: 0, start: 0, len: 0 };
-        self.tell(scope, |scheduler| scheduler.heavy_done(&heavy, done, None));
+        self.tell(hands, |scheduler| scheduler.heavy_done(&heavy, done, None));
         Ok(())
     }
 

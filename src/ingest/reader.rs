@@ -4,12 +4,11 @@ use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use rayon::Scope;
-
 use super::bytes::Slice;
 use super::cache::Bytes;
 use super::engine::Engine;
 use super::error::unresolvable;
+use super::hands::Hands;
 use super::jobs::{Job, LargeObject, NOWHERE};
 use super::scheduler::{BaseName, Body, Delta, DeltaBytes, Entry, OVERHEAD_BYTES};
 use super::thin;
@@ -54,20 +53,20 @@ impl Engine<'_> {
     /// the source has nothing at hand.
     pub(super) fn run<'s, R: Read>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         pack: PackReader<R>,
         starved: &dyn Fn() -> bool,
     ) -> Result<Option<StoredPack>, MirrorError> {
         let tap = |bytes: &[u8]| self.sink.tap(self, bytes).map_err(io::Error::other);
         let mut pack = pack.with_tap(tap);
-        self.read_pack(scope, &mut pack, starved)?;
+        self.read_pack(hands, &mut pack, starved)?;
         let (trailer, len) = (pack.trailer(), pack.position());
         drop(pack);
         let Some(trailer) = trailer else { return Err(self.closed()) };
         if self.env.thin {
-            self.add_missing_bases(scope)?;
+            self.add_missing_bases(hands)?;
         }
-        self.sink.finish(self, scope, trailer, len)
+        self.sink.finish(self, hands, trailer, len)
     }
 
     /// When nothing is in flight any more: is every entry an object?
@@ -80,7 +79,7 @@ impl Engine<'_> {
 
     fn read_pack<'s, R: Read, T: FnMut(&[u8]) -> io::Result<()>>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         pack: &mut PackReader<R, T>,
         starved: &dyn Fn() -> bool,
     ) -> Result<(), MirrorError> {
@@ -93,19 +92,19 @@ impl Engine<'_> {
             }
             let len = header.inflated_len;
             if len > self.env.budget.large {
-                self.hand_on(scope, &mut batch)?;
+                self.hand_on(hands, &mut batch)?;
                 match header.kind {
                     EntryKind::Object(kind) => {
-                        self.read_large_object(scope, pack, &header, kind)?
+                        self.read_large_object(hands, pack, &header, kind)?
                     }
-                    _ => self.read_large_delta(scope, pack, &header)?,
+                    _ => self.read_large_delta(hands, pack, &header)?,
                 }
                 continue;
             }
             let keeps_raw = self.sink.keeps_raw() && matches!(header.kind, EntryKind::Object(_));
             let room = if keeps_raw { 2 * len } else { len } + OVERHEAD_BYTES;
             if batch.held + room > batch.taken || batch.entries.len() == 256 {
-                self.hand_on(scope, &mut batch)?;
+                self.hand_on(hands, &mut batch)?;
                 let position = pack.position();
                 self.env.progress.received(position - std::mem::replace(&mut received, position));
                 let taken = room.max(unit_bytes);
@@ -118,11 +117,11 @@ impl Engine<'_> {
             // for one. But not for each entry of a source that is only a little slower than we are.
             let is_end = pack.buffered() == 0 || pack.position() - handed_on >= TAIL_BYTES as u64;
             if pack.buffered() < TAIL_BYTES && is_end && starved() {
-                self.hand_on(scope, &mut batch)?;
+                self.hand_on(hands, &mut batch)?;
                 handed_on = pack.position();
             }
         }
-        self.hand_on(scope, &mut batch)?;
+        self.hand_on(hands, &mut batch)?;
         self.env.progress.received(pack.position() - received);
         Ok(())
     }
@@ -172,11 +171,11 @@ impl Engine<'_> {
     }
 
     /// Gives the batch to the scheduler. Afterwards the reader holds no room.
-    fn hand_on<'s>(&'s self, scope: &Scope<'s>, batch: &mut Batch) -> Result<(), MirrorError> {
+    fn hand_on<'s>(&'s self, hands: &Hands<'_, 's>, batch: &mut Batch) -> Result<(), MirrorError> {
         let Batch { entries, inflated, taken, held } = std::mem::take(batch);
         if entries.is_empty() {
             if taken > 0 {
-                self.tell(scope, |scheduler| scheduler.return_room(taken));
+                self.tell(hands, |scheduler| scheduler.return_room(taken));
             }
             return Ok(());
         }
@@ -204,7 +203,7 @@ impl Engine<'_> {
         if names_a_base {
             self.begin_names()?;
         }
-        let added = self.tell(scope, |scheduler| {
+        let added = self.tell(hands, |scheduler| {
             scheduler.return_room(taken - held);
             scheduler.add(made)
         });
@@ -229,7 +228,7 @@ impl Engine<'_> {
     /// An object over the budget: its parts leave as they fill, its name is known at the end.
     fn read_large_object<'s, R: Read, T: FnMut(&[u8]) -> io::Result<()>>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         pack: &mut PackReader<R, T>,
         header: &EntryHeader,
         kind: Kind,
@@ -246,13 +245,13 @@ impl Engine<'_> {
             self.sink.note(self, &oid, offset, end.crc32)?;
             let body = Body::Named { kind, oid };
             let entry = Entry { offset, crc32: end.crc32, body, held: 0 };
-            self.tell(scope, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
+            self.tell(hands, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
             self.env.progress.objects_done(1);
             return Ok(());
         };
         let entry = Entry { offset, crc32: 0, body: Body::Later, held: 0 };
         let index =
-            self.tell(scope, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
+            self.tell(hands, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
         let mut large = ReaderUpload {
             parts: Parts::new(self.env.store.limits()),
             room: 0,
@@ -273,7 +272,7 @@ impl Engine<'_> {
     /// A delta over the budget waits in the store.
     fn read_large_delta<'s, R: Read, T: FnMut(&[u8]) -> io::Result<()>>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         pack: &mut PackReader<R, T>,
         header: &EntryHeader,
     ) -> Result<(), MirrorError> {
@@ -308,7 +307,7 @@ impl Engine<'_> {
         let delta = Delta { header: parsed, len: header.inflated_len, bytes };
         let body = Body::Delta { base, delta };
         let entry = Entry { offset: header.offset, crc32: end.crc32, body, held: 0 };
-        let added = self.tell(scope, |scheduler| {
+        let added = self.tell(hands, |scheduler| {
             scheduler.return_room(room);
             scheduler.add(vec![entry])
         });
@@ -317,13 +316,13 @@ impl Engine<'_> {
 
     /// A thin pack has ended: bases that it lacks are in the mirror. The loose ones are read like
     /// others that have left memory; the rest are handed on as if the pack had them.
-    fn add_missing_bases<'s>(&'s self, scope: &Scope<'s>) -> Result<(), MirrorError> {
+    fn add_missing_bases<'s>(&'s self, hands: &Hands<'_, 's>) -> Result<(), MirrorError> {
         // Only then is it known what waits in vain.
         self.wait_idle()?;
         let missing = self.ask(|scheduler| scheduler.missing_bases());
         log::debug!("{} bases are not in the pack", missing.len());
         for oid in missing {
-            self.tell(scope, |scheduler| scheduler.other_began());
+            self.tell(hands, |scheduler| scheduler.other_began());
             self.request(Job::Base { oid });
         }
         self.wait_idle()?;
@@ -335,13 +334,13 @@ impl Engine<'_> {
         let mut take = |kind, content: Vec<u8>| {
             let len = content.len() as u64;
             if len > self.env.budget.large {
-                return self.store_large_base(scope, kind, &content);
+                return self.store_large_base(hands, kind, &content);
             }
             let held = 2 * len + OVERHEAD_BYTES;
             self.take_room(held)?;
             let body = Body::Object { kind, content: content.into(), len, raw: None };
             let entry = Entry { offset: NOWHERE, crc32: 0, body, held };
-            self.tell(scope, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
+            self.tell(hands, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
             Ok(())
         };
         thin::from_packs(self.env.store, others, self.env.budget.bases, &mut take)?;
@@ -351,7 +350,7 @@ impl Engine<'_> {
     /// Deltas against a large object read it from the store, so it is there before they know of it.
     fn store_large_base<'s>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         kind: Kind,
         content: &[u8],
     ) -> Result<(), MirrorError> {
@@ -361,7 +360,7 @@ impl Engine<'_> {
         self.count_stored(1, body.len() as u64);
         self.env.progress.stored(body.len() as u64);
         let entry = Entry { offset: NOWHERE, crc32: 0, body: Body::Named { kind, oid }, held: 0 };
-        self.tell(scope, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
+        self.tell(hands, |scheduler| scheduler.add(vec![entry])).map_err(unresolvable)?;
         Ok(())
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use rayon::Scope;
-
 use super::bytes::Slice;
 use super::engine::Engine;
+use super::hands::Hands;
 use super::jobs::{Job, LargeObject, NOWHERE};
 use super::scheduler::{Body, Entry};
 use crate::git::object::Oid;
@@ -18,7 +17,7 @@ use crate::repository::parts::copy_any_size;
 use crate::store::{Part, Upload};
 
 impl Engine<'_> {
-    pub(super) fn serve<'s>(&'s self, scope: &Scope<'s>, job: Job) -> Result<(), MirrorError> {
+    pub(super) fn serve<'s>(&'s self, hands: &Hands<'_, 's>, job: Job) -> Result<(), MirrorError> {
         match job {
             Job::Put { oid, body, unit } => {
                 self.env.store.put(&loose::key(&oid), &body, loose::HEADERS, None)?;
@@ -28,7 +27,7 @@ impl Engine<'_> {
                 self.beats.fetch_add(1, Ordering::Relaxed);
                 drop(body);
                 if unit.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.tell(scope, |scheduler| scheduler.stored(unit.unit));
+                    self.tell(hands, |scheduler| scheduler.stored(unit.unit));
                 }
                 Ok(())
             }
@@ -37,19 +36,19 @@ impl Engine<'_> {
                 self.env.progress.stored(body.len() as u64);
                 drop(body);
                 if object.ledger.stored(part) && !object.is_pack {
-                    self.finish_large(scope, &object)?;
+                    self.finish_large(hands, &object)?;
                 }
-                self.upload_ended(scope, &object, room);
+                self.upload_ended(hands, &object, room);
                 Ok(())
             }
             Job::Finish { object, room } => {
-                self.finish_large(scope, &object)?;
-                self.upload_ended(scope, &object, room);
+                self.finish_large(hands, &object)?;
+                self.upload_ended(hands, &object, room);
                 Ok(())
             }
             Job::Base { oid } => {
                 let found = loose::look(self.env.store, &oid)?;
-                self.tell(scope, |scheduler| {
+                self.tell(hands, |scheduler| {
                     scheduler.other_ended(0);
                     match found {
                         Some(object) => {
@@ -67,12 +66,15 @@ impl Engine<'_> {
                 })
                 .map_err(|error| MirrorError::Pack(error.to_string()))
             }
-            Job::Read(unit) => self.resolve(scope, unit),
+            Job::Read(unit) => {
+                self.resolve_on(&Hands::requester(hands.pool), unit);
+                Ok(())
+            }
         }
     }
 
-    fn upload_ended<'s>(&'s self, scope: &Scope<'s>, object: &LargeObject, room: u64) {
-        self.tell(scope, |scheduler| match object.is_pack {
+    fn upload_ended<'s>(&'s self, hands: &Hands<'_, 's>, object: &LargeObject, room: u64) {
+        self.tell(hands, |scheduler| match object.is_pack {
             true => scheduler.part_ended(room),
             false => scheduler.other_ended(room),
         });
@@ -81,7 +83,7 @@ impl Engine<'_> {
     /// All parts of a large object are in: it gets its name.
     fn finish_large<'s>(
         &'s self,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         object: &LargeObject,
     ) -> Result<(), MirrorError> {
         let identity = *object.identity.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +93,7 @@ impl Engine<'_> {
         let len = object.stored_len.load(Ordering::Relaxed);
         self.name_upload(&object.ledger.upload, object.ledger.parts(), len, &identity)?;
         // Only now, since its deltas read it back from there.
-        self.tell(scope, |scheduler| scheduler.late_resolved(index, identity.kind, identity.oid));
+        self.tell(hands, |scheduler| scheduler.late_resolved(index, identity.kind, identity.oid));
         Ok(())
     }
 

@@ -1,23 +1,27 @@
 //! What resolving a unit means: apply deltas, hash, and hand the objects to the sink.
 
-use rayon::Scope;
-
 use super::bytes::Slice;
 use super::engine::Engine;
-use super::scheduler::{Base, Delta, DeltaBytes, Done, Unit, Work};
-use crate::git::object::{Kind, hash_object};
-use crate::pack::delta;
+use super::hands::Hands;
+use super::scheduler::{Base, Delta, DeltaBytes, Done, Item, Unit, Work};
+use crate::git::object::{Kind, Oid, hash_object};
+use crate::pack::delta::{self, DeltaError};
 use crate::pack::object::Index;
 use crate::repository::error::MirrorError;
 
 impl Engine<'_> {
+    /// Resolves the unit, and those that this thread may take over after it.
+    pub(super) fn resolve_on<'s>(&'s self, hands: &Hands<'_, 's>, unit: Unit<Slice>) {
+        let mut next = Some(unit);
+        while let Some(unit) = next {
+            self.guard(|| self.resolve(hands, unit));
+            next = hands.take_next();
+        }
+    }
+
     /// Resolves the unit's items one after the other. Called by resolve tasks, which never wait; a
     /// unit that reads is resolved by a request thread.
-    pub(super) fn resolve<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        unit: Unit<Slice>,
-    ) -> Result<(), MirrorError> {
+    fn resolve<'s>(&'s self, hands: &Hands<'_, 's>, unit: Unit<Slice>) -> Result<(), MirrorError> {
         if self.is_over() {
             return Ok(());
         }
@@ -31,15 +35,12 @@ impl Engine<'_> {
         for done in &done {
             (self.env.look)(&done.oid, done.kind, done.content(&results));
         }
-        self.sink.take(self, scope, unit, done, results)
+        self.sink.take(self, hands, unit, done, results)
     }
 
     fn resolve_all(&self, unit: &Unit<Slice>) -> Result<(Vec<Done>, Vec<Slice>), MirrorError> {
-        let most = self.env.budget.unit_bytes() as usize;
-        let mut results: Vec<Vec<u8>> = Vec::new();
+        let mut results = Results::default();
         let mut done: Vec<Done> = Vec::with_capacity(unit.items.len());
-        // Where in the last of them the next object begins.
-        let mut start = 0;
         // What was read back last; its neighbours often want it, too.
         let mut read: Option<(Index, Vec<u8>)> = None;
         let mut links = unit.links.iter().peekable();
@@ -47,27 +48,11 @@ impl Engine<'_> {
             if self.is_over() {
                 return Err(self.closed());
             }
-            let len = result_len(&item.work);
-            if results.last().is_none_or(|last| start + len > last.len()) {
-                // As many of the next objects as a buffer takes, and at least this one.
-                let mut sum = len;
-                for item in &unit.items[at + 1..] {
-                    let more = sum + result_len(&item.work);
-                    if more > most {
-                        break;
-                    }
-                    sum = more;
-                }
-                results.push(vec![0; sum]);
-                start = 0;
-            }
-            let buffer = results.len() - 1;
-            let (earlier, last) = results.split_at_mut(buffer);
-            let (before, rest) = last[0].split_at_mut(start);
-            let result = &mut rest[..len];
+            results.make_room(&unit.items[at..], self.env.budget.unit_bytes());
+            let (buffer, start) = results.place();
             let kind = match &item.work {
                 Work::Object { kind, content, .. } => {
-                    result.copy_from_slice(content);
+                    results.current().extend_from_slice(content);
                     *kind
                 }
                 Work::Delta { delta, base, base_index } => {
@@ -75,73 +60,113 @@ impl Engine<'_> {
                     while let Some(link) = links.next_if(|link| *link <= base_index) {
                         self.sink.make_link(self, *link)?;
                     }
-                    let base_len = delta.header.base_len;
-                    let (kind, base) = match base {
+                    let on_other =
+                        |results: &mut Results, base: &[u8], kind, instructions: &[u8]| {
+                            delta::apply(base, instructions, results.current()).map_err(
+                                |error| self.bad_delta(item.index, hash_object(kind, base), &error),
+                            )?;
+                            Ok(kind)
+                        };
+                    self.apply(item.index, delta, |instructions| match base {
                         Base::Earlier(at) => {
                             let base = &done[*at as usize];
-                            let of = if base.buffer == buffer {
-                                &*before
-                            } else {
-                                &earlier[base.buffer]
-                            };
-                            (base.kind, &of[base.start..base.start + base.len])
+                            results
+                                .apply(base, instructions)
+                                .map_err(|error| self.bad_delta(item.index, base.oid, &error))?;
+                            Ok(base.kind)
                         }
-                        Base::Memory(kind, content) => (*kind, &content[..]),
+                        Base::Memory(kind, content) => {
+                            on_other(&mut results, content, *kind, instructions)
+                        }
                         Base::Read(kind, oid) => {
                             if read.as_ref().is_none_or(|(index, _)| index != base_index) {
                                 // Before the next one takes its place.
                                 drop(read.take());
-                                let base = self.sink.read_base(
-                                    self,
-                                    *base_index,
-                                    *kind,
-                                    *oid,
-                                    base_len,
-                                )?;
+                                let len = delta.header.base_len;
+                                let base =
+                                    self.sink.read_base(self, *base_index, *kind, *oid, len)?;
                                 read = Some((*base_index, base));
                             }
-                            (*kind, &read.as_ref().expect("just read").1[..])
+                            let base = &read.as_ref().expect("just read").1;
+                            on_other(&mut results, base, *kind, instructions)
                         }
                         Base::Unknown => {
-                            return Err(MirrorError::Internal(
-                                "a delta starts without base".into(),
-                            ));
+                            Err(MirrorError::Internal("a delta starts without base".into()))
                         }
-                    };
-                    self.apply(item.index, kind, base, delta, result)?;
-                    kind
+                    })?
                 }
             };
-            done.push(Done::new(kind, result, buffer, start));
-            start += len;
+            done.push(Done::new(kind, &results.current()[start..], buffer, start));
         }
-        Ok((done, results.into_iter().map(Slice::from).collect()))
+        Ok((done, results.buffers.into_iter().map(Slice::from).collect()))
     }
 
-    fn apply(
+    /// Gives `apply` the delta's instructions, from wherever they are.
+    fn apply<T>(
         &self,
         index: Index,
-        kind: Kind,
-        base: &[u8],
         delta: &Delta<Slice>,
-        result: &mut [u8],
-    ) -> Result<(), MirrorError> {
-        let fetched;
-        let instructions: &[u8] = match &delta.bytes {
-            DeltaBytes::Memory(bytes) => bytes,
+        apply: impl FnOnce(&[u8]) -> Result<T, MirrorError>,
+    ) -> Result<T, MirrorError> {
+        match &delta.bytes {
+            DeltaBytes::Memory(bytes) => apply(bytes),
             DeltaBytes::Spilled { file, start } => {
-                fetched = self.read_spilled(*file, *start, delta.len)?;
-                &fetched
+                apply(&self.read_spilled(*file, *start, delta.len)?)
             }
-            DeltaBytes::InPack => {
-                fetched = self.sink.read_delta(self, index)?;
-                &fetched
+            DeltaBytes::InPack => apply(&self.sink.read_delta(self, index)?),
+        }
+    }
+
+    fn bad_delta(&self, index: Index, base: Oid, error: &DeltaError) -> MirrorError {
+        self.broken(index, format!("delta against {base}: {error}"))
+    }
+}
+
+/// What a unit makes: small objects share a buffer.
+#[derive(Default)]
+struct Results {
+    buffers: Vec<Vec<u8>>,
+    /// What the last buffer may hold, in bytes.
+    capacity: usize,
+}
+
+impl Results {
+    /// Sees to it that the next object fits into the last buffer. A new one is for as many of the
+    /// next objects as come to `most` bytes, and at least for one.
+    fn make_room(&mut self, next: &[Item<Slice>], most: u64) {
+        let lens = || next.iter().map(|item| result_len(&item.work));
+        let (used, len) = (self.buffers.last().map(Vec::len), lens().next().unwrap_or(0));
+        if used.is_some_and(|used| used + len <= self.capacity) {
+            return;
+        }
+        let mut sum = 0;
+        for (at, len) in lens().enumerate() {
+            if at > 0 && sum + len > most as usize {
+                break;
             }
-        };
-        delta::apply_into(base, instructions, result).map_err(|error| {
-            let base = hash_object(kind, base);
-            self.broken(index, format!("delta against {base}: {error}"))
-        })
+            sum += len;
+        }
+        self.capacity = sum;
+        self.buffers.push(Vec::with_capacity(sum));
+    }
+
+    fn current(&mut self) -> &mut Vec<u8> {
+        self.buffers.last_mut().expect("room was made")
+    }
+
+    /// Where the next object will begin: its buffer, and the place in that.
+    fn place(&self) -> (usize, usize) {
+        (self.buffers.len().saturating_sub(1), self.buffers.last().map_or(0, Vec::len))
+    }
+
+    /// Applies a delta to one of the results.
+    fn apply(&mut self, base: &Done, delta: &[u8]) -> Result<(), DeltaError> {
+        let range = base.start..base.start + base.len;
+        let (last, earlier) = self.buffers.split_last_mut().expect("a result is in a buffer");
+        match earlier.get(base.buffer) {
+            Some(buffer) => delta::apply(&buffer[range], delta, last),
+            None => delta::apply_within(last, range, delta),
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
-use crossbeam::channel::{Receiver, bounded, select_biased};
 use rayon::Scope;
 
 use super::ahead::{Ahead, Queue};
-use super::engine::{Engine, Queues, Sink};
+use super::engine::{Engine, Queues, Signal, Sink};
 use super::env::Env;
+use super::hands::Hands;
 use super::sink::{loose, pack};
 use crate::git::object::Oid;
 use crate::pack::reader::PackReader;
@@ -78,32 +78,41 @@ fn store_stream(
     let requesters = env.concurrency.clamp(1, pack.object_count().max(4) as usize);
     let mut stored = None;
     let stored_slot = &mut stored;
-    pool.in_place_scope(|scope| {
+    pool.in_place_scope(|pool| {
         std::thread::scope(|threads| {
-            let (quit, quitting) = bounded(0);
+            // Before anybody is waited for, on every way out.
+            let _dismissed = Dismiss(&engine, requesters);
             for number in 0..requesters {
-                let (engine, queues, quitting) = (&engine, &queues, quitting.clone());
+                let (engine, queues) = (&engine, &queues);
                 let named = std::thread::Builder::new().name(format!("request.{number}"));
-                let body = move || engine.serve_requests(scope, queues, &quitting);
+                let body = move || engine.serve_requests(pool, queues);
                 if let Err(error) = named.spawn_scoped(threads, body) {
                     return engine.fail(cannot_start(&error));
                 }
             }
             let named = std::thread::Builder::new().name("heavy.0".into());
-            let (engine, queues, quitting) = (&engine, &queues, quitting.clone());
-            let body = move || engine.serve_heavy(scope, queues, &quitting);
+            let (engine, queues) = (&engine, &queues);
+            let body = move || engine.serve_heavy(pool, queues);
             if let Err(error) = named.spawn_scoped(threads, body) {
                 return engine.fail(cannot_start(&error));
             }
             engine.guard(|| {
-                *stored_slot = engine.run(scope, pack, starved)?;
+                *stored_slot = engine.run(&Hands::full(pool), pack, starved)?;
                 Ok(())
             });
-            drop(quit);
         });
     });
     engine.end()?;
     Ok(Complete { pack: stored, _private: () })
+}
+
+/// Lets the request threads and the heavy one go.
+struct Dismiss<'a, 'e>(&'a Engine<'e>, usize);
+
+impl Drop for Dismiss<'_, '_> {
+    fn drop(&mut self) {
+        self.0.dismiss(self.1);
+    }
 }
 
 fn cannot_start(error: &std::io::Error) -> MirrorError {
@@ -123,29 +132,21 @@ fn sink_of<'e>(
 }
 
 impl Engine<'_> {
-    fn serve_requests<'s>(&'s self, scope: &Scope<'s>, queues: &Queues, quitting: &Receiver<()>) {
-        loop {
-            let job = select_biased! {
-                recv(queues.urgent) -> job => job,
-                recv(queues.requests) -> job => job,
-                recv(quitting) -> _ => return,
-            };
-            let Ok(job) = job else { return };
-            if !self.is_over() {
-                self.on_network(|| self.guard(|| self.serve(scope, job)));
+    fn serve_requests<'s>(&'s self, pool: &Scope<'s>, queues: &Queues) {
+        while let Ok(Signal::Job) = queues.signals.recv() {
+            let job = queues.urgent.try_recv().or_else(|_| queues.requests.try_recv());
+            if let Ok(job) = job
+                && !self.is_over()
+            {
+                self.on_network(|| self.guard(|| self.serve(&Hands::full(pool), job)));
             }
         }
     }
 
-    fn serve_heavy<'s>(&'s self, scope: &Scope<'s>, queues: &Queues, quitting: &Receiver<()>) {
-        loop {
-            let heavy = select_biased! {
-                recv(queues.heavy) -> heavy => heavy,
-                recv(quitting) -> _ => return,
-            };
-            let Ok(heavy) = heavy else { return };
+    fn serve_heavy<'s>(&'s self, pool: &Scope<'s>, queues: &Queues) {
+        while let Ok(Some(heavy)) = queues.heavy.recv() {
             if !self.is_over() {
-                self.on_network(|| self.guard(|| self.run_heavy(scope, heavy)));
+                self.on_network(|| self.guard(|| self.run_heavy(&Hands::full(pool), heavy)));
             }
         }
     }

@@ -27,9 +27,8 @@ use crate::pack::object::{Index, ResolveError};
 
 use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;
+use super::parked::{About, NONE, Parked, Parking};
 use super::table::Table;
-
-const NONE: Index = Index::MAX;
 
 /// What an entry costs beside its bytes: its item, its places in tables.
 pub(super) const OVERHEAD_BYTES: u64 = 128;
@@ -190,16 +189,6 @@ pub(super) enum Room<B> {
     Spill(Vec<(Index, B)>),
 }
 
-struct Parked<B> {
-    crc32: u32,
-    delta: Delta<B>,
-    held: u64,
-    /// Once resolved.
-    base: Index,
-    /// The next delta that waits for the same base.
-    next: Index,
-}
-
 /// A unit that has started.
 struct Started {
     held: u64,
@@ -215,7 +204,7 @@ pub(super) struct Scheduler<B> {
     names: Option<Names>,
     /// Duplicates, by entry: the first with the same name.
     aliases: IndexMap<Index>,
-    parked: IndexMap<Parked<B>>,
+    parked: Parking<B>,
     /// The first delta that waits for an entry.
     waiting: IndexMap<Index>,
     waiting_for_oid: HashMap<Oid, Index>,
@@ -249,7 +238,7 @@ impl<B: Bytes> Scheduler<B> {
             table: Table::new(!limits.readable),
             names: names.then(Names::default),
             aliases: IndexMap::default(),
-            parked: IndexMap::default(),
+            parked: Parking::new(),
             waiting: IndexMap::default(),
             waiting_for_oid: HashMap::new(),
             ready: Vec::new(),
@@ -288,6 +277,13 @@ impl<B: Bytes> Scheduler<B> {
         Room::Taken
     }
 
+    /// Is it worth waking a reader who waits for `bytes`? Not for each unit that ends: it takes many at
+    /// once, and when nothing is in flight, it has to spill.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let low = (self.limits.intake - self.limits.intake / 4).max(bytes);
+        self.intake_used.saturating_add(bytes) <= low || self.is_idle()
+    }
+
     /// The reader gives back what it took and did not need.
     pub(super) fn return_room(&mut self, bytes: u64) {
         self.intake_used -= bytes;
@@ -295,52 +291,52 @@ impl<B: Bytes> Scheduler<B> {
 
     /// Parked deltas in pack order: what was written together is likely to be wanted together.
     fn to_spill(&self, most: u64) -> Vec<(Index, B)> {
-        let mut indices: Vec<Index> = self
+        let mut held: Vec<(Index, &B)> = self
             .parked
-            .iter()
-            .filter(|(_, parked)| matches!(parked.delta.bytes, DeltaBytes::Memory(_)))
-            .map(|(index, _)| *index)
+            .held()
+            .filter_map(|(index, parked)| match &parked.delta.bytes {
+                DeltaBytes::Memory(body) => Some((index, body)),
+                _ => None,
+            })
             .collect();
-        indices.sort_unstable();
+        held.sort_unstable_by_key(|(index, _)| *index);
         let mut bytes = 0;
         let mut spill = Vec::new();
-        for index in indices {
-            let parked = &self.parked[&index];
-            bytes += parked.delta.len;
+        for (index, body) in held {
+            bytes += self.parked.about(index).len;
             if bytes > most && !spill.is_empty() {
                 break;
             }
-            if let DeltaBytes::Memory(body) = &parked.delta.bytes {
-                spill.push((index, body.clone()));
-            }
+            spill.push((index, body.clone()));
         }
         spill
     }
 
     /// They are in the pack: nothing is written. Short ones stay while there is room for them.
     fn let_go_of_parked(&mut self) {
-        for parked in self.parked.values_mut() {
-            let held = std::mem::take(&mut parked.held);
-            self.intake_used -= held;
-            let keep = parked.delta.len + OVERHEAD_BYTES;
-            let is_short = parked.delta.len <= SHORT_BYTES;
-            if held == 0 {
-                // Let go, or kept, before.
-            } else if is_short && self.deferred_used + keep <= self.limits.deferred {
-                self.deferred_used += keep;
-            } else {
-                parked.delta.bytes = DeltaBytes::InPack;
-            }
+        let holding = self.parked.held().filter(|(_, parked)| parked.held > 0);
+        let holding: Vec<Index> = holding.map(|(index, _)| index).collect();
+        for index in holding {
+            self.parked.change(index, |parked| {
+                self.intake_used -= std::mem::take(&mut parked.held);
+                let keep = parked.delta.len + OVERHEAD_BYTES;
+                let is_short = parked.delta.len <= SHORT_BYTES;
+                if is_short && self.deferred_used + keep <= self.limits.deferred {
+                    self.deferred_used += keep;
+                } else {
+                    parked.delta.bytes = DeltaBytes::InPack;
+                }
+            });
         }
     }
 
     /// These deltas are in the temporary key `file` now, at these places.
     pub(super) fn spilled(&mut self, file: u32, places: &[(Index, u64)]) {
         for (index, start) in places {
-            if let Some(parked) = self.parked.get_mut(index) {
+            self.parked.change(*index, |parked| {
                 parked.delta.bytes = DeltaBytes::Spilled { file, start: *start };
                 self.intake_used -= std::mem::take(&mut parked.held);
-            }
+            });
         }
     }
 
@@ -381,7 +377,7 @@ impl<B: Bytes> Scheduler<B> {
                     });
                 }
                 Body::Delta { base: name, mut delta } => {
-                    let is_large = self.is_large(&delta);
+                    let is_large = self.is_large(delta.header, delta.len);
                     if !is_large {
                         self.longest = self.longest.max(delta.header.result_len);
                     }
@@ -413,14 +409,14 @@ impl<B: Bytes> Scheduler<B> {
                         // Not to keep the whole buffer that it came in.
                         delta.bytes = DeltaBytes::Memory(bytes.detach());
                     }
-                    let parked = Parked { crc32, delta, held: entry.held, base: NONE, next: NONE };
+                    let parked = Parked { crc32, delta, held: entry.held, next: NONE };
                     self.parked.insert(index, parked);
                     match (resolved, base, name) {
                         (Some(base), ..) => self.wake(vec![index], self.canonical(base)),
                         (None, Some(base), _) => self.wait_for(index, base),
                         (None, None, BaseName::Oid(oid)) => {
                             let head = self.waiting_for_oid.insert(oid, index).unwrap_or(NONE);
-                            self.parked_mut(index).next = head;
+                            self.parked.set_next(index, head);
                         }
                         (None, None, BaseName::Offset(_)) => unreachable!("found, or an error"),
                     }
@@ -443,18 +439,14 @@ impl<B: Bytes> Scheduler<B> {
         }
     }
 
-    fn parked_mut(&mut self, index: Index) -> &mut Parked<B> {
-        self.parked.get_mut(&index).expect("what waits is parked")
-    }
-
     fn wait_for(&mut self, index: Index, base: Index) {
         let head = self.waiting.insert(base, index).unwrap_or(NONE);
-        self.parked_mut(index).next = head;
+        self.parked.set_next(index, head);
     }
 
-    fn is_large(&self, delta: &Delta<B>) -> bool {
-        let DeltaHeader { base_len, result_len } = delta.header;
-        [base_len, result_len, delta.len].iter().any(|len| *len > self.limits.large)
+    fn is_large(&self, header: DeltaHeader, delta_len: u64) -> bool {
+        let DeltaHeader { base_len, result_len } = header;
+        [base_len, result_len, delta_len].iter().any(|len| *len > self.limits.large)
     }
 
     fn push_ready(&mut self, items: Vec<Item<B>>, held: u64) {
@@ -500,7 +492,7 @@ impl<B: Bytes> Scheduler<B> {
     fn take_list(&mut self, mut at: Index, woken: &mut Vec<Index>) {
         while at != NONE {
             woken.push(at);
-            at = std::mem::replace(&mut self.parked_mut(at).next, NONE);
+            at = self.parked.set_next(at, NONE);
         }
     }
 
@@ -513,11 +505,9 @@ impl<B: Bytes> Scheduler<B> {
         let mut stack: Vec<(Index, Index, Option<u32>)> =
             woken.into_iter().map(|index| (index, base, None)).collect();
         while let Some((index, base, place)) = stack.pop() {
-            let parked = self.parked_mut(index);
-            parked.base = base;
-            let len = parked.delta.header.result_len;
-            let is_large = self.is_large(&self.parked[&index].delta);
-            let in_memory = matches!(self.parked[&index].delta.bytes, DeltaBytes::Memory(_));
+            let About { header, len: delta_len, in_memory } = self.parked.about(index);
+            let len = header.result_len;
+            let is_large = self.is_large(header, delta_len);
             // What is read back comes in a unit of its own, since it waits for the store.
             let fits = items.len() < self.limits.unit_entries
                 && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
@@ -549,7 +539,7 @@ impl<B: Bytes> Scheduler<B> {
                     continue;
                 }
             }
-            let parked = self.parked.remove(&index).expect("what waits is parked");
+            let parked = self.parked.remove(index);
             held += parked.held;
             bytes += len;
             let place = match place {
@@ -575,13 +565,14 @@ impl<B: Bytes> Scheduler<B> {
     fn wake_heavy(&mut self, index: Index, base: Index) {
         if !self.readable {
             // Its bytes are in the pack.
-            let parked = self.parked_mut(index);
-            parked.delta.bytes = DeltaBytes::InPack;
-            self.intake_used -= std::mem::take(&mut self.parked_mut(index).held);
+            self.parked.change(index, |parked| {
+                parked.delta.bytes = DeltaBytes::InPack;
+                self.intake_used -= std::mem::take(&mut parked.held);
+            });
             self.deferred.push((base, index));
             return;
         }
-        let parked = self.parked.remove(&index).expect("what waits is parked");
+        let parked = self.parked.remove(index);
         let base_kind = self.table.kind(base).expect("it has just been resolved");
         self.heavy.push(Heavy {
             index,
@@ -608,9 +599,8 @@ impl<B: Bytes> Scheduler<B> {
         let mut at = 0;
         while at < deferred.len() {
             let (base, index) = deferred[at];
-            let parked = self.parked_mut(index);
-            parked.base = base;
-            if self.is_large(&self.parked[&index].delta) {
+            let about = self.parked.about(index);
+            if self.is_large(about.header, about.len) {
                 self.wake_heavy(index, base);
                 at += 1;
                 continue;
@@ -618,16 +608,16 @@ impl<B: Bytes> Scheduler<B> {
             let mut items = Vec::new();
             let (mut held, mut bytes) = (0, 0);
             while let Some((base_index, index)) = deferred.get(at).copied() {
-                let delta = &self.parked[&index].delta;
-                let len = delta.header.result_len;
+                let about = self.parked.about(index);
+                let len = about.header.result_len;
                 let fits = items.len() < self.limits.unit_entries.min(64)
                     && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
-                if !fits || self.is_large(delta) {
+                if !fits || self.is_large(about.header, about.len) {
                     break;
                 }
                 at += 1;
                 bytes += len;
-                let parked = self.parked.remove(&index).expect("what is deferred is parked");
+                let parked = self.parked.remove(index);
                 held += parked.held;
                 let base = Base::Unknown;
                 let work = Work::Delta { delta: parked.delta, base, base_index };
@@ -741,9 +731,14 @@ impl<B: Bytes> Scheduler<B> {
         self.resolve(index, kind, oid);
     }
 
+    /// Is there room for a part?
+    pub(super) fn has_part(&self, bytes: u64) -> bool {
+        self.parts_used == 0 || self.parts_used + bytes <= self.limits.parts
+    }
+
     /// Room for a part of a pack that is kept; false: wait.
     pub(super) fn take_part(&mut self, bytes: u64) -> bool {
-        let fits = self.parts_used == 0 || self.parts_used + bytes <= self.limits.parts;
+        let fits = self.has_part(bytes);
         if fits {
             self.parts_used += bytes;
         }
@@ -874,7 +869,7 @@ impl<B: Bytes> Scheduler<B> {
                 }
                 _ => DeltaBytes::InPack,
             };
-            let parked = Parked { crc32, delta, held: 0, base: base_index, next: NONE };
+            let parked = Parked { crc32, delta, held: 0, next: NONE };
             self.parked.insert(index, parked);
             match deferred.contains_key(&base_index) {
                 true => self.wait_for(index, base_index),
@@ -957,7 +952,7 @@ impl<B: Bytes> Scheduler<B> {
         let index = self.table.first_unresolved()?;
         let holds = |mut at: Index| {
             while at != NONE && at != index {
-                at = self.parked.get(&at).map_or(NONE, |parked| parked.next);
+                at = self.parked.next(at).unwrap_or(NONE);
             }
             at == index
         };

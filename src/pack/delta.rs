@@ -5,6 +5,7 @@
 //! memory. Nothing is allocated on a length's word alone.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 
 /// The two lengths at a delta's start, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,25 +183,34 @@ pub fn apply(base: &[u8], delta: &[u8], out: &mut Vec<u8>) -> Result<(), DeltaEr
     result
 }
 
-/// Like [`apply`], into `out`, which has the claimed length of the result already.
-pub fn apply_into(base: &[u8], delta: &[u8], out: &mut [u8]) -> Result<(), DeltaError> {
+/// Like [`apply`], where the base is a piece of `out` itself.
+pub fn apply_within(out: &mut Vec<u8>, base: Range<usize>, delta: &[u8]) -> Result<(), DeltaError> {
     let (header, used) = parse_header(delta)?;
     let (wanted, got) = (header.base_len, base.len() as u64);
     if wanted != got {
         return Err(DeltaError::WrongBaseLen { wanted, got });
     }
-    let wanted = header.result_len;
-    if wanted != out.len() as u64 {
-        return Err(DeltaError::WrongResultLen { wanted, got: out.len() as u64 });
+    let start = out.len();
+    let mut append = |instruction| {
+        match instruction? {
+            Instruction::Copy { offset, len } => {
+                let piece = copied_range(base.len(), offset, len)?;
+                add_made((out.len() - start) as u64, piece.len() as u64, header.result_len)?;
+                out.extend_from_within(base.start + piece.start..base.start + piece.end);
+            }
+            Instruction::Insert(data) => {
+                add_made((out.len() - start) as u64, data.len() as u64, header.result_len)?;
+                out.extend_from_slice(data);
+            }
+        }
+        Ok(())
+    };
+    let result = instructions(&delta[used..]).try_for_each(&mut append);
+    let result = result.and_then(|()| check_made((out.len() - start) as u64, header.result_len));
+    if result.is_err() {
+        out.truncate(start);
     }
-    let mut made = 0;
-    for piece in pieces(base, &delta[used..]) {
-        let piece = piece?;
-        let end = add_made(made as u64, piece.len() as u64, wanted)? as usize;
-        out[made..end].copy_from_slice(piece);
-        made = end;
-    }
-    check_made(made as u64, wanted)
+    result
 }
 
 fn check_result_len(base: &[u8], body: &[u8], wanted: u64) -> Result<(), DeltaError> {
@@ -234,11 +244,16 @@ fn pieces<'a>(
 
 #[inline]
 fn copied(base: &[u8], offset: u64, len: u64) -> Result<&[u8], DeltaError> {
-    let past = DeltaError::CopyPastBase { offset, len, base_len: base.len() as u64 };
-    let (Ok(start), Ok(end)) = (usize::try_from(offset), usize::try_from(offset + len)) else {
-        return Err(past);
-    };
-    base.get(start..end).ok_or(past)
+    Ok(&base[copied_range(base.len(), offset, len)?])
+}
+
+/// What is copied, checked to lie inside the base.
+#[inline]
+fn copied_range(base_len: usize, offset: u64, len: u64) -> Result<Range<usize>, DeltaError> {
+    let past = DeltaError::CopyPastBase { offset, len, base_len: base_len as u64 };
+    let end = offset.checked_add(len).filter(|end| *end <= base_len as u64).ok_or(past)?;
+    // Both are at most a length in memory.
+    Ok(offset as usize..end as usize)
 }
 
 /// The length made so far, `len` more; an error above what was promised.

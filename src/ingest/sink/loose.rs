@@ -5,12 +5,11 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rayon::Scope;
-
 use crate::git::object::{Kind, Oid, object_header};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::error::missing;
+use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, Uploads};
 use crate::ingest::scheduler::{Done, Unit, Work};
 use crate::ingest::upload::InlineUpload;
@@ -61,7 +60,7 @@ impl Sink for Loose {
     fn take<'s>(
         &self,
         engine: &'s Engine<'_>,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         unit: Unit<Slice>,
         done: Vec<Done>,
         results: Vec<Slice>,
@@ -72,8 +71,9 @@ impl Sink for Loose {
         });
         let bodies = bodies.sum();
         let weighed = results.iter().map(|buffer| (buffer.clone(), buffer.len() as u64)).collect();
-        let first =
-            engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, weighed, Some(bodies)));
+        let first = engine.tell(&hands.busy(), |scheduler| {
+            scheduler.resolved(&unit, &done, weighed, Some(bodies))
+        });
         let existing = &engine.env.existing;
         let is_new = |at: usize| first[at] && !existing.contains(&done[at].oid);
         let new: Vec<usize> = (0..done.len()).filter(|at| is_new(*at)).collect();
@@ -82,7 +82,7 @@ impl Sink for Loose {
             engine.env.progress.objects_done(known as u64);
         }
         if new.is_empty() {
-            engine.tell(scope, |scheduler| scheduler.stored(unit.id));
+            engine.tell(hands, |scheduler| scheduler.stored(unit.id));
             return Ok(());
         }
         let uploads = Arc::new(Uploads { unit: unit.id, left: AtomicUsize::new(new.len()) });
@@ -206,7 +206,7 @@ impl Sink for Loose {
     fn finish<'s>(
         &self,
         engine: &'s Engine<'_>,
-        _: &Scope<'s>,
+        _: &Hands<'_, 's>,
         _: Oid,
         _: u64,
     ) -> Result<Option<StoredPack>, MirrorError> {

@@ -17,14 +17,13 @@ use std::collections::HashSet;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rayon::Scope;
-
 use super::records::Records;
 use crate::git::object::{Kind, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::env::Env;
 use crate::ingest::error::{missing, unwrap_error};
+use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
 use crate::ingest::scheduler::{Done, Unit};
 use crate::ingest::upload::InlineUpload;
@@ -149,7 +148,7 @@ impl Sink for Pack<'_> {
     fn take<'s>(
         &self,
         engine: &'s Engine<'_>,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         unit: Unit<Slice>,
         done: Vec<Done>,
         results: Vec<Slice>,
@@ -163,7 +162,7 @@ impl Sink for Pack<'_> {
             (buffer, bytes)
         };
         let results = results.into_iter().map(weigh).collect();
-        engine.tell(scope, |scheduler| scheduler.resolved(&unit, &done, results, None));
+        engine.tell(hands, |scheduler| scheduler.resolved(&unit, &done, results, None));
         engine.env.progress.objects_done(done.len() as u64);
         Ok(())
     }
@@ -286,7 +285,7 @@ impl Sink for Pack<'_> {
     fn finish<'s>(
         &self,
         engine: &'s Engine<'_>,
-        scope: &Scope<'s>,
+        hands: &Hands<'_, 's>,
         trailer: Oid,
         len: u64,
     ) -> Result<Option<StoredPack>, MirrorError> {
@@ -302,7 +301,7 @@ impl Sink for Pack<'_> {
         let temporary = self.complete(engine)?.key;
         let budget = env.budget.parts;
         let _ = self.stored.set(StoredPackReader::new(self.store, temporary.clone(), len, budget));
-        let deferred = engine.tell(scope, |scheduler| scheduler.pack_stored());
+        let deferred = engine.tell(hands, |scheduler| scheduler.pack_stored());
         log::debug!("{deferred} deltas were deferred to the second pass");
         engine.wait_idle()?;
         engine.all_resolved()?;
@@ -353,7 +352,7 @@ impl PackUpload {
             engine.take_part(room)?;
             self.room = room;
         }
-        self.parts.body.extend_from_slice(bytes);
+        self.parts.push(bytes);
         if let Some((number, body)) = self.parts.take_full() {
             self.send(engine, number, body);
         }
