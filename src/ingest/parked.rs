@@ -7,12 +7,33 @@
 use slab::Slab;
 
 use super::cache::IndexMap;
-use super::scheduler::{Delta, DeltaBytes};
 use crate::pack::delta::DeltaHeader;
 use crate::pack::object::Index;
 
 /// No entry.
 pub(super) const NONE: Index = Index::MAX;
+
+/// A delta, without the name of its base.
+#[derive(Clone)]
+pub(super) struct Delta<B> {
+    pub(super) header: DeltaHeader,
+    /// Of its instructions.
+    pub(super) len: u64,
+    pub(super) bytes: DeltaBytes<B>,
+}
+
+/// Where a delta's instructions are.
+#[derive(Clone)]
+pub(super) enum DeltaBytes<B> {
+    Memory(B),
+    /// In a temporary key, by its number: from `start`.
+    Spilled {
+        file: u32,
+        start: u64,
+    },
+    /// In the pack itself.
+    InPack,
+}
 
 /// A delta that waits.
 pub(super) struct Parked<B> {

@@ -28,6 +28,7 @@ use crate::pack::object::{Index, ResolveError};
 use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;
 use super::parked::{About, NONE, Parked, Parking};
+pub(super) use super::parked::{Delta, DeltaBytes};
 use super::table::Table;
 
 /// What an entry costs beside its bytes: its item, its places in tables.
@@ -96,27 +97,6 @@ pub(super) enum Body<B> {
 pub(super) enum BaseName {
     Offset(u64),
     Oid(Oid),
-}
-
-#[derive(Clone)]
-pub(super) struct Delta<B> {
-    pub(super) header: DeltaHeader,
-    /// Of its instructions.
-    pub(super) len: u64,
-    pub(super) bytes: DeltaBytes<B>,
-}
-
-/// Where a delta's instructions are.
-#[derive(Clone)]
-pub(super) enum DeltaBytes<B> {
-    Memory(B),
-    /// In a temporary key, by its number: from `start`.
-    Spilled {
-        file: u32,
-        start: u64,
-    },
-    /// In the pack itself.
-    InPack,
 }
 
 /// Entries that are resolved one after the other by one task.
