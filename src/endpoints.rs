@@ -11,16 +11,25 @@ use crate::run::Cancel;
 use crate::source::auth::Auth;
 use crate::source::bundle::Bundle;
 use crate::source::smart_http::SmartHttp;
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, SourceErrorKind};
 use crate::store::credentials::{Provider, Search};
 use crate::store::dir::DirStore;
 use crate::store::http_read::HttpRead;
 use crate::store::retry::{Policy, Retry};
 use crate::store::s3::{Addressing, S3Config, S3Store};
 use crate::store::{Store, StoreError};
+use crate::transfer::MirrorSource;
 
 /// Where requests are signed for if nothing says it.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// Where a bucket is, and as whom it is asked.
+struct Place {
+    endpoint: Option<String>,
+    region: String,
+    addressing: cli::Addressing,
+    credentials: Provider,
+}
 
 /// What all repositories of a run share.
 pub struct Endpoints {
@@ -94,13 +103,65 @@ impl Endpoints {
             }
             SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),
             SourceUrl::Stdin => Box::new(Bundle::stdin()),
+            SourceUrl::Mirror(url) => {
+                return Err(SourceError {
+                    kind: SourceErrorKind::Fatal,
+                    url: format!("mirror:{url}"),
+                    message: "internal error: a mirror is opened by open_mirror".into(),
+                });
+            }
         })
+    }
+
+    /// The mirror that another one is made from.
+    pub fn open_mirror(
+        &self,
+        url: &TargetUrl,
+        cancel: &Cancel,
+    ) -> Result<MirrorSource, StoreError> {
+        let other = &self.settings.mirror_source;
+        let (region, credentials) = match &other.profile {
+            None => (self.region.clone()?, self.credentials.clone()),
+            Some(profile) => {
+                let search = Search::new(self.store_client.clone());
+                let search = search.with_profile(Some(profile.clone()));
+                let region = search.profile_region()?;
+                let region = region.map_or_else(|| self.region.clone(), Ok)?;
+                (region, Provider::search(search))
+            }
+        };
+        let place = Place {
+            endpoint: other.endpoint.as_ref().or(self.settings.endpoint.as_ref()).cloned(),
+            region: other.region.clone().unwrap_or(region),
+            addressing: other.addressing.unwrap_or(self.settings.addressing),
+            credentials,
+        };
+        Ok(MirrorSource::new(self.open_at(url, place, cancel)?))
     }
 
     /// The store that `url` names, with retries around it that end when `cancel` is.
     pub fn open_store(
         &self,
         url: &TargetUrl,
+        cancel: &Cancel,
+    ) -> Result<Box<dyn Store>, StoreError> {
+        let settings = &self.settings;
+        let place = Place {
+            endpoint: settings.endpoint.clone(),
+            region: match url {
+                TargetUrl::S3 { .. } => self.region.clone()?,
+                TargetUrl::Dir(_) => String::new(),
+            },
+            addressing: settings.addressing,
+            credentials: self.credentials.clone(),
+        };
+        self.open_at(url, place, cancel)
+    }
+
+    fn open_at(
+        &self,
+        url: &TargetUrl,
+        place: Place,
         cancel: &Cancel,
     ) -> Result<Box<dyn Store>, StoreError> {
         let (bucket, prefix) = match url {
@@ -111,9 +172,9 @@ impl Endpoints {
         let config = S3Config {
             bucket,
             prefix,
-            region: self.region.clone()?,
-            endpoint: settings.endpoint.clone(),
-            addressing: match settings.addressing {
+            region: place.region,
+            endpoint: place.endpoint,
+            addressing: match place.addressing {
                 cli::Addressing::Auto => Addressing::Auto,
                 cli::Addressing::Path => Addressing::Path,
                 cli::Addressing::Virtual => Addressing::Virtual,
@@ -123,7 +184,7 @@ impl Endpoints {
             sse_kms_key_id: settings.sse_kms_key_id.clone(),
             acl: settings.acl.clone(),
         };
-        let store = S3Store::new(config, self.store_client.clone(), self.credentials.clone())?;
+        let store = S3Store::new(config, self.store_client.clone(), place.credentials)?;
         Ok(Box::new(self.with_retries(store, cancel)))
     }
 

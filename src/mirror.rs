@@ -27,6 +27,8 @@ use crate::run::retry::{Backoff, Policy, sleep};
 pub use crate::run::{Cancel, MIN_MEMORY_BYTES};
 use crate::source::{Source, SourceErrorKind};
 use crate::store::{Store, StoreErrorKind};
+pub use crate::transfer::MirrorSource;
+use crate::transfer::copy::Copying;
 
 /// How often a stream that breaks in the middle is begun, and the wait before it is begun again.
 const STREAM_POLICY: Policy = Policy::of(5, Duration::from_millis(200));
@@ -122,18 +124,32 @@ pub fn mirror(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Summary, MirrorError> {
-    run(source, store, options, progress).map_err(|error| {
-        // Whoever cancels may also have cut the connections: that is no failure of theirs.
-        if options.cancel.is_cancelled() && is_transient(&error) {
-            log::info!("{error}");
-            return MirrorError::Interrupted;
-        }
-        error
-    })
+    run(source, None, store, options, progress).map_err(|error| ended(error, options))
+}
+
+/// The same from another mirror: its keys are copied.
+pub fn mirror_mirror(
+    source: &MirrorSource,
+    store: &dyn Store,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary, MirrorError> {
+    let from = Some(source.store());
+    run(source, from, store, options, progress).map_err(|error| ended(error, options))
+}
+
+fn ended(error: MirrorError, options: &Options) -> MirrorError {
+    // Whoever cancels may also have cut the connections: that is no failure of theirs.
+    if options.cancel.is_cancelled() && is_transient(&error) {
+        log::info!("{error}");
+        return MirrorError::Interrupted;
+    }
+    error
 }
 
 fn run(
     source: &dyn Source,
+    from: Option<&dyn Store>,
     store: &dyn Store,
     options: &Options,
     progress: &dyn Progress,
@@ -174,28 +190,37 @@ fn run(
         sweep(store)?;
         let fetching = !unchanged || options.full;
         let fence = if fetching { Some(fence::Fence::read(store)?) } else { None };
-        let git = fetching.then_some(|options: &Options, pointers: &lfs::Queue| {
-            let seen = Seen { pointers, tags: &tags };
-            fetch(source, store, options, progress, &published, &wanted, thin, seen)
-        });
         let fetched;
-        (fetched, lfs) = store_all(source, store, options, progress, &wanted, git)?;
+        (fetched, lfs) = match from {
+            Some(from) => copy_all(from, store, options, progress, fetching)?,
+            None => {
+                let git = fetching.then_some(|options: &Options, pointers: &lfs::Queue| {
+                    let seen = Seen { pointers, tags: &tags };
+                    fetch(source, store, options, progress, &published, &wanted, thin, seen)
+                });
+                store_all(source, store, options, progress, &wanted, git)?
+            }
+        };
         if let Some(new) = &fetched {
             written = new.written;
             tags.fill(&mut wanted);
         }
-        if let Some(Fetched { complete, replaced, .. }) = fetched {
+        if let Some(Fetched { complete, replaced, copied, .. }) = fetched {
             progress.phase("publishing");
             if let Some(fence) = fence {
                 fence.check(store)?;
             }
+            publish::list_copied(store, &copied)?;
             publish::publish(store, complete, &published, &wanted, &replaced)?;
         }
         let is_stale = match &recorded {
             None => true,
             Some(state) => {
                 state.describes(&wanted.refs, Some(&wanted.head)) == Some(false)
-                    || !state::is_same_source(Some(state), &source.describe())
+                    || !state::is_same_source(
+                        Some(state),
+                        &source.origin().unwrap_or_else(|| source.describe()),
+                    )
             }
         };
         // LFS objects alone are news, too: fewer lack.
@@ -266,7 +291,7 @@ fn refuse_another_source(
     source: &dyn Source,
     recorded: Option<&state::Recorded>,
 ) -> Result<(), MirrorError> {
-    let now = source.describe();
+    let now = source.origin().unwrap_or_else(|| source.describe());
     if state::is_same_source(recorded, &now) {
         return Ok(());
     }
@@ -371,6 +396,43 @@ fn store_all(
     })
 }
 
+/// Copies what another mirror has: LFS objects, and git objects if they are news.
+fn copy_all(
+    from: &dyn Store,
+    store: &dyn Store,
+    options: &Options,
+    progress: &dyn Progress,
+    fetching: bool,
+) -> Result<(Option<Fetched>, lfs::Outcome), MirrorError> {
+    let temp = TempKeys::new(store);
+    let copying = Copying {
+        from,
+        to: store,
+        temp: &temp,
+        progress,
+        cancel: &options.cancel,
+        concurrency: options.concurrency,
+        memory_bytes: options.memory_bytes.max(MIN_MEMORY_BYTES),
+    };
+    progress.phase("comparing with the other mirror");
+    let copied = || -> Result<_, MirrorError> {
+        let git = if fetching { Some(copying.git()?) } else { None };
+        let written = if options.lfs { copying.lfs()? } else { 0 };
+        Ok((git, written))
+    };
+    let outcome = copied();
+    let cleaned = temp.clean();
+    let (git, written) = outcome?;
+    cleaned?;
+    let fetched = git.map(|copied| Fetched {
+        complete: Complete::by_copying(),
+        written: (copied.objects, copied.bytes),
+        replaced: Vec::new(),
+        copied: copied.packs,
+    });
+    Ok((fetched, lfs::Outcome { written, ..lfs::Outcome::default() }))
+}
+
 /// Who waits for the end of what panicked would wait for ever.
 struct GiveUpOnPanic<'q>(&'q lfs::Queue);
 
@@ -389,6 +451,8 @@ struct Fetched {
     written: (u64, u64),
     /// Packs that the new one stands for.
     replaced: Vec<String>,
+    /// Packs that were copied from another mirror: all that it lists.
+    copied: Vec<String>,
 }
 
 /// What looks at objects that pass through.
@@ -441,6 +505,7 @@ fn fetch(
             complete: Complete::nothing_to_fetch(),
             written: (0, 0),
             replaced: Vec::new(),
+            copied: Vec::new(),
         });
     }
     let haves: Vec<Oid> = haves.into_iter().collect();
@@ -477,7 +542,7 @@ fn fetch(
         (Ok(complete), Ok(())) => {
             let Written { objects, bytes } = env.written;
             let written = (objects.into_inner(), bytes.into_inner());
-            Ok(Fetched { complete, written, replaced })
+            Ok(Fetched { complete, written, replaced, copied: Vec::new() })
         }
         (Ok(_), Err(error)) => Err(error.into()),
         (Err(error), cleaned) => {

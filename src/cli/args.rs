@@ -110,6 +110,18 @@ pub(super) struct MirrorArgs {
     /// path or virtual
     #[argh(option, from_str_fn(addressing))]
     pub addressing_style: Option<Addressing>,
+    /// address of the store of mirror: sources
+    #[argh(option)]
+    pub source_endpoint_url: Vec<String>,
+    /// its region
+    #[argh(option, from_str_fn(header_safe))]
+    pub source_region: Option<String>,
+    /// profile for it
+    #[argh(option)]
+    pub source_profile: Option<String>,
+    /// path or virtual, for it
+    #[argh(option, from_str_fn(addressing))]
+    pub source_addressing_style: Option<Addressing>,
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,

@@ -185,6 +185,8 @@ pub struct Settings {
     pub profile_from_flag: bool,
     /// How a bucket is named in a request.
     pub addressing: Addressing,
+    /// What is different for the stores of `mirror:` sources: `--source-endpoint-url` and the like.
+    pub mirror_source: MirrorSourceSettings,
     /// `x-amz-storage-class` of what is written.
     pub storage_class: Option<String>,
     /// `x-amz-server-side-encryption` of what is written.
@@ -195,6 +197,19 @@ pub struct Settings {
     pub acl: Option<String>,
     /// `AWS_MAX_ATTEMPTS`: tries of one request, the first included.
     pub max_attempts: Option<u32>,
+}
+
+/// How to reach the stores of `mirror:` sources, where that differs from those of the targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MirrorSourceSettings {
+    /// `--source-endpoint-url`, without a slash at its end.
+    pub endpoint: Option<String>,
+    /// `--source-region`.
+    pub region: Option<String>,
+    /// `--source-profile`.
+    pub profile: Option<String>,
+    /// `--source-addressing-style`.
+    pub addressing: Option<Addressing>,
 }
 
 /// Lets argh fill the fields. Its errors quote values: userinfo is taken out of them.
@@ -368,6 +383,16 @@ pub(super) fn settings(
         allow_redirect_host: args.allow_redirect_host,
         source_header_file: args.source_header_file.clone(),
         endpoint: endpoint(&args.endpoint_url, env)?,
+        mirror_source: MirrorSourceSettings {
+            endpoint: match &args.source_endpoint_url[..] {
+                [] => None,
+                [one] => Some(urls::endpoint(one, "--source-endpoint-url")?),
+                _ => return Err(CliError::new("--source-endpoint-url was given twice")),
+            },
+            region: args.source_region.clone(),
+            profile: args.source_profile.clone(),
+            addressing: args.source_addressing_style,
+        },
         region: args.region.clone().or_else(|| env.first(&["AWS_REGION", "AWS_DEFAULT_REGION"])),
         profile: args.profile.clone().or_else(|| env.first(&["AWS_PROFILE"])),
         profile_from_flag: args.profile.is_some(),
@@ -480,6 +505,8 @@ mod tests {
             "--layout=pack --refs refs/heads/* --exclude-refs refs/heads/tmp --no-lfs --full --force --move-source \
              --lfs-allow-other-host --allow-redirect-host \
              -n --concurrency 8 --jobs=2 --memory 32 --fail-fast --endpoint-url http://e:9/ \
+             --source-endpoint-url http://s:8 --source-region sr --source-profile sp \
+             --source-addressing-style path \
              --region r --profile p --addressing-style path --ca-bundle ca.pem --storage-class S \
              --sse aws:kms --sse-kms-key-id K --acl public-read --source-header-file h -vv --json \
              --progress never --max-packs 7 --metrics-file m.prom",
@@ -499,6 +526,12 @@ mod tests {
             allow_redirect_host: true,
             source_header_file: Some("h".into()),
             endpoint: some("http://e:9"),
+            mirror_source: MirrorSourceSettings {
+                endpoint: some("http://s:8"),
+                region: some("sr"),
+                profile: some("sp"),
+                addressing: Some(Addressing::Path),
+            },
             region: some("r"),
             profile: some("p"),
             profile_from_flag: true,

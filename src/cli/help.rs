@@ -16,8 +16,10 @@ Usage: mirror-git-to-s3 --source URL --target s3://BUCKET/PREFIX [options]
 Each of the last four has its own --help.
 
 What to mirror:
-  --source URL             https://..., http://..., bundle:PATH, or - for a
-                           bundle on standard input; repeatable
+  --source URL             https://..., http://..., bundle:PATH, - for a bundle
+                           on standard input, or another mirror:
+                           mirror:s3://BUCKET/PREFIX, mirror:file:///DIRECTORY;
+                           repeatable
   --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable,
                            the n-th target belongs to the n-th source
   --manifest FILE          one 'SOURCE TARGET' a line, # comments; - for stdin
@@ -47,6 +49,13 @@ Store:
   --profile P              profile of the AWS configuration files
   --addressing-style S     auto, path or virtual [default: auto: path with an
                            endpoint of your own, virtual on AWS]
+  --source-endpoint-url URL
+                           address of the store of mirror: sources [default of
+                           this and the next three: as for the target]
+  --source-region R        its region
+  --source-profile P       profile for it
+  --source-addressing-style S
+                           auto, path or virtual, for it
   --storage-class C        of every object written
   --sse S                  encryption at rest: AES256, aws:kms
   --sse-kms-key-id K       key for --sse aws:kms

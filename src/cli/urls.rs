@@ -24,10 +24,12 @@ pub enum SourceUrl {
     Bundle(PathBuf),
     /// A git bundle on standard input.
     Stdin,
+    /// Another mirror.
+    Mirror(TargetUrl),
 }
 
 impl SourceUrl {
-    /// Reads `https://…`, `http://…`, `bundle:PATH` or `-`.
+    /// Reads `https://…`, `http://…`, `bundle:PATH`, `mirror:URL` or `-`.
     pub fn parse(text: &str) -> Result<Self, CliError> {
         let bad = |why: &str| Err(CliError::new(format!("source: {why}")));
         if text == "-" {
@@ -39,10 +41,14 @@ impl SourceUrl {
                 path => Ok(SourceUrl::Bundle(path.into())),
             };
         }
+        if let Some(url) = text.strip_prefix("mirror:") {
+            return mirror(url);
+        }
         match split_http(text) {
-            Err(Unusable::Scheme) => {
-                bad("want https://…, http://…, bundle:PATH, or - for a bundle on standard input")
-            }
+            Err(Unusable::Scheme) => bad(
+                "want https://…, http://…, bundle:PATH, mirror:URL, or - for a bundle on standard \
+                 input",
+            ),
             Err(Unusable::Because(why)) => bad(why),
             Ok((url, userinfo)) => {
                 Ok(SourceUrl::Http { url, userinfo: userinfo.map(str::to_owned) })
@@ -69,6 +75,7 @@ impl fmt::Display for SourceUrl {
             SourceUrl::Http { url, .. } => f.pad(url),
             SourceUrl::Bundle(path) => write!(f, "bundle:{}", path.display()),
             SourceUrl::Stdin => f.pad("-"),
+            SourceUrl::Mirror(url) => write!(f, "mirror:{url}"),
         }
     }
 }
@@ -76,6 +83,25 @@ impl fmt::Display for SourceUrl {
 impl fmt::Debug for SourceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SourceUrl({self})")
+    }
+}
+
+/// A mirror as a source. A web server can't list its keys, and without a list nobody knows what there
+/// is to copy.
+fn mirror(url: &str) -> Result<SourceUrl, CliError> {
+    if url.starts_with("https://") || url.starts_with("http://") {
+        return Err(CliError::new(
+            "source: a mirror behind http(s) cannot be copied, because a web server does not list \
+             its keys: use mirror:s3://BUCKET/PREFIX or mirror:file:///DIRECTORY",
+        ));
+    }
+    match TargetUrl::parse(url) {
+        Ok(url) => Ok(SourceUrl::Mirror(url)),
+        Err(error) => {
+            let words = error.to_string();
+            let words = words.strip_prefix("target: ").unwrap_or(&words);
+            Err(CliError::new(format!("source: mirror: {words}")))
+        }
     }
 }
 
@@ -287,6 +313,8 @@ mod tests {
     #[test]
     fn sources_are_smart_http_bundles_and_standard_input() {
         for (text, shown) in [
+            ("mirror:s3://b/p/", "mirror:s3://b/p"),
+            ("mirror:file:///a//", "mirror:file:///a"),
             ("https://h/r.git", "https://h/r.git"),
             ("HTTP://h:8080/a/b", "http://h:8080/a/b"),
             ("https://[::1]:9/r", "https://[::1]:9/r"),

@@ -7,12 +7,13 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Instant, SystemTime};
 
 use crate::cli::manifest::Pair;
+use crate::cli::urls::SourceUrl;
 use crate::cli::{CliError, MirrorCommand, Output, ProgressMode, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
 use crate::logging;
-use crate::mirror::{MirrorError, Options, mirror};
+use crate::mirror::{MirrorError, MirrorSource, Options, mirror, mirror_mirror};
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
 use crate::report::{self, Report};
 use crate::signals::{self, Interruption};
@@ -60,7 +61,22 @@ fn bars(output: &Output, repositories: usize) -> Option<Bars> {
 }
 
 /// Both ends of one mirror.
-type Ends = (Box<dyn Source>, Box<dyn Store>);
+type Ends = (From, Box<dyn Store>);
+
+/// Where a mirror comes from.
+enum From {
+    Repository(Box<dyn Source>),
+    Mirror(Box<MirrorSource>),
+}
+
+impl From {
+    fn source(&self) -> &dyn Source {
+        match self {
+            From::Repository(source) => source.as_ref(),
+            From::Mirror(source) => source.as_ref(),
+        }
+    }
+}
 
 /// What the jobs share.
 struct Work<'a> {
@@ -84,11 +100,19 @@ impl Work<'_> {
                 // The bar is gone again before the result is told.
                 let result = {
                     let progress = self.progress(pair);
-                    mirror(source.as_ref(), store.as_ref(), &self.options, progress.as_ref())
+                    let (store, progress) = (store.as_ref(), progress.as_ref());
+                    match &source {
+                        From::Repository(source) => {
+                            mirror(source.as_ref(), store, &self.options, progress)
+                        }
+                        From::Mirror(from) => mirror_mirror(from, store, &self.options, progress),
+                    }
                 };
                 match result {
                     Ok(summary) => Report::of_summary(pair, summary, self.options.dry_run),
-                    Err(error) => failed(error).with_requests(source.requests(), store.requests()),
+                    Err(error) => {
+                        failed(error).with_requests(source.source().requests(), store.requests())
+                    }
                 }
             }
         };
@@ -99,7 +123,14 @@ impl Work<'_> {
 
     fn open(&self, pair: &Pair) -> Result<Ends, MirrorError> {
         let store = self.endpoints.open_store(&pair.target, &self.options.cancel)?;
-        Ok((self.endpoints.open_source(&pair.source, &self.options.cancel)?, store))
+        let cancel = &self.options.cancel;
+        let from = match &pair.source {
+            SourceUrl::Mirror(url) => {
+                From::Mirror(Box::new(self.endpoints.open_mirror(url, cancel)?))
+            }
+            other => From::Repository(self.endpoints.open_source(other, cancel)?),
+        };
+        Ok((from, store))
     }
 
     /// Bars if there are any; else lines, which the log drops below `-v`.
@@ -207,7 +238,7 @@ impl Teller<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::urls::{SourceUrl, TargetUrl};
+    use crate::cli::urls::TargetUrl;
     use std::slice::from_ref;
     use std::time::Duration;
 

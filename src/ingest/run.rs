@@ -30,6 +30,12 @@ impl Complete {
     pub(crate) fn nothing_to_fetch() -> Self {
         Complete { pack: None, _private: () }
     }
+
+    /// Everything was copied from a whole mirror, and proven: for `transfer` alone, whose own proof
+    /// comes before this one.
+    pub(crate) fn by_copying() -> Self {
+        Complete { pack: None, _private: () }
+    }
 }
 
 impl AllStored for Complete {

@@ -2,7 +2,10 @@
 
 use super::listing::LFS;
 use crate::git::lfs_pointer::sha256;
-use crate::store::Key;
+use crate::store::{Key, ObjectHeaders};
+
+/// What they are stored with.
+pub(crate) const HEADERS: ObjectHeaders = ObjectHeaders::immutable("application/octet-stream");
 
 /// `lfs/objects/aa/bb/<oid>`.
 pub(crate) fn key(oid: &[u8; 32]) -> Key {

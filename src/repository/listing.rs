@@ -41,12 +41,17 @@ pub(crate) fn pages_at_once<E: From<StoreError> + Send>(
     if next.is_none() {
         return page(objects);
     }
+    for_each(&folders(folder), threads, "list", |folder| pages(store, folder, &page))
+}
+
+/// The folders below [`OBJECTS`] or [`LFS`] that hold objects.
+pub(crate) fn folders(folder: &str) -> Vec<String> {
     let mut folders: Vec<String> = (0..256).map(|n| format!("{folder}{n:02x}/")).collect();
     if folder == OBJECTS {
         // What lies in no folder of two digits.
         folders.push("objects/pack/".to_owned());
     }
-    for_each(&folders, threads, "list", |folder| pages(store, folder, &page))
+    folders
 }
 
 #[cfg(test)]

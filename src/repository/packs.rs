@@ -1,7 +1,12 @@
 //! The names of packs: their keys, and the list of them that dumb readers ask for.
 
 use crate::git::object::Oid;
-use crate::store::Key;
+use crate::store::{Key, ObjectHeaders};
+
+/// As git's own http-backend serves them (`http-backend.c`, `get_pack_file`, `get_idx_file`).
+pub(crate) const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects");
+pub(crate) const INDEX: ObjectHeaders =
+    ObjectHeaders::immutable("application/x-git-packed-objects-toc");
 
 /// A pack that is stored with its index: `pack-<40 hex>`.
 #[derive(Clone, Debug, PartialEq, Eq)]

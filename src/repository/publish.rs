@@ -232,6 +232,18 @@ fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
     Ok(packs)
 }
 
+/// Lists the packs that were copied from another mirror, in its order. They are all that it has, so
+/// others that are listed here are retired. None: nothing changes.
+pub(crate) fn list_copied(store: &dyn Store, copied: &[String]) -> Result<(), MirrorError> {
+    let Some(newest) = copied.last() else { return Ok(()) };
+    let mut retired = listed_packs(store)?;
+    retired.retain(|name| !copied.contains(name));
+    if !retired.is_empty() {
+        replaced::note(store, newest, &retired)?;
+    }
+    copied.iter().try_for_each(|name| list_packs(store, Some(name), &retired))
+}
+
 /// Makes `wanted` the mirror's refs. Everything that they need is stored: the proof is consumed.
 /// `replaced` are packs that the new one stands for.
 pub(crate) fn publish(

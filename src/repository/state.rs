@@ -130,10 +130,11 @@ pub(crate) fn write(
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let redirected_to = source.redirected_to();
+    let origin = source.origin();
     let source = source.describe();
     let known = || recorded.and_then(Recorded::repository).map(str::to_owned);
     let state = State {
-        repository: identity(&source).is_some().then(|| source.clone()).or_else(known),
+        repository: identity(&source).is_some().then(|| source.clone()).or(origin).or_else(known),
         source,
         redirected_to,
         tool: concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")),

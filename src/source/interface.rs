@@ -19,6 +19,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The URL of the repository that it is a copy of, if it is one (a mirror).
+    fn origin(&self) -> Option<String> {
+        None
+    }
+
     /// Asks for the refs. Each call is a fresh question.
     fn advertisement(&self) -> Result<Advertisement, SourceError>;
 

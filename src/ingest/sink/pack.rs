@@ -37,14 +37,10 @@ use crate::repository::blocks::BlockCache;
 use crate::repository::contents::{Content, Contents};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
-use crate::repository::packs::{StoredPack, key};
+use crate::repository::packs::{INDEX, PACK, StoredPack, key};
 use crate::repository::parts::{Parts, copy_any_size};
 use crate::repository::reopen::Reopening;
-use crate::store::{Key, ObjectHeaders, Store, Upload};
-
-/// As git's own http-backend serves them (`http-backend.c`, `get_pack_file`, `get_idx_file`).
-const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects");
-const INDEX: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects-toc");
+use crate::store::{Key, Store, Upload};
 
 pub(in crate::ingest) struct Pack<'e> {
     store: &'e dyn Store,

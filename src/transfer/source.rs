@@ -1,0 +1,80 @@
+//! A mirror as a [`Source`]: its refs, and the store that its keys are copied from.
+
+use std::io::Read;
+
+use crate::git::object::Oid;
+use crate::git::refs::{Advertisement, Head};
+use crate::repository::error::MirrorError;
+use crate::repository::publish::Published;
+use crate::repository::state::Recorded;
+use crate::source::{Source, SourceError, SourceErrorKind};
+use crate::store::{Store, StoreErrorKind};
+
+/// A mirror that another one is made from.
+pub struct MirrorSource {
+    store: Box<dyn Store>,
+}
+
+impl MirrorSource {
+    /// The mirror in `store`, which must be able to list its keys. Nothing is read yet.
+    pub fn new(store: Box<dyn Store>) -> Self {
+        MirrorSource { store }
+    }
+
+    /// Where its keys are.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    fn failed(&self, error: MirrorError) -> SourceError {
+        let kind = match &error {
+            MirrorError::Store(error) => match error.kind {
+                StoreErrorKind::Transient { retry_after } => {
+                    SourceErrorKind::Transient { retry_after }
+                }
+                StoreErrorKind::Denied => SourceErrorKind::Denied,
+                _ => SourceErrorKind::Fatal,
+            },
+            _ => SourceErrorKind::Fatal,
+        };
+        SourceError { kind, url: self.describe(), message: error.to_string() }
+    }
+}
+
+impl Source for MirrorSource {
+    fn describe(&self) -> String {
+        format!("mirror:{}", self.store.describe())
+    }
+
+    fn origin(&self) -> Option<String> {
+        let recorded = Recorded::read(&*self.store).ok().flatten()?;
+        recorded.repository().map(str::to_owned)
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        let published = Published::read(&*self.store).map_err(|error| self.failed(error))?;
+        if !published.exists() {
+            return Err(SourceError {
+                kind: SourceErrorKind::Fatal,
+                url: self.describe(),
+                message: "no mirror there: it has no info/refs".into(),
+            });
+        }
+        let head = published.head.clone().unwrap_or(Head::Absent);
+        Ok(Advertisement { refs: published.refs, head })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        _: &[Oid],
+        _: &[Oid],
+        _: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        let message = "internal error: a mirror is copied, it sends no pack".into();
+        Err(SourceError { kind: SourceErrorKind::Fatal, url: self.describe(), message })
+    }
+
+    fn requests(&self) -> u64 {
+        self.store.requests()
+    }
+}

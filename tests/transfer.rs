@@ -1,0 +1,339 @@
+//! A mirror made from another mirror: across an air gap, to a second store, and what is broken on the
+//! way is never published.
+
+#[path = "support/git_http.rs"]
+mod git_http;
+#[path = "support/hooked_store.rs"]
+mod hooked_store;
+#[path = "support/lfs_server.rs"]
+mod lfs_server;
+#[path = "support/local_git.rs"]
+mod local_git;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/s3_server.rs"]
+mod s3_server;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use git_http::StaticHttp;
+use hooked_store::dump;
+use local_git::{LocalGit, Repo, assert_same_repository, git, run};
+use mirror_git_to_s3::exit_code::ExitCode;
+use mirror_git_to_s3::mirror::{
+    Layout, MirrorError, MirrorSource, Options, Status, Summary, mirror, mirror_mirror,
+};
+use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::source::Source;
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
+use program::program;
+use s3_server::S3Server;
+
+const LAYOUTS: [Layout; 2] = [Layout::Loose, Layout::Pack];
+
+fn options(layout: Layout) -> Options {
+    Options { layout, ..Options::default() }
+}
+
+fn filled(repo: &Repo, layout: Layout) -> MemoryStore {
+    let store = MemoryStore::new();
+    mirror(&LocalGit::new(repo.path()), &store, &options(layout), &Silent).unwrap();
+    store
+}
+
+fn repo() -> Repo {
+    let repo = Repo::new();
+    for number in 0..20_u32 {
+        let text = format!("version {number}\n").repeat(200);
+        repo.commit("refs/heads/main", &[("a", text.as_bytes()), ("b", &number.to_be_bytes())]);
+    }
+    repo.git(&["tag", "-a", "-m", "v1", "v1", "refs/heads/main"]);
+    repo
+}
+
+fn copy(from: &MemoryStore, to: &dyn Store) -> Result<Summary, MirrorError> {
+    let source = MirrorSource::new(Box::new(from.clone()));
+    mirror_mirror(&source, to, &Options::default(), &Silent)
+}
+
+fn put(store: &MemoryStore, key: &str, bytes: &[u8]) {
+    let headers = ObjectHeaders::immutable("application/octet-stream");
+    store.put(&Key::new(key).unwrap(), bytes, headers, None).unwrap();
+}
+
+/// Puts an LFS object where a mirror has it.
+fn put_lfs(store: &MemoryStore, content: &[u8]) -> String {
+    let oid = lfs_server::oid(content);
+    let key = format!("lfs/objects/{}/{}/{oid}", &oid[..2], &oid[2..4]);
+    put(store, &key, content);
+    key
+}
+
+/// What readers see of a mirror.
+fn published(store: &MemoryStore) -> Vec<(String, Arc<[u8]>)> {
+    let kept = |key: &str| !key.starts_with("mirror_state/");
+    let all = store.snapshot().into_iter().filter(|(key, _)| kept(key));
+    all.map(|(key, object)| (key, object.bytes)).collect()
+}
+
+#[test]
+fn copy_of_a_mirror_has_the_same_keys_and_git_reads_it() {
+    let repo = repo();
+    for layout in LAYOUTS {
+        let from = filled(&repo, layout);
+        let lfs = put_lfs(&from, b"an LFS object");
+        let to = MemoryStore::new();
+        let summary = copy(&from, &to).unwrap();
+        assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
+        assert_eq!(summary.objects_written, repo.objects().len() as u64, "{layout:?}");
+        assert_eq!(published(&to), published(&from), "{layout:?}");
+        assert!(to.bytes(&lfs).is_some());
+        assert_eq!(to.open_uploads(), 0);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(dump(&to, dir.path()));
+        assert_same_repository(repo.path(), dir.path());
+    }
+}
+
+#[test]
+fn second_trip_copies_only_what_is_new() {
+    let repo = repo();
+    for layout in LAYOUTS {
+        let (from, to) = (filled(&repo, layout), MemoryStore::new());
+        copy(&from, &to).unwrap();
+        to.clear_recorded();
+        assert_eq!(copy(&from, &to).unwrap().status, Status::Unchanged);
+        assert_eq!(to.count(Operation::Put), 0, "{layout:?}");
+        let before = to.keys().len();
+        let new = format!("{layout:?}");
+        repo.commit("refs/heads/main", &[(&new, new.as_bytes())]);
+        mirror(&LocalGit::new(repo.path()), &from, &options(layout), &Silent).unwrap();
+        to.clear_recorded();
+        let summary = copy(&from, &to).unwrap();
+        assert_eq!((summary.status, summary.objects_written), (Status::Ok, 3), "{layout:?}");
+        let new = to.keys().len() - before;
+        assert!(new <= 3, "{layout:?}: {new} keys more");
+        assert_eq!(published(&to), published(&from), "{layout:?}");
+    }
+}
+
+#[test]
+fn lfs_object_that_came_later_is_copied_although_no_ref_has_moved() {
+    let (from, to) = (filled(&repo(), Layout::Pack), MemoryStore::new());
+    copy(&from, &to).unwrap();
+    let key = put_lfs(&from, b"late");
+    let summary = copy(&from, &to).unwrap();
+    assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
+    assert!(to.bytes(&key).is_some());
+}
+
+/// Every kind of content, damaged in every way: named, and nothing is published.
+#[test]
+fn damaged_key_is_named_and_nothing_is_published() {
+    let repo = repo();
+    for layout in LAYOUTS {
+        let sound = filled(&repo, layout);
+        put_lfs(&sound, b"an LFS object");
+        let begins = |key: &str| ["objects/", "lfs/"].iter().any(|part| key.starts_with(part));
+        let keys = sound.keys().into_iter().filter(|key| begins(key) && !key.contains("info"));
+        let keys: Vec<String> = keys.collect();
+        assert!(keys.len() >= 3);
+        for key in keys.iter().step_by(1 + keys.len() / 12) {
+            for damage in ["flipped", "cut", "empty", "longer", "another"] {
+                let from = filled(&repo, layout);
+                put_lfs(&from, b"an LFS object");
+                let mut bytes = from.bytes(key).unwrap().to_vec();
+                let middle = bytes.len() / 2;
+                match damage {
+                    "flipped" => bytes[middle] ^= 1,
+                    "cut" => bytes.truncate(middle),
+                    "empty" => bytes.clear(),
+                    "longer" => bytes.push(0),
+                    _ => {
+                        bytes =
+                            from.bytes(keys.iter().find(|k| *k != key).unwrap()).unwrap().to_vec()
+                    }
+                }
+                put(&from, key, &bytes);
+                let to = MemoryStore::new();
+                let error = copy(&from, &to).expect_err(&format!("{key} {damage}"));
+                assert!(error.to_string().contains(key.as_str()), "{key} {damage}: {error}");
+                assert!(to.bytes("info/refs").is_none(), "{key} {damage}");
+                assert!(to.bytes(key).is_none(), "{key} {damage}");
+                assert_eq!(to.open_uploads(), 0);
+                assert!(!to.keys().iter().any(|key| key.starts_with("mirror_tmp/")));
+            }
+        }
+    }
+}
+
+#[test]
+fn listed_pack_that_is_missing_is_named_and_nothing_is_published() {
+    let from = filled(&repo(), Layout::Pack);
+    let pack = from.keys().into_iter().find(|key| key.ends_with(".idx")).unwrap();
+    from.delete(&[Key::new(pack.clone()).unwrap()]).unwrap();
+    let to = MemoryStore::new();
+    let error = copy(&from, &to).unwrap_err().to_string();
+    assert!(error.contains(&pack) && error.contains("missing"), "{error}");
+    assert!(to.bytes("info/refs").is_none());
+}
+
+/// Whichever request fails: nothing half is published, and the next run completes it.
+#[test]
+fn nth_request_fails_and_the_next_run_completes_the_copy() {
+    let repo = repo();
+    for layout in LAYOUTS {
+        let from = filled(&repo, layout);
+        put_lfs(&from, b"an LFS object");
+        for n in 1.. {
+            let to = MemoryStore::new();
+            to.inject(Fault::new(StoreErrorKind::Other).nth(n));
+            let failed = copy(&from, &to).is_err();
+            to.clear_faults();
+            if failed && to.bytes("info/refs").is_some() {
+                let dir = tempfile::tempdir().unwrap();
+                assert!(dump(&to, dir.path()));
+                assert_same_repository(repo.path(), dir.path());
+            }
+            copy(&from, &to).unwrap();
+            assert_eq!(published(&to), published(&from), "{layout:?} {n}");
+            if !failed && to.recorded().len() < n as usize {
+                break;
+            }
+            assert!(n < 400);
+        }
+    }
+}
+
+#[test]
+fn mirror_of_another_repository_is_refused_as_a_source() {
+    let (from, other) = (MemoryStore::new(), MemoryStore::new());
+    for (store, url) in [(&from, "https://git.example/a"), (&other, "https://git.example/b")] {
+        mirror(&Named(LocalGit::new(repo().path()), url), store, &Options::default(), &Silent)
+            .unwrap();
+    }
+    let error = copy(&from, &other).unwrap_err();
+    assert!(
+        matches!(&error, MirrorError::Guard(words) if words.contains("git.example/a")),
+        "{error}"
+    );
+    let source = MirrorSource::new(Box::new(from.clone()));
+    let moved = Options { move_source: true, ..Options::default() };
+    mirror_mirror(&source, &other, &moved, &Silent).unwrap();
+    // Now it is a mirror of the first one, for that one's own URL, too.
+    let state =
+        String::from_utf8(other.bytes("mirror_state/state.json").unwrap().to_vec()).unwrap();
+    assert!(state.contains("\"repository\": \"https://git.example/a\""), "{state}");
+}
+
+/// A local repository under a URL.
+struct Named<'a>(LocalGit, &'a str);
+
+impl Source for Named<'_> {
+    fn describe(&self) -> String {
+        self.1.to_owned()
+    }
+    fn advertisement(
+        &self,
+    ) -> Result<mirror_git_to_s3::git::refs::Advertisement, mirror_git_to_s3::source::SourceError>
+    {
+        self.0.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[mirror_git_to_s3::git::object::Oid],
+        haves: &[mirror_git_to_s3::git::object::Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn std::io::Read + Send + 'a>, mirror_git_to_s3::source::SourceError> {
+        self.0.fetch(wants, haves, words)
+    }
+    fn requests(&self) -> u64 {
+        self.0.requests()
+    }
+}
+
+#[test]
+fn large_objects_go_in_parts_and_leave_no_upload() {
+    let from = filled(&repo(), Layout::Pack);
+    let content: Vec<u8> = (0..20_000_000_u32).map(|n| (n / 7) as u8).collect();
+    let key = put_lfs(&from, &content);
+    let to = MemoryStore::new();
+    copy(&from, &to).unwrap();
+    assert!(to.bytes(&key).as_deref() == Some(&content[..]));
+    assert_eq!((to.count(Operation::CreateUpload), to.open_uploads()), (1, 0));
+    assert!(!to.keys().iter().any(|key| key.starts_with("mirror_tmp/")));
+}
+
+#[test]
+fn packs_that_the_other_mirror_has_merged_leave_the_list() {
+    let repo = repo();
+    let (from, to) = (filled(&repo, Layout::Pack), MemoryStore::new());
+    repo.commit("refs/heads/main", &[("new", b"new")]);
+    mirror(&LocalGit::new(repo.path()), &from, &options(Layout::Pack), &Silent).unwrap();
+    copy(&from, &to).unwrap();
+    let full = Options { full: true, ..options(Layout::Pack) };
+    mirror(&LocalGit::new(repo.path()), &from, &full, &Silent).unwrap();
+    repo.commit("refs/heads/main", &[("newer", b"newer")]);
+    mirror(&LocalGit::new(repo.path()), &from, &options(Layout::Pack), &Silent).unwrap();
+    copy(&from, &to).unwrap();
+    assert_eq!(to.bytes("objects/info/packs"), from.bytes("objects/info/packs"));
+    let dir = tempfile::tempdir().unwrap();
+    assert!(dump(&to, dir.path()));
+    assert_same_repository(repo.path(), dir.path());
+}
+
+/// From a directory, as on a USB disk, into a bucket, by the program; git clones it from there.
+#[test]
+fn program_carries_a_mirror_from_a_directory_into_a_bucket() {
+    let (repo, home) = (repo(), tempfile::tempdir().unwrap());
+    let usb = home.path().join("usb.git");
+    let bundle = home.path().join("a.bundle");
+    run(
+        git(repo.path()).args(["bundle", "create", "-q"]).arg(&bundle).args(["--all", "HEAD"]),
+        b"",
+    );
+    let s3_dir = home.path().join("s3");
+    std::fs::create_dir_all(s3_dir.join("mirrors")).unwrap();
+    let s3 = S3Server::start(&s3_dir);
+    let mirror = |source: &str, target: &str, more: &[&str]| {
+        let mut command = program(home.path());
+        command.args(["--source", source, "--target", target]).args(more);
+        command.env("AWS_ACCESS_KEY_ID", &s3.access_key);
+        command.env("AWS_SECRET_ACCESS_KEY", &s3.secret_key);
+        command.env("AWS_ENDPOINT_URL_S3", s3.endpoint());
+        let output = command.output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), words)
+    };
+    let usb_url = format!("file://{}", usb.display());
+    let (code, words) =
+        mirror(&format!("bundle:{}", bundle.display()), &usb_url, &["--layout", "pack"]);
+    assert_eq!(code, 0, "{words}");
+    let (code, words) = mirror(&format!("mirror:{usb_url}"), "s3://mirrors/a.git", &[]);
+    assert_eq!(code, 0, "{words}");
+    // And from that bucket to a folder, with the source's own endpoint.
+    let back = home.path().join("back.git");
+    let back_url = format!("file://{}", back.display());
+    let endpoint = s3.endpoint();
+    let flags = ["--source-endpoint-url", &endpoint, "--endpoint-url", "http://127.0.0.1:1"];
+    let (code, words) = mirror("mirror:s3://mirrors/a.git", &back_url, &flags);
+    assert_eq!(code, 0, "{words}");
+    assert_same_repository(repo.path(), &back);
+    let web = StaticHttp::start(&back);
+    let clone = home.path().join("clone");
+    let status = Command::new("git")
+        .args(["clone", "-q", "--mirror", &web.url()])
+        .arg(&clone)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_same_repository(repo.path(), &clone);
+    let nothing = format!("mirror:file://{}", home.path().join("nothing").display());
+    let (code, words) = mirror(&nothing, "s3://mirrors/b.git", &[]);
+    assert_eq!(code, i32::from(ExitCode::Failed.code()), "{words}");
+    assert!(words.contains("no mirror there"), "{words}");
+    assert!(!Path::new(&home.path().join("nothing")).exists(), "a source is only read");
+}
