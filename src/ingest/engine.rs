@@ -29,11 +29,11 @@ use super::env::Env;
 use super::hands::Hands;
 use super::jobs::Job;
 use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
-use super::upload::InlineUpload;
 use crate::git::object::{Kind, Oid};
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::packs::StoredPack;
+use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Upload};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -107,8 +107,7 @@ pub(super) trait Sink: Sync {
     /// Where a large object of the pack goes; `None`: nowhere but in the pack.
     fn begin_object(&self, engine: &Engine<'_>) -> Result<Option<Upload>, MirrorError>;
     /// Where a large delta waits; `None`: it is in the pack.
-    fn begin_delta<'a>(&self, engine: &Engine<'a>)
-    -> Result<Option<InlineUpload<'a>>, MirrorError>;
+    fn begin_delta<'a>(&self, engine: &Engine<'a>) -> Result<Option<KeyWriter<'a>>, MirrorError>;
     /// Where a heavy delta's large result goes.
     fn begin_result<'a>(
         &'a self,

@@ -15,7 +15,6 @@ use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
 use super::scheduler::{DeltaBytes, Done, Heavy};
-use super::upload::InlineUpload;
 use crate::git::object::{ObjectHasher, hash_object};
 use crate::pack::delta::{Instr, InstructionReader};
 use crate::pack::object::{Index, Object};
@@ -23,6 +22,7 @@ use crate::repository::blocks::BlockCache;
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::reopen::Reopening;
+use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Store, StoreError};
 
 /// Blocks of a raw base that are kept.
@@ -148,8 +148,7 @@ impl<'e> Engine<'e> {
     /// layout it is one that is no delta: a large result was laid down when it was made.
     fn lay_down_raw(&self, heavy: &Heavy<Slice>) -> Result<(Key, u64), MirrorError> {
         let store = self.env.store;
-        let key = self.env.temp.key("base");
-        let mut upload = InlineUpload::begin(self.env, &key, TEMPORARY)?;
+        let mut upload = KeyWriter::temporary(self.env.temp, self.env.progress, "base", TEMPORARY);
         let mut content =
             self.sink.open_object(self, heavy.base, heavy.base_kind, heavy.base_oid)?;
         let mut buffer = vec![0; 64 << 10];
@@ -164,10 +163,9 @@ impl<'e> Engine<'e> {
             }
             len += read as u64;
             self.beats.fetch_add(1, Ordering::Relaxed);
-            upload.parts.body.extend_from_slice(&buffer[..read]);
-            upload.send_full_part()?;
+            upload.push(&buffer[..read])?;
         }
-        Ok((upload.finish()?, len))
+        Ok((upload.finish()?.0, len))
     }
 
     pub(super) fn raw_key(&self, index: Index) -> Option<Key> {

@@ -32,4 +32,3 @@ mod simulation;
 mod sink;
 mod table;
 pub(crate) mod thin;
-mod upload;

@@ -277,7 +277,7 @@ impl Engine<'_> {
         header: &EntryHeader,
     ) -> Result<(), MirrorError> {
         let mut upload = self.sink.begin_delta(self)?;
-        let room = upload.as_ref().map_or(0, |upload| upload.parts.part_bytes());
+        let room = upload.as_ref().map_or(0, |upload| upload.part_bytes());
         if room > 0 {
             self.take_room(room)?;
         }
@@ -286,13 +286,12 @@ impl Engine<'_> {
             keep_beginning(&mut beginning, inflated);
             self.beats.fetch_add(1, Ordering::Relaxed);
             let Some(upload) = &mut upload else { return Ok::<_, MirrorError>(()) };
-            upload.parts.body.extend_from_slice(inflated);
-            self.on_network(|| upload.send_full_part())
+            Ok(self.on_network(|| upload.push(inflated))?)
         })?;
         let bytes = match upload {
             None => DeltaBytes::InPack,
             Some(upload) => {
-                let key = self.on_network(|| upload.finish())?;
+                let (key, _) = self.on_network(|| upload.finish())?;
                 let mut spills = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
                 spills.push(key);
                 DeltaBytes::Spilled { file: spills.len() as u32 - 1, start: 0 }

@@ -14,7 +14,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;
 use crate::repository::parts::copy_any_size;
-use crate::store::{Part, Upload};
+use crate::store::{Key, Part, Upload};
 
 impl Engine<'_> {
     pub(super) fn serve<'s>(&'s self, hands: &Hands<'_, 's>, job: Job) -> Result<(), MirrorError> {
@@ -97,7 +97,8 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Gives an object that was uploaded in parts its final key, unless it is stored already.
+    /// Completes an upload to a temporary key, and gives the object its final one, unless it is stored
+    /// already.
     pub(super) fn name_upload(
         &self,
         upload: &Upload,
@@ -110,14 +111,27 @@ impl Engine<'_> {
             store.abort_upload(upload)?;
             temp.upload_ended(upload);
             temp.forget(&upload.key);
-        } else {
-            store.complete_upload(upload, &parts)?;
-            temp.upload_ended(upload);
+            self.env.progress.objects_done(1);
+            return Ok(());
+        }
+        store.complete_upload(upload, &parts)?;
+        temp.upload_ended(upload);
+        self.name_object(&upload.key, stored_len, object)
+    }
+
+    /// Gives an object under a temporary key its final one, unless it is stored already.
+    pub(super) fn name_object(
+        &self,
+        temporary: &Key,
+        stored_len: u64,
+        object: &Object,
+    ) -> Result<(), MirrorError> {
+        if !self.is_stored(&object.oid) {
             let key = loose::key(&object.oid);
-            copy_any_size(temp, &upload.key, &key, stored_len, loose::HEADERS)?;
-            temp.delete(&upload.key)?;
+            copy_any_size(self.env.temp, temporary, &key, stored_len, loose::HEADERS)?;
             self.count_stored(1, stored_len);
         }
+        self.env.temp.delete(temporary)?;
         self.env.progress.objects_done(1);
         Ok(())
     }
@@ -158,7 +172,7 @@ impl Engine<'_> {
         Ok(self.env.store.get(&key, Some(start..start + len), len)?.0)
     }
 
-    pub(super) fn spill_key(&self, file: u32) -> crate::store::Key {
+    pub(super) fn spill_key(&self, file: u32) -> Key {
         self.spills.lock().unwrap_or_else(PoisonError::into_inner)[file as usize].clone()
     }
 }

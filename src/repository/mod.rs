@@ -21,3 +21,4 @@ pub(crate) mod reopen;
 pub(crate) mod replaced;
 pub mod state;
 pub(crate) mod temp;
+pub(crate) mod writer;

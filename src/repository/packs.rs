@@ -29,15 +29,6 @@ pub(crate) fn list_file(names: &[String]) -> Vec<u8> {
     file.into_bytes()
 }
 
-/// The names in it; lines of any other form are not ours and are left out.
-pub(crate) fn parse_list(file: &[u8]) -> Vec<String> {
-    let name = |line: &[u8]| {
-        let hex = line.strip_prefix(b"P pack-")?.strip_suffix(b".pack")?;
-        Oid::from_hex(hex).map(|oid| format!("pack-{oid}"))
-    };
-    file.split(|byte| *byte == b'\n').filter_map(name).collect()
-}
-
 /// The names in `objects/info/packs`: `P pack-<40 hex>.pack` lines and empty ones
 /// (gitrepository-layout(5)). `Err`: the line that is neither.
 pub(crate) fn parse_pack_list(file: &[u8]) -> Result<Vec<String>, String> {

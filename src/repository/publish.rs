@@ -153,7 +153,8 @@ fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError
             store.describe()
         )));
     }
-    Ok(packs::parse_list(file))
+    let stranger = |line| damaged(store, PACK_LIST, &format!("{line:?} names no pack"));
+    packs::parse_pack_list(file).map_err(stranger)
 }
 
 /// Brings `objects/info/packs` up to date: without `replaced`, and with `new` at its end, which git

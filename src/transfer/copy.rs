@@ -14,7 +14,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::upload::KeyUpload;
 use crate::git::object::{ObjectHasher, Oid};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::progress::Progress;
@@ -23,6 +22,7 @@ use crate::repository::parts::FIRST_PART_BYTES;
 use crate::repository::publish::listed_packs;
 use crate::repository::reopen::Reopening;
 use crate::repository::temp::TempKeys;
+use crate::repository::writer::KeyWriter;
 use crate::repository::{lfs_objects, listing, loose, packs};
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -208,7 +208,7 @@ impl Copying<'_> {
         let headers = item.what.headers();
         let mut copy = Tee {
             input: Reopening::new(self.from, item.key.clone(), 0),
-            upload: KeyUpload::new(self.temp, self.progress, item.key.clone(), headers),
+            upload: KeyWriter::new(self.temp, self.progress, item.key.clone(), headers),
             progress: self.progress,
             cancel: self.cancel,
             len: 0,
@@ -286,7 +286,7 @@ impl Counts {
 /// What is read goes into the upload, too.
 struct Tee<'e> {
     input: Reopening<'e>,
-    upload: KeyUpload<'e>,
+    upload: KeyWriter<'e>,
     progress: &'e dyn Progress,
     cancel: &'e Cancel,
     len: u64,
@@ -298,7 +298,7 @@ impl Read for Tee<'_> {
             return Err(io::Error::other("interrupted"));
         }
         let read = self.input.read(buffer)?;
-        self.upload.write(&buffer[..read]).map_err(io::Error::other)?;
+        self.upload.push(&buffer[..read]).map_err(io::Error::other)?;
         self.progress.received(read as u64);
         self.len += read as u64;
         Ok(read)

@@ -7,6 +7,5 @@
 
 pub(crate) mod copy;
 mod source;
-mod upload;
 
 pub use source::MirrorSource;

@@ -12,7 +12,6 @@ use crate::ingest::error::missing;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, Uploads};
 use crate::ingest::scheduler::{Done, Unit, Work};
-use crate::ingest::upload::InlineUpload;
 use crate::pack::deflate::Deflater;
 use crate::pack::loose::encode_loose;
 use crate::pack::object::{Index, Object};
@@ -21,6 +20,7 @@ use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;
 use crate::repository::packs::StoredPack;
 use crate::repository::reopen::Reopening;
+use crate::repository::writer::KeyWriter;
 use crate::store::Upload;
 
 /// git's own default for loose objects (`core.looseCompression`): speed.
@@ -163,12 +163,9 @@ impl Sink for Loose {
         Ok(Some(engine.env.temp.create_upload(&key, loose::HEADERS)?))
     }
 
-    fn begin_delta<'a>(
-        &self,
-        engine: &Engine<'a>,
-    ) -> Result<Option<InlineUpload<'a>>, MirrorError> {
-        let key = engine.env.temp.key("delta");
-        Ok(Some(InlineUpload::begin(engine.env, &key, TEMPORARY)?))
+    fn begin_delta<'a>(&self, engine: &Engine<'a>) -> Result<Option<KeyWriter<'a>>, MirrorError> {
+        let env = engine.env;
+        Ok(Some(KeyWriter::temporary(env.temp, env.progress, "delta", TEMPORARY)))
     }
 
     fn begin_result<'a>(
@@ -177,11 +174,11 @@ impl Sink for Loose {
         kind: Kind,
         len: u64,
     ) -> Result<Box<dyn LargeResult + 'a>, MirrorError> {
-        let key = engine.env.temp.key("object");
-        let mut upload = InlineUpload::begin(engine.env, &key, loose::HEADERS)?;
+        let env = engine.env;
+        let mut upload = KeyWriter::temporary(env.temp, env.progress, "object", loose::HEADERS);
         let mut deflater = Deflater::new(LEVEL);
         deflater.begin();
-        deflater.write(&object_header(kind, len), &mut upload.parts.body);
+        deflater.write(&object_header(kind, len), upload.body());
         Ok(Box::new(DeflatedResult { engine, upload, deflater }))
     }
 
@@ -226,20 +223,20 @@ fn named(oid: Option<Oid>) -> Result<Oid, MirrorError> {
 /// A large result on its way into the store.
 struct DeflatedResult<'a, 'e> {
     engine: &'a Engine<'e>,
-    upload: InlineUpload<'e>,
+    upload: KeyWriter<'e>,
     deflater: Deflater,
 }
 
 impl LargeResult for DeflatedResult<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
-        self.deflater.write(bytes, &mut self.upload.parts.body);
-        self.upload.send_full_part()
+        self.deflater.write(bytes, self.upload.body());
+        Ok(self.upload.send_full_part()?)
     }
 
     fn finish(mut self: Box<Self>, _: Index, _: u32, object: &Object) -> Result<(), MirrorError> {
-        self.deflater.finish(&mut self.upload.parts.body);
-        let (upload, parts, len) = self.upload.end()?;
-        self.engine.name_upload(&upload, parts, len, object)
+        self.deflater.finish(self.upload.body());
+        let (key, len) = self.upload.finish()?;
+        self.engine.name_object(&key, len, object)
     }
 }
 

@@ -14,7 +14,7 @@
 //! a dumb reader stores it under that name, and the list `objects/info/packs` names it.
 
 use std::collections::HashSet;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::records::Records;
@@ -26,7 +26,6 @@ use crate::ingest::error::{missing, unwrap_error};
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
 use crate::ingest::scheduler::{Done, Unit};
-use crate::ingest::upload::InlineUpload;
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
 use crate::pack::entry_stream::EntryStream;
@@ -40,6 +39,7 @@ use crate::repository::layout::TEMPORARY;
 use crate::repository::packs::{INDEX, PACK, StoredPack, key};
 use crate::repository::parts::{Parts, copy_any_size};
 use crate::repository::reopen::Reopening;
+use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Store, Upload};
 
 pub(in crate::ingest) struct Pack<'e> {
@@ -237,7 +237,7 @@ impl Sink for Pack<'_> {
         Ok(None)
     }
 
-    fn begin_delta<'a>(&self, _: &Engine<'a>) -> Result<Option<InlineUpload<'a>>, MirrorError> {
+    fn begin_delta<'a>(&self, _: &Engine<'a>) -> Result<Option<KeyWriter<'a>>, MirrorError> {
         Ok(None)
     }
 
@@ -250,8 +250,8 @@ impl Sink for Pack<'_> {
         // Laid down raw if anything may need it: it can't be rebuilt in memory.
         let raw = match engine.ask(|scheduler| scheduler.unresolved()) > 1 {
             true => {
-                let key = engine.env.temp.key("base");
-                Some(InlineUpload::begin(engine.env, &key, TEMPORARY)?)
+                let (temp, progress) = (engine.env.temp, engine.env.progress);
+                Some(KeyWriter::temporary(temp, progress, "base", TEMPORARY))
             }
             false => None,
         };
@@ -319,11 +319,13 @@ impl Sink for Pack<'_> {
             let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
             if !has_pack || store.head(&index_key)?.is_none() {
                 copy_any_size(env.temp, &temporary, &pack_key, len, PACK)?;
-                let mut index = IndexUpload::begin(env);
+                let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
+                let mut index = BufWriter::with_capacity(64 << 10, index);
                 let fanout = records.fanout().clone();
                 let sorted = records.sorted(store, env.budget.memory / 8)?;
                 write_sorted(&fanout, sorted, &trailer, &mut index).map_err(unwrap_error)?;
-                index.finish(&index_key)?;
+                let index = index.into_inner().map_err(|error| unwrap_error(error.into_error()))?;
+                index.finish()?;
                 engine.count_stored(u64::from(self.objects), len);
             }
             env.temp.delete(&temporary)?;
@@ -375,14 +377,12 @@ impl PackUpload {
 struct RawResult<'a, 'e> {
     sink: &'a Pack<'e>,
     engine: &'a Engine<'a>,
-    raw: Option<InlineUpload<'a>>,
+    raw: Option<KeyWriter<'a>>,
 }
 
 impl LargeResult for RawResult<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
-        let Some(upload) = &mut self.raw else { return Ok(()) };
-        upload.parts.body.extend_from_slice(bytes);
-        upload.send_full_part()
+        Ok(self.raw.as_mut().map_or(Ok(()), |upload| upload.push(bytes))?)
     }
 
     fn finish(
@@ -392,71 +392,12 @@ impl LargeResult for RawResult<'_, '_> {
         object: &Object,
     ) -> Result<(), MirrorError> {
         if let Some(upload) = self.raw {
-            self.engine.set_raw_key(index, upload.finish()?);
+            self.engine.set_raw_key(index, upload.finish()?.0);
         }
         let offset = self.engine.ask(|scheduler| scheduler.offset(index));
         self.sink.note(self.engine, &object.oid, offset, crc32)?;
         self.engine.env.progress.objects_done(1);
         Ok(())
-    }
-}
-
-/// The index on its way into the store: one PUT if it fits into a part, else a multipart upload.
-struct IndexUpload<'e> {
-    env: &'e Env<'e>,
-    body: Vec<u8>,
-    upload: Option<InlineUpload<'e>>,
-    len: u64,
-}
-
-impl<'e> IndexUpload<'e> {
-    fn begin(env: &'e Env<'e>) -> BufWriter<Self> {
-        let upload = IndexUpload { env, body: Vec::new(), upload: None, len: 0 };
-        BufWriter::with_capacity(64 << 10, upload)
-    }
-}
-
-impl Write for IndexUpload<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.len += bytes.len() as u64;
-        if let Some(upload) = &mut self.upload {
-            upload.parts.body.extend_from_slice(bytes);
-            upload.send_full_part().map_err(io::Error::other)?;
-            return Ok(bytes.len());
-        }
-        self.body.extend_from_slice(bytes);
-        if self.body.len() as u64 >= self.env.budget.part {
-            let key = self.env.temp.key("idx");
-            let mut upload =
-                InlineUpload::begin(self.env, &key, TEMPORARY).map_err(io::Error::other)?;
-            upload.parts.body = std::mem::take(&mut self.body);
-            upload.send_full_part().map_err(io::Error::other)?;
-            self.upload = Some(upload);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Ends what [`IndexUpload`] began.
-trait FinishIndex {
-    fn finish(self, key: &Key) -> Result<(), MirrorError>;
-}
-
-impl FinishIndex for BufWriter<IndexUpload<'_>> {
-    fn finish(self, key: &Key) -> Result<(), MirrorError> {
-        let index = self.into_inner().map_err(|error| unwrap_error(error.into_error()))?;
-        let IndexUpload { env, body, upload, len } = index;
-        let Some(upload) = upload else {
-            env.store.put(key, &body, INDEX, None)?;
-            return Ok(());
-        };
-        let temporary = upload.finish()?;
-        copy_any_size(env.temp, &temporary, key, len, INDEX)?;
-        Ok(env.temp.delete(&temporary)?)
     }
 }
 
