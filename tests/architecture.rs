@@ -20,7 +20,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ingest", &["git", "pack", "progress", "repository", "run", "source", "store"]),
         ("lfs", &["git", "ingest", "progress", "repository", "run", "source", "store"]),
         ("transfer", &["git", "pack", "progress", "repository", "run", "source", "store"]),
-        ("maintain", &["git", "lfs", "pack", "repository", "run", "store"]),
+        ("maintain", &["git", "ingest", "lfs", "pack", "progress", "repository", "run", "store"]),
         (
             "mirror",
             &[

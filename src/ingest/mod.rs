@@ -29,6 +29,6 @@ pub(crate) mod run;
 mod scheduler;
 #[cfg(test)]
 mod simulation;
-mod sink;
+pub(crate) mod sink;
 mod table;
 pub(crate) mod thin;

@@ -8,6 +8,7 @@ use super::ahead::{Ahead, Queue};
 use super::engine::{Engine, Queues, Signal, Sink};
 use super::env::Env;
 use super::hands::Hands;
+use super::sink::check::{Check, Examiner};
 use super::sink::{loose, pack};
 use crate::git::object::Oid;
 use crate::pack::reader::PackReader;
@@ -15,6 +16,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::layout::Layout;
 use crate::repository::packs::StoredPack;
 use crate::repository::publish::AllStored;
+use crate::store::Key;
 
 /// Proof that every object of every pack that was asked for is stored. Only a clean end of
 /// [`store_pack`] makes one, or a run that needs no pack, and publishing consumes one.
@@ -68,13 +70,36 @@ fn store_stream(
     env: &Env<'_>,
 ) -> Result<Complete, MirrorError> {
     let pack = PackReader::new(stream)?;
-    env.progress.expect_objects(u64::from(pack.object_count()));
     if let Some(warning) = env.layout.warning(pack.object_count()) {
         log::warn!("{}: {warning}", env.store.describe());
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let sink = sink_of(env, pack.object_count(), wants)?;
-    let (engine, queues) = Engine::new(env, &*sink, cores);
+    let stored = run_pack(pack, starved, &*sink, env)?;
+    Ok(Complete { pack: stored, _private: () })
+}
+
+/// Checks a pack that is stored: `stream` has its bytes. `examiner` hears every object, and so does
+/// `Env::look`; nothing is written but temporary keys. Answers the name that its trailer gives it.
+pub(crate) fn check_pack(
+    stream: impl Read + Send,
+    (key, len): (Key, u64),
+    env: &Env<'_>,
+    examiner: &dyn Examiner,
+) -> Result<Option<StoredPack>, MirrorError> {
+    let sink = Check::new(env.store, key, len, env.budget.parts, examiner);
+    run_pack(PackReader::new(stream)?, &|| false, &sink, env)
+}
+
+/// Takes a pack through the engine: starts the threads and joins them.
+fn run_pack(
+    pack: PackReader<impl Read>,
+    starved: &dyn Fn() -> bool,
+    sink: &dyn Sink,
+    env: &Env<'_>,
+) -> Result<Option<StoredPack>, MirrorError> {
+    env.progress.expect_objects(u64::from(pack.object_count()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (engine, queues) = Engine::new(env, sink, cores);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(cores)
         .thread_name(|number| format!("resolve.{number}"))
@@ -109,7 +134,7 @@ fn store_stream(
         });
     });
     engine.end()?;
-    Ok(Complete { pack: stored, _private: () })
+    Ok(stored)
 }
 
 /// Lets the request threads and the heavy one go.

@@ -195,12 +195,7 @@ impl Sink for Pack<'_> {
 
     fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError> {
         let offset = engine.ask(|scheduler| scheduler.offset(index));
-        let stored = self.stored()?;
-        // A large one is laid down raw by whoever needs it.
-        if stored.header(offset)?.0.inflated_len <= engine.env.budget.large {
-            stored.object(engine, offset)?;
-        }
-        Ok(())
+        self.stored()?.make_link(engine, offset)
     }
 
     fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError> {
@@ -247,15 +242,7 @@ impl Sink for Pack<'_> {
         _: Kind,
         _: u64,
     ) -> Result<Box<dyn LargeResult + 'a>, MirrorError> {
-        // Laid down raw if anything may need it: it can't be rebuilt in memory.
-        let raw = match engine.ask(|scheduler| scheduler.unresolved()) > 1 {
-            true => {
-                let (temp, progress) = (engine.env.temp, engine.env.progress);
-                Some(KeyWriter::temporary(temp, progress, "base", TEMPORARY))
-            }
-            false => None,
-        };
-        Ok(Box::new(RawResult { sink: self, engine, raw }))
+        Ok(Box::new(RawResult::begin(self, engine)))
     }
 
     fn take_heavy(
@@ -374,13 +361,23 @@ impl PackUpload {
 }
 
 /// A heavy delta's large result: in the pack already.
-struct RawResult<'a, 'e> {
-    sink: &'a Pack<'e>,
+pub(super) struct RawResult<'a> {
+    sink: &'a dyn Sink,
     engine: &'a Engine<'a>,
     raw: Option<KeyWriter<'a>>,
 }
 
-impl LargeResult for RawResult<'_, '_> {
+impl<'a> RawResult<'a> {
+    pub(super) fn begin(sink: &'a dyn Sink, engine: &'a Engine<'a>) -> Self {
+        let (temp, progress) = (engine.env.temp, engine.env.progress);
+        // Laid down raw if anything may need it: it can't be rebuilt in memory.
+        let is_needed = engine.ask(|scheduler| scheduler.unresolved()) > 1;
+        let raw = is_needed.then(|| KeyWriter::temporary(temp, progress, "base", TEMPORARY));
+        RawResult { sink, engine, raw }
+    }
+}
+
+impl LargeResult for RawResult<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
         Ok(self.raw.as_mut().map_or(Ok(()), |upload| upload.push(bytes))?)
     }
@@ -402,7 +399,7 @@ impl LargeResult for RawResult<'_, '_> {
 }
 
 /// The stored pack, read in blocks.
-struct StoredPackReader<'e> {
+pub(super) struct StoredPackReader<'e> {
     key: Key,
     /// Bytes, trailer included.
     len: u64,
@@ -412,9 +409,22 @@ struct StoredPackReader<'e> {
 }
 
 impl<'e> StoredPackReader<'e> {
-    fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
+    pub(super) fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
         let blocks = BlockCache::new(store, budget_bytes / 2);
         StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 2) }
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Makes an object again, and keeps it for a while; a large one is laid down raw by whoever needs
+    /// it.
+    pub(super) fn make_link(&self, engine: &Engine<'_>, offset: u64) -> Result<(), MirrorError> {
+        if self.header(offset)?.0.inflated_len <= engine.env.budget.large {
+            self.object(engine, offset)?;
+        }
+        Ok(())
     }
 
     fn forget_contents(&self) {
@@ -445,7 +455,7 @@ impl<'e> StoredPackReader<'e> {
     }
 
     /// An entry's inflated body, which the first pass has seen inflate well.
-    fn entry(
+    pub(super) fn entry(
         &self,
         engine: &Engine<'_>,
         offset: u64,
@@ -490,7 +500,7 @@ impl<'e> StoredPackReader<'e> {
 
     /// An object's content, rebuilt: up its chain to the nearest ancestor that is in memory or no
     /// delta, and down again, each link by one thread at a time.
-    fn object(&self, engine: &Engine<'_>, offset: u64) -> Result<Content, MirrorError> {
+    pub(super) fn object(&self, engine: &Engine<'_>, offset: u64) -> Result<Content, MirrorError> {
         let mut chain = vec![offset];
         let mut base: Option<Content> = None;
         while let Some(link) = chain.last().copied() {
