@@ -276,7 +276,8 @@ impl Keep {
                 problems.push(words);
             }
         };
-        let packs = packed::open_listed(store, |key, what| told(format!("{key}: {what}")))?;
+        let names: Vec<String> = listed.clone().unwrap_or_default();
+        let packs = packed::open_all(store, &names, |key, what| told(format!("{key}: {what}")))?;
         let has_lfs = !store.list(LFS, None)?.objects.is_empty();
         let lacking = Remembered::read(store)?.0;
         let stored = match has_lfs {
@@ -297,6 +298,7 @@ impl Keep {
                 true => Pointers::Yes,
                 false => Pointers::No,
             },
+            elsewhere: &|_, _| false,
         };
         let from: Vec<_> = tips.iter().map(|(oid, _)| (*oid, None)).collect();
         let reached = walk.run(&from, &|Problem { key, what, via }| {

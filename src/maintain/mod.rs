@@ -2,5 +2,9 @@
 
 pub mod gc;
 mod inventory;
+mod known;
+mod links;
+mod scratch;
+mod survey;
 pub mod verify;
 mod walk;

@@ -3,16 +3,19 @@
 //! In order: `info/refs` and `HEAD` parse and agree; every listed pack has a sound index and, unless
 //! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32
 //! and the name that the index gives it; everything that the refs reach exists, and what is read
-//! hashes to its name (`walk`); the LFS objects of the pointers reached exist, by size if
-//! `quick` and by SHA-256 otherwise.
+//! hashes to its name; the LFS objects of the pointers reached exist, by size if `quick` and by
+//! SHA-256 otherwise.
+//!
+//! Packs are proven in one pass (`survey`); only where that does not succeed are they looked at once
+//! more, entry by entry and from ref to ref (`walk`), to say what is wrong and which ref it hurts.
 //!
 //! `quick` reads commits and trees, which it must to find the rest, and asks for blobs by listing,
 //! or one by one where a store can't list. Small blobs are read for LFS pointers only if some
 //! `.gitattributes` speaks of LFS.
 //!
 //! Refs are read first, so a run that publishes meanwhile takes nothing from what is verified.
-//! Memory: indices as they are and 32 bytes an object of the pack that is being read; blocks and
-//! bases within `memory_bytes`; see `walk` for the rest. Nothing is written.
+//! Memory: as `survey`; of damaged mirrors indices as they are and 32 bytes an object of the pack that
+//! is being read, and as `walk`. Nothing is written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::inventory;
+use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Pointers, Problem, Reached, Walk, io_error};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
@@ -29,6 +33,7 @@ use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
 use crate::pack::entry::{EntryHeader, EntryKind};
 use crate::pack::index::IndexEntry;
 use crate::pack::reader::{PackError, PackReader};
+use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::files;
 use crate::repository::lfs_objects;
@@ -90,7 +95,7 @@ impl std::fmt::Display for Finding {
 pub struct VerifyReport {
     /// Refs published.
     pub refs: usize,
-    /// Objects that the refs reach.
+    /// Objects that were looked at: all of the listed packs, and those that refs reach.
     pub objects: u64,
     /// Packs listed.
     pub packs: usize,
@@ -130,15 +135,25 @@ impl Findings {
     }
 }
 
+/// [`verify_with`] that nobody watches.
+pub fn verify(store: &dyn Store, options: &VerifyOptions) -> Result<VerifyReport, MirrorError> {
+    verify_with(store, options, &Silent)
+}
+
 /// Verifies the mirror in `store`. An error means that the store failed, so that nothing is known;
 /// what is wrong with the mirror is in the report.
-pub fn verify(store: &dyn Store, options: &VerifyOptions) -> Result<VerifyReport, MirrorError> {
+pub fn verify_with(
+    store: &dyn Store,
+    options: &VerifyOptions,
+    progress: &dyn Progress,
+) -> Result<VerifyReport, MirrorError> {
     let started = Instant::now();
     let requests_before = store.requests();
     let findings = Findings::default();
     let mut report = VerifyReport::default();
     if let Some((refs, head)) = read_refs(store, &findings)? {
-        let checked = Verification { store, options, findings: &findings, tips: tips(&refs, head) };
+        let checked =
+            Verification { store, options, progress, findings: &findings, tips: tips(&refs, head) };
         report.refs = refs.len();
         checked.run(&mut report)?;
     }
@@ -205,18 +220,145 @@ fn tips(refs: &[Ref], head: Option<Head>) -> Vec<Tip> {
     tips
 }
 
+/// A pointer in a pack, of which it is not known yet who reaches it.
+const OF_A_PACK: u32 = u32::MAX;
+
+/// An LFS object that is not what its pointer says.
+struct LfsFault {
+    oid: [u8; 32],
+    what: String,
+    /// The tip that reaches its pointer.
+    via: u32,
+}
+
 struct Verification<'v> {
     store: &'v dyn Store,
     options: &'v VerifyOptions,
+    progress: &'v dyn Progress,
     findings: &'v Findings,
     tips: Vec<Tip>,
 }
 
 impl Verification<'_> {
     fn run(&self, report: &mut VerifyReport) -> Result<(), MirrorError> {
-        let packs =
-            packed::open_listed(self.store, |key, what| self.findings.add(key, what, None))?;
-        report.packs = packs.0.len();
+        let mut list_is_sound = true;
+        let names = packed::listed_names(self.store, |key, what| {
+            list_is_sound = false;
+            self.findings.add(key, what, None);
+        })?;
+        report.packs = names.len();
+        // Without a pack, the walk is all that there is to do.
+        let may_prove = !self.options.quick && list_is_sound && !names.is_empty();
+        if may_prove && self.prove(&names, report)? {
+            return Ok(());
+        }
+        self.diagnose(&names, report)
+    }
+
+    /// One pass over all packs, and the loose objects that refs and packs name. `false`: something is
+    /// wrong, or could not be held; nothing was reported.
+    fn prove(&self, names: &[String], report: &mut VerifyReport) -> Result<bool, MirrorError> {
+        let options = self.options;
+        let surveyor = Surveyor {
+            store: self.store,
+            memory_bytes: options.memory_bytes,
+            concurrency: options.concurrency,
+            cancel: &options.cancel,
+            progress: self.progress,
+            old_before: None,
+        };
+        let Surveyed { known, outside, lfs } = match surveyor.look(names)? {
+            Survey::Sound(surveyed) => *surveyed,
+            Survey::Unsure(what) => return Ok(self.look_closer(&what)),
+        };
+        // The refs themselves, and then what packs name.
+        let tips = self.tips.iter().map(|(oid, kind, _)| (*oid, *kind));
+        let from: Vec<_> = tips.chain(outside.iter().map(|(o, k)| (*o, Some(*k)))).collect();
+        let walk = Walk {
+            store: self.store,
+            packs: &Packs::default(),
+            threads: options.concurrency,
+            memory_bytes: options.memory_bytes,
+            cancel: &options.cancel,
+            read_blobs: true,
+            blobs_exist: true,
+            stored: None,
+            pointers: Pointers::No,
+            elsewhere: &|oid, kind| known.linked(oid, kind),
+        };
+        self.progress.phase("loose objects");
+        let problems = Mutex::new(Vec::new());
+        let reached = walk.run(&from, &|problem| {
+            problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+        })?;
+        let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // An object that a pack names may hang on garbage alone.
+        if let Some(problem) = problems.iter().find(|p| p.via as usize >= self.tips.len()) {
+            return Ok(self.look_closer(&format!("{}: {}", problem.key, problem.what)));
+        }
+        let sums = known.sum_up();
+        if sums.absent + sums.of_wrong_kind > 0 {
+            return Ok(self.look_closer(&format!("{sums:?}")));
+        }
+        for Problem { key, what, via } in problems {
+            self.findings.add(key, what, self.name_of(via));
+        }
+        report.objects = known.len() as u64 + reached.objects.len() as u64;
+        drop((known, outside, reached.objects));
+        let mut wanted = reached.lfs;
+        for (oid, size) in lfs {
+            wanted.entry(oid).or_insert((size, OF_A_PACK));
+        }
+        report.lfs_objects = wanted.len() as u64;
+        let mut faults = self.lfs_faults(wanted.into_iter().collect())?;
+        if faults.iter().any(|fault| fault.via == OF_A_PACK) {
+            let reached = self.reach_pointers(names)?;
+            faults.retain_mut(|fault| match reached.get(&fault.oid) {
+                Some((_, via)) => {
+                    fault.via = *via;
+                    true
+                }
+                // Only garbage names it.
+                None => fault.via != OF_A_PACK,
+            });
+        }
+        self.tell(faults);
+        Ok(true)
+    }
+
+    fn look_closer(&self, why: &str) -> bool {
+        log::info!("looking more closely: {why}");
+        false
+    }
+
+    /// Through which refs LFS objects are reached, when all packs are sound.
+    fn reach_pointers(
+        &self,
+        names: &[String],
+    ) -> Result<HashMap<[u8; 32], (u64, u32)>, MirrorError> {
+        let packs = packed::open_all(self.store, names, |key, what| {
+            log::debug!("{key}: {what}");
+        })?;
+        let walk = Walk {
+            store: self.store,
+            packs: &packs,
+            threads: self.options.concurrency,
+            memory_bytes: self.options.memory_bytes,
+            cancel: &self.options.cancel,
+            read_blobs: false,
+            blobs_exist: false,
+            stored: None,
+            pointers: Pointers::Yes,
+            elsewhere: &|_, _| false,
+        };
+        let tips: Vec<_> = self.tips.iter().map(|(oid, kind, _)| (*oid, *kind)).collect();
+        Ok(walk.run(&tips, &|_| {})?.lfs)
+    }
+
+    /// Entry by entry and from ref to ref: what is wrong?
+    fn diagnose(&self, names: &[String], report: &mut VerifyReport) -> Result<(), MirrorError> {
+        let bad = |key, what| self.findings.add(key, what, None);
+        let packs = packed::open_all(self.store, names, bad)?;
         let mut pointers = HashMap::new();
         for at in 0..packs.0.len() {
             if self.options.quick {
@@ -229,7 +371,9 @@ impl Verification<'_> {
         report.objects = reached.objects.len() as u64;
         report.lfs_objects = reached.lfs.len() as u64;
         drop(reached.objects);
-        self.check_lfs(reached.lfs.into_iter().collect())
+        let faults = self.lfs_faults(reached.lfs.into_iter().collect())?;
+        self.tell(faults);
+        Ok(())
     }
 
     fn walk(
@@ -258,6 +402,7 @@ impl Verification<'_> {
                 true => Pointers::IfAttributes,
                 false => Pointers::Known(pointers),
             },
+            elsewhere: &|_, _| false,
         };
         let tips: Vec<_> = self.tips.iter().map(|(oid, kind, _)| (*oid, *kind)).collect();
         walk.run(&tips, &|Problem { key, what, via }| {
@@ -313,15 +458,32 @@ impl Verification<'_> {
     }
 
     /// Do the LFS objects exist, and are they what their names say?
-    fn check_lfs(&self, mut wanted: Vec<([u8; 32], (u64, u32))>) -> Result<(), MirrorError> {
+    fn lfs_faults(
+        &self,
+        mut wanted: Vec<([u8; 32], (u64, u32))>,
+    ) -> Result<Vec<LfsFault>, MirrorError> {
+        let faults = Mutex::new(Vec::new());
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        self.progress.phase("LFS objects");
         wanted.sort_unstable();
         let sizes = if self.options.quick { self.list_lfs()? } else { None };
         for_each(&wanted, self.options.concurrency, "verify", |(oid, (size, via))| {
-            self.check_lfs_object(oid, *size, *via, sizes.as_ref())
-        })
+            if let Some(what) = self.check_lfs_object(oid, *size, sizes.as_ref())? {
+                let fault = LfsFault { oid: *oid, what, via: *via };
+                faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+            }
+            Ok::<_, MirrorError>(())
+        })?;
+        Ok(faults.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell(&self, faults: Vec<LfsFault>) {
+        for LfsFault { oid, what, via } in faults {
+            let key = lfs_objects::key(&oid);
+            self.findings.add(key.as_str(), what, self.name_of(via));
+        }
     }
 
     /// Sizes of the LFS objects in the bucket; `None` where nothing can be listed.
@@ -347,30 +509,24 @@ impl Verification<'_> {
         &self,
         oid: &[u8; 32],
         size: u64,
-        via: u32,
         sizes: Option<&BTreeMap<[u8; 32], u64>>,
-    ) -> Result<(), MirrorError> {
+    ) -> Result<Option<String>, MirrorError> {
         if self.options.cancel.is_cancelled() {
             return Err(MirrorError::Interrupted);
         }
         let key = lfs_objects::key(oid);
-        let what = if !self.options.quick {
-            self.lfs_fault(&key, oid, size)?
-        } else {
-            let found = match sizes {
-                Some(sizes) => sizes.get(oid).copied(),
-                None => self.store.head(&key)?.map(|info| info.len),
-            };
-            match found {
-                None => Some("LFS object missing".to_owned()),
-                Some(len) if len != size => Some(wrong_size(len, size)),
-                Some(_) => None,
-            }
-        };
-        if let Some(what) = what {
-            self.findings.add(key.as_str(), what, self.name_of(via));
+        if !self.options.quick {
+            return self.lfs_fault(&key, oid, size);
         }
-        Ok(())
+        let found = match sizes {
+            Some(sizes) => sizes.get(oid).copied(),
+            None => self.store.head(&key)?.map(|info| info.len),
+        };
+        Ok(match found {
+            None => Some("LFS object missing".to_owned()),
+            Some(len) if len != size => Some(wrong_size(len, size)),
+            Some(_) => None,
+        })
     }
 
     /// Reads an LFS object as a stream.

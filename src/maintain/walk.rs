@@ -6,13 +6,13 @@
 //! so that a sweep or a few read each block once.
 //!
 //! **Memory**: a set of the oids seen (about 24 bytes an object), what is still to be visited
-//! (at most 28 bytes an object), one loose object a thread, and the packs' blocks and bases within
-//! `memory_bytes`. Blobs are never held; a commit, tree or tag over `memory_bytes` is told as a
+//! (at most 28 bytes an object), loose objects of `memory_bytes` altogether, and the packs' blocks and
+//! bases within as much. Blobs are never held; a commit, tree or tag over `memory_bytes` is told as a
 //! problem, not read.
 //!
 //! **Threads**: a worker takes an item under the lock, reads without it, and adds what it found. It
-//! waits only while the queue is empty and another worker may still add to it; the last one to run
-//! out wakes all. The first error of the store ends the walk; what is wrong with an object does not.
+//! waits only while its queue is empty and another worker may still add to it. Whoever adds wakes as
+//! many as there is work for; the last one to run out wakes all. The first error of the store ends the walk; what is wrong with an object does not.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -20,6 +20,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashSet;
 
+use super::links::{TreeEntry, tree_links};
 use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
 use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
 use crate::pack::loose::{LooseError, LooseReader};
@@ -51,6 +52,10 @@ pub(crate) enum Pointers {
     Known(HashMap<Oid, LfsPointer>),
 }
 
+/// The two queues, by their place in arrays.
+const LOOSE: usize = 0;
+const PACKED: usize = 1;
+
 /// What to walk and how.
 pub(crate) struct Walk<'e> {
     pub(crate) store: &'e dyn Store,
@@ -65,7 +70,12 @@ pub(crate) struct Walk<'e> {
     /// What a listing found; without one each object is asked for.
     pub(crate) stored: Option<&'e Stored>,
     pub(crate) pointers: Pointers,
+    /// Hears every link: is the object somewhere where nobody needs to visit it?
+    pub(crate) elsewhere: Elsewhere<'e>,
 }
+
+/// See [`Walk::elsewhere`].
+pub(crate) type Elsewhere<'e> = &'e (dyn Fn(&Oid, Option<Kind>) -> bool + Sync);
 
 /// Loose objects by oid, with their stored length in bytes (at most what a `u32` holds).
 pub(crate) struct Stored(Vec<(Oid, u32)>);
@@ -121,13 +131,20 @@ struct State {
     lfs: HashMap<[u8; 32], (u64, u32)>,
     /// Workers that hold an item.
     busy: usize,
+    /// Workers of each kind that wait for one.
+    waiting: [usize; 2],
+    /// Bytes of the loose objects that are held.
+    held_bytes: u64,
     error: Option<MirrorError>,
 }
 
 struct Shared<'w, 'e> {
     walk: &'w Walk<'e>,
     state: Mutex<State>,
-    changed: Condvar,
+    /// Where workers wait for an item, by what they visit: [`LOOSE`], [`PACKED`].
+    changed: [Condvar; 2],
+    /// Where workers wait for room for a loose object.
+    room: Condvar,
     problem: &'w (dyn Fn(Problem) + Sync),
 }
 
@@ -148,9 +165,12 @@ impl Walk<'_> {
                 uses_lfs: false,
                 lfs: HashMap::new(),
                 busy: 0,
+                waiting: [0; 2],
+                held_bytes: 0,
                 error: None,
             }),
-            changed: Condvar::new(),
+            changed: [Condvar::new(), Condvar::new()],
+            room: Condvar::new(),
             problem,
         };
         let tips = tips.iter().zip(0..);
@@ -189,8 +209,8 @@ impl Shared<'_, '_> {
     fn work(&self) {
         std::thread::scope(|scope| {
             for _ in 0..self.walk.threads.max(1) {
-                scope
-                    .spawn(|| self.worker(take_loose, |shared, item, ()| shared.visit_loose(item)));
+                let visit = |shared: &Self, item, ()| shared.visit_loose(item);
+                scope.spawn(move || self.worker(LOOSE, take_loose, visit));
             }
             if !self.walk.packs.0.is_empty() {
                 scope.spawn(|| {
@@ -198,6 +218,7 @@ impl Shared<'_, '_> {
                     let mut reader = PackedReader::new(self.walk.store, self.walk.packs, memory);
                     let mut lift = (0, 0);
                     self.worker(
+                        PACKED,
                         move |state| {
                             let next = state.packed.range(lift..).next().map(|(place, _)| *place);
                             let place = next.or_else(|| state.packed.keys().next().copied())?;
@@ -213,6 +234,7 @@ impl Shared<'_, '_> {
 
     fn worker<P>(
         &self,
+        queue: usize,
         mut take: impl FnMut(&mut State) -> Option<(Item, P)>,
         mut visit: impl FnMut(&Self, Item, P) -> Result<(), MirrorError>,
     ) {
@@ -239,21 +261,48 @@ impl Shared<'_, '_> {
             if state.busy == 0 && state.loose.is_empty() && state.packed.is_empty() {
                 break;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting[queue] += 1;
+            state = self.changed[queue].wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting[queue] -= 1;
         }
         drop(state);
-        self.changed.notify_all();
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        self.changed.iter().for_each(Condvar::notify_all);
     }
 
     fn add(&self, items: impl Iterator<Item = Item>) {
+        let is_here = |item: &Item| !(self.walk.elsewhere)(&item.oid, item.kind);
+        let items: Vec<Item> = items.filter(is_here).collect();
         let mut state = self.state();
+        let queued = |state: &State| [state.loose.len(), state.packed.len()];
+        let before = queued(&state);
         for item in items {
             if state.seen.insert(item.oid) {
                 self.sort_in(&mut state, item);
             }
         }
+        // As many as have something to do: this worker takes the next item itself.
+        let added = [LOOSE, PACKED].map(|queue| queued(&state)[queue] - before[queue]);
+        let wake = [LOOSE, PACKED].map(|queue| added[queue].min(state.waiting[queue]));
         drop(state);
-        self.changed.notify_all();
+        for queue in [LOOSE, PACKED] {
+            (0..wake[queue]).for_each(|_| self.changed[queue].notify_one());
+        }
+    }
+
+    /// Waits until `bytes` of a loose object may be held; given back when the answer is dropped. It
+    /// waits for objects that are being read, so it ends; one that is too large for all is alone.
+    fn take_room(&self, bytes: u64) -> RoomTaken<'_, '_, '_> {
+        let most = self.walk.memory_bytes;
+        let is_full = |state: &mut State| {
+            state.held_bytes > 0 && state.held_bytes.saturating_add(bytes) > most
+        };
+        let state = self.room.wait_while(self.state(), is_full);
+        state.unwrap_or_else(PoisonError::into_inner).held_bytes += bytes;
+        RoomTaken(self, bytes)
     }
 
     /// Into which queue, if any?
@@ -393,6 +442,8 @@ impl Shared<'_, '_> {
         if !is_blob && size > self.walk.memory_bytes {
             return Err(ReadError::TooLarge(size));
         }
+        let is_held = !is_blob || size < needed;
+        let _room = is_held.then(|| self.take_room(size));
         let mut hasher = ObjectHasher::new(kind, size);
         let mut content = Vec::new();
         let mut piece = [0; 16 << 10];
@@ -403,7 +454,7 @@ impl Shared<'_, '_> {
                 Err(error) => return Err(io_error(error)),
             };
             hasher.update(&piece[..len]);
-            if !is_blob || size < needed {
+            if is_held {
                 content.extend_from_slice(&piece[..len]);
             }
         }
@@ -440,10 +491,10 @@ impl Shared<'_, '_> {
                 self.add([child(oid, kind)].into_iter());
             }
             Kind::Tree => {
-                let entries = tree_links(content).ok_or("not a tree inside")?;
-                self.add(entries.into_iter().map(|entry| Item {
-                    attributes: entry.attributes,
-                    ..child(entry.oid, entry.kind)
+                let entries: Option<Vec<_>> = tree_links(content).collect();
+                let entries = entries.ok_or("not a tree inside")?.into_iter();
+                self.add(entries.filter_map(|TreeEntry { oid, kind, attributes }| {
+                    Some(Item { attributes, ..child(oid, kind?) })
                 }));
             }
         }
@@ -470,8 +521,18 @@ impl Drop for Busy<'_, '_, '_> {
         }
         drop(state);
         if idle || std::thread::panicking() {
-            self.0.changed.notify_all();
+            self.0.wake_all();
         }
+    }
+}
+
+/// Room for a loose object.
+struct RoomTaken<'b, 'w, 'e>(&'b Shared<'w, 'e>, u64);
+
+impl Drop for RoomTaken<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.0.state().held_bytes -= self.1;
+        self.0.room.notify_all();
     }
 }
 
@@ -498,59 +559,9 @@ fn speaks_of_lfs(attributes: &[u8]) -> bool {
     attributes.windows(10).any(|word| word == b"filter=lfs")
 }
 
-struct TreeEntry {
-    oid: Oid,
-    kind: Kind,
-    attributes: bool,
-}
-
-/// `<mode> <name> NUL <20 bytes>`, again and again. Submodules (mode 160000) are no objects of this
-/// repository and are left out.
-fn tree_links(mut content: &[u8]) -> Option<Vec<TreeEntry>> {
-    let mut entries = Vec::new();
-    while !content.is_empty() {
-        let nul = content.iter().position(|byte| *byte == 0)?;
-        let (head, rest) = content.split_at(nul);
-        let space = head.iter().position(|byte| *byte == b' ')?;
-        let (mode, name) = (&head[..space], &head[space + 1..]);
-        let (oid, rest) = rest[1..].split_first_chunk::<20>()?;
-        content = rest;
-        let kind = match mode {
-            b"160000" => continue,
-            b"40000" | b"040000" => Kind::Tree,
-            _ => Kind::Blob,
-        };
-        let attributes = kind == Kind::Blob && name == b".gitattributes";
-        entries.push(TreeEntry { oid: Oid::from_bytes(*oid), kind, attributes });
-    }
-    Some(entries)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn links_of_a_tree_are_found() {
-        let oid = |byte| Oid::from_bytes([byte; 20]);
-        let mut tree = Vec::new();
-        for (mode, name, byte) in
-            [("100644", ".gitattributes", 5), ("160000", "sub", 6), ("40000", "dir", 7)]
-        {
-            tree.extend(format!("{mode} {name}\0").bytes());
-            tree.extend([byte; 20]);
-        }
-        let entries = tree_links(&tree).unwrap();
-        let found: Vec<_> = entries.iter().map(|e| (e.oid, e.kind, e.attributes)).collect();
-        assert_eq!(found, [(oid(5), Kind::Blob, true), (oid(7), Kind::Tree, false)]);
-    }
-
-    #[test]
-    fn broken_tree_has_no_links() {
-        for tree in [&b"100644 a"[..], b"100644 a\0short", b"100644a\0aaaaaaaaaaaaaaaaaaaa"] {
-            assert!(tree_links(tree).is_none());
-        }
-    }
 
     #[test]
     fn attributes_that_name_the_filter_speak_of_lfs() {

@@ -16,6 +16,7 @@ pub(crate) mod packed;
 pub(crate) mod packs;
 pub(crate) mod parts;
 pub(crate) mod peeled;
+pub(crate) mod prefetch;
 pub mod publish;
 pub(crate) mod reopen;
 pub(crate) mod replaced;

@@ -6,7 +6,7 @@
 //! says is trusted: an offset that leads nowhere, a chain that has no end or a length that lies is
 //! an error with words, and memory grows with what is really there.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -263,6 +263,19 @@ impl<'e> PackedReader<'e> {
         }
     }
 
+    /// What the object is: what the end of its chain of deltas is. Only headers are read.
+    pub(crate) fn kind(&mut self, place: Place) -> Result<Kind, ReadError> {
+        let mut at = place;
+        for _ in 0..MAX_CHAIN {
+            at = match self.header(at)?.0.kind {
+                EntryKind::Object(kind) => return Ok(kind),
+                EntryKind::OfsDelta { base_offset } => (at.0, base_offset),
+                EntryKind::RefDelta { base } => self.place_in(at.0, &base)?,
+            };
+        }
+        Err(damaged("its chain of deltas has no end"))
+    }
+
     /// How long the object is when whole; at most the header and the start of a delta are read, of
     /// a delta that is longer than `max_delta` nothing: `None`.
     pub(crate) fn len(&mut self, place: Place, max_delta: u64) -> Result<Option<u64>, ReadError> {
@@ -330,34 +343,42 @@ impl<'e> PackedReader<'e> {
     }
 }
 
-/// Opens all packs that `objects/info/packs` lists. `bad` hears what is wrong, by key.
-pub(crate) fn open_listed(
+/// The names of all packs that `objects/info/packs` lists, each once. `bad` hears what is wrong with
+/// the list, by key.
+pub(crate) fn listed_names(
     store: &dyn Store,
     mut bad: impl FnMut(String, String),
-) -> Result<Packs, StoreError> {
+) -> Result<Vec<String>, StoreError> {
     let key = files::key("objects/info/packs");
     // git bears it if there is none.
     let file = files::get(store, &key, None, 64 << 20)?;
-    let Some((file, _)) = file else { return Ok(Packs::default()) };
+    let Some((file, _)) = file else { return Ok(Vec::new()) };
     if file.is_empty() {
         bad(key.to_string(), "0 bytes: it is damaged, or a cache answers for the store".into());
     }
-    let names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
+    let mut names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
         bad(key.to_string(), format!("not a line of a list of packs: {line}"));
         Vec::new()
     });
-    let mut packs = HashMap::new();
-    let mut listed = Vec::new();
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
+}
+
+/// Opens the packs of these names, as far as they are sound. `bad` hears what is wrong, by key.
+pub(crate) fn open_all(
+    store: &dyn Store,
+    names: &[String],
+    mut bad: impl FnMut(String, String),
+) -> Result<Packs, StoreError> {
+    let mut opened = Vec::new();
     for name in names {
-        if packs.insert(name.clone(), ()).is_some() {
-            continue;
-        }
-        match Pack::open(store, &name)? {
-            Ok(pack) => listed.push(pack),
+        match Pack::open(store, name)? {
+            Ok(pack) => opened.push(pack),
             Err((key, what)) => bad(key.to_string(), what),
         }
     }
-    Ok(Packs(listed))
+    Ok(Packs(opened))
 }
 
 #[cfg(test)]
