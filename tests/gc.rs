@@ -88,7 +88,7 @@ fn after_forced_pushes_exactly_what_a_fresh_mirror_has_is_left() {
     age(&store);
     let summary = collect(&store).unwrap();
     assert_eq!(keys(&store), keys(&fresh));
-    assert_eq!(summary.reachable as usize, repo.objects().len());
+    assert_eq!(summary.reachable, Some(repo.objects().len() as u64));
     assert!(summary.loose > 5 && summary.bytes > 0 && summary.young == 0, "{summary:?}");
     assert!(is_sound(&store));
     let again = collect(&store).unwrap();
@@ -204,7 +204,7 @@ fn listed_packs_are_walked_and_kept() {
     put(&store, &format!("objects/dd/{}", "d".repeat(38)), b"garbage");
     age(&store);
     let summary = collect(&store).unwrap();
-    assert_eq!(summary.reachable as usize, repo.objects().len());
+    assert_eq!(summary.reachable, Some(repo.objects().len() as u64));
     assert_eq!((summary.loose, summary.packs), (1, 0));
     assert!(is_sound(&store));
 }
@@ -233,6 +233,79 @@ fn packs_that_were_taken_as_one_stay_for_the_grace_period_however_old_they_are()
     assert_eq!(packs(), 1);
     assert!(!store.keys().iter().any(|key| key.contains("replaced")), "{:?}", store.keys());
     assert!(is_sound(&store));
+}
+
+/// Puts everything into one pack beside what is stored; answers its name.
+fn put_pack(store: &MemoryStore, repo: &Repo) -> String {
+    let (name, pack, index) = pack_of(repo);
+    put(store, &format!("objects/pack/pack-{name}.pack"), &pack);
+    put(store, &format!("objects/pack/pack-{name}.idx"), &index);
+    put(store, "objects/info/packs", format!("P pack-{name}.pack\n\n").as_bytes());
+    name
+}
+
+#[test]
+fn loose_objects_that_a_listed_pack_holds_go_once_the_pack_is_older_than_the_grace_period() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    age(&store);
+    put_pack(&store, &repo);
+    assert_eq!(collect(&store).unwrap().deleted(), 0, "readers may hold the old list");
+    age(&store);
+    let objects = repo.objects().len() as u64;
+    let summary = collect(&store).unwrap();
+    assert_eq!((summary.loose, summary.duplicates), (objects, objects));
+    assert_eq!(summary.reachable, Some(objects));
+    assert!(is_sound(&store));
+    store.clear_recorded();
+    assert_eq!(collect(&store).unwrap().reachable, None);
+    let has_read = |request: &mirror_git_to_s3::store::memory::Request| {
+        request.key().ends_with(".pack") || request.key().ends_with(".idx")
+    };
+    assert!(!store.recorded().iter().any(has_read), "nothing can be deleted, so nothing is read");
+}
+
+#[test]
+fn loose_objects_stay_beside_a_pack_that_is_damaged() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let key = format!("objects/pack/pack-{}.pack", put_pack(&store, &repo));
+    let mut bytes = store.bytes(&key).unwrap().to_vec();
+    let end = bytes.len() - 25;
+    bytes[end] ^= 1;
+    put(&store, &key, &bytes);
+    age(&store);
+    let before = keys(&store);
+    // Whether or not the refs reach what is damaged.
+    match collect(&store) {
+        Ok(summary) => assert_eq!(summary.deleted(), 0),
+        Err(error) => assert!(error.to_string().contains("nothing was deleted"), "{error}"),
+    }
+    assert_eq!(keys(&store), before);
+}
+
+/// The pack of before a forced push stays listed, with objects that no ref reaches.
+#[test]
+fn what_only_the_garbage_in_a_pack_names_goes() {
+    let repo = sample();
+    let pointed = "a".repeat(64);
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{pointed}\nsize 3\n");
+    let store = MemoryStore::new();
+    repo.commit("refs/heads/main", &[("big", pointer.as_bytes())]);
+    put_pack(&store, &repo);
+    run_mirror(&repo, &store).unwrap();
+    let lfs = format!("lfs/objects/aa/aa/{pointed}");
+    put(&store, &lfs, b"abc");
+    age(&store);
+    assert_eq!(collect(&store).unwrap().lfs, 0);
+    force_push(&repo);
+    run_mirror(&repo, &store).unwrap();
+    age(&store);
+    assert_eq!(collect(&store).unwrap().lfs, 1);
+    assert!(store.bytes(&lfs).is_none() && is_sound(&store));
 }
 
 /// Name, pack and index of all objects, by git.

@@ -55,9 +55,17 @@ fn text(command: &GcCommand, summary: &GcSummary) -> String {
         0 => String::new(),
         objects => format!("; {objects} lacking LFS objects that nothing names"),
     };
+    let duplicates = match summary.duplicates {
+        0 => String::new(),
+        objects => format!(" ({objects} of them in packs)"),
+    };
+    let reachable = match summary.reachable {
+        Some(objects) => format!("{objects} reachable"),
+        None => "nothing to look at".to_owned(),
+    };
     format!(
-        "{}: {} {} objects, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
-         young, {} reachable, {} requests, {:.1} s\n",
+        "{}: {} {} objects{duplicates}, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
+         young, {reachable}, {} requests, {:.1} s\n",
         command.upkeep.target,
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
@@ -65,7 +73,6 @@ fn text(command: &GcCommand, summary: &GcSummary) -> String {
         summary.lfs,
         summary.bytes,
         summary.young,
-        summary.reachable,
         summary.store_requests,
         summary.elapsed.as_secs_f64()
     )
@@ -78,6 +85,7 @@ fn json(command: &GcCommand, summary: &GcSummary) -> String {
         "exit_code": 0,
         "dry_run": command.dry_run,
         "loose": summary.loose,
+        "duplicates": summary.duplicates,
         "pack_files": summary.packs,
         "lfs": summary.lfs,
         "lfs_forgotten": summary.lfs_forgotten,

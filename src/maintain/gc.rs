@@ -1,10 +1,16 @@
 //! Deletes what no ref reaches and no list names, once it is old enough.
 //!
-//! That is: loose objects that no published ref reaches, `.pack` and `.idx` files that
-//! `objects/info/packs` does not list, and LFS objects that no reachable pointer names; those also
-//! leave the list of lacking ones. No other key
-//! is ever deleted; of temporary keys only those of dead runs (`temp`). If anything that
-//! refs reach is missing or damaged, nothing is deleted at all: what lies behind it is unknown.
+//! That is: loose objects that no published ref reaches, or that a listed pack holds; `.pack` and
+//! `.idx` files that `objects/info/packs` does not list; and LFS objects that no reachable pointer
+//! names; those also leave the list of lacking ones. No other key is ever deleted; of temporary keys
+//! only those of dead runs (`temp`). If anything that refs reach is missing or damaged, nothing is
+//! deleted at all: what lies behind it is unknown.
+//!
+//! Packs are read once and proven, as `verify` does it (`survey`). A loose object goes for the sake of
+//! a pack only if that pack is proven, and older than the grace period: a reader may hold a list
+//! without it. What packs hold that no ref reaches stays with them; only if it names something that is
+//! in no pack is it found by a walk what refs really reach. Where nothing could be deleted, nothing
+//! is read.
 //!
 //! Nor is anything deleted if the refs are not those that the last run has recorded in the state
 //! (`state.json`): an `info/refs` that was lost or answered empty would make everything garbage.
@@ -31,27 +37,31 @@
 //! half-way through a clone of refs that were force-pushed away may miss an old one and has to clone
 //! again.
 //!
-//! **Memory**: as `walk`; listings are worked off page by page.
+//! **Memory**: as `survey`, and for loose objects as `walk`; listings are worked off page by page.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use hashbrown::HashSet;
+
 use super::inventory;
-use super::walk::{Pointers, Problem, Reached, Walk};
+use super::known::Known;
+use super::survey::{Survey, Surveyed, Surveyor};
+use super::walk::{Elsewhere, Pointers, Problem, Reached, Stored, Walk};
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::Oid;
+use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
 use crate::lfs::Remembered;
+use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Deleting;
 use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
-use crate::repository::packed;
-use crate::repository::packs;
+use crate::repository::packed::{self, Packs};
 use crate::repository::replaced::Replaced;
 use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
@@ -92,10 +102,13 @@ impl Default for GcOptions {
 /// What gc did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcSummary {
-    /// Objects that refs reach.
-    pub reachable: u64,
+    /// Objects that stay: those of listed packs, and those that refs reach. `None`: there was nothing
+    /// that could have been deleted, so they were not looked at.
+    pub reachable: Option<u64>,
     /// Loose objects deleted (or that would be).
     pub loose: u64,
+    /// How many of these a listed pack holds.
+    pub duplicates: u64,
     /// Files of packs.
     pub packs: u64,
     /// LFS objects.
@@ -121,32 +134,74 @@ impl GcSummary {
     }
 }
 
-/// Deletes garbage from the mirror in `store`. `deleting` hears every key before it is deleted (or
-/// instead, in a dry run), from many threads.
+/// [`gc_with`] that nobody watches.
 pub fn gc(
     store: &dyn Store,
     options: &GcOptions,
     deleting: &(dyn Fn(&ObjectInfo) + Sync),
+) -> Result<GcSummary, MirrorError> {
+    gc_with(store, options, deleting, &Silent)
+}
+
+/// Deletes garbage from the mirror in `store`. `deleting` hears every key before it is deleted (or
+/// instead, in a dry run), from many threads.
+pub fn gc_with(
+    store: &dyn Store,
+    options: &GcOptions,
+    deleting: &(dyn Fn(&ObjectInfo) + Sync),
+    progress: &dyn Progress,
 ) -> Result<GcSummary, MirrorError> {
     let started = Instant::now();
     let requests_before = store.requests();
     let temporary = if options.dry_run { 0 } else { temp::sweep(store)? as u64 };
     let published = Published::read(store)?;
     let published = confirmed(store, options, published)?;
-    let gc = Gc { store, options, keep: Keep::find(store, options, &published)?, published };
-    let mut counts = gc.look(deleting)?;
-    let lfs_forgotten = gc.keep.forgotten.len() as u64;
-    if !options.dry_run && counts.deleted() + lfs_forgotten > 0 {
-        counts = gc.delete(deleting)?;
-    }
+    let summary = collect(store, options, published, deleting, progress)?;
     Ok(GcSummary {
-        lfs_forgotten,
-        reachable: gc.keep.reached.objects.len() as u64,
         temporary,
         store_requests: store.requests() - requests_before,
         elapsed: started.elapsed(),
-        ..counts
+        ..summary
     })
+}
+
+fn collect(
+    store: &dyn Store,
+    options: &GcOptions,
+    published: Published,
+    deleting: &(dyn Fn(&ObjectInfo) + Sync),
+    progress: &dyn Progress,
+) -> Result<GcSummary, MirrorError> {
+    let mut problems = Vec::new();
+    let names = published.packs.as_ref().map_or_else(Vec::new, |list| {
+        packed::names_in(list, |what| problems.push(format!("objects/info/packs: {what}")))
+    });
+    if !problems.is_empty() {
+        return Err(not_whole(store, &problems));
+    }
+    let packs = names.iter().cloned().collect();
+    let lacking = Remembered::read(store)?.0;
+    let mut keep = Keep { packs, replaced: Replaced::read(store)?, live: Live::default() };
+    if lacking.is_empty() && !keep.may_delete(store, options)? {
+        return Ok(GcSummary::default());
+    }
+    let has_lfs = !store.list(LFS, None)?.objects.is_empty();
+    let stored = match has_lfs {
+        true => Some(inventory::stored(store, options.concurrency, &options.cancel)?),
+        false => None,
+    };
+    let pointers = has_lfs || !lacking.is_empty();
+    let (names, tips) = (&names[..], published.tips(store)?);
+    keep.live = Finder { store, options, progress, names, tips, stored, pointers }.find()?;
+    let is_forgotten = |pointer: &LfsPointer| !keep.live.lfs.contains(&pointer.oid);
+    let forgotten: Vec<_> = lacking.into_iter().filter(is_forgotten).collect();
+    let (lfs_forgotten, reachable) = (forgotten.len() as u64, Some(keep.live.count));
+    let gc = Gc { store, options, keep, published, forgotten };
+    let mut counts = gc.look(deleting)?;
+    if !options.dry_run && counts.deleted() + lfs_forgotten > 0 {
+        counts = gc.delete(deleting)?;
+    }
+    Ok(GcSummary { lfs_forgotten, reachable, ..counts })
 }
 
 /// The mutable files, byte for byte.
@@ -247,86 +302,198 @@ fn wait(options: &GcOptions) -> Result<(), MirrorError> {
 
 /// What must stay.
 struct Keep {
-    reached: Reached,
     /// `pack-<40 hex>`.
     packs: BTreeSet<String>,
     replaced: Replaced,
-    /// Lacking LFS objects that no pointer names.
-    forgotten: Vec<LfsPointer>,
+    live: Live,
+}
+
+/// What refs reach.
+#[derive(Default)]
+struct Live {
+    /// All that is reached, or of a survey the loose objects that no pack holds.
+    objects: HashSet<Oid>,
+    /// Of a survey: the objects of all listed packs, which are sound.
+    packed: Option<Known>,
+    /// LFS objects that pointers name.
+    lfs: HashSet<[u8; 32]>,
+    /// How many objects stay.
+    count: u64,
 }
 
 /// What a key is, if gc may delete it at all.
+#[derive(Clone, Copy)]
 enum Garbage {
     Loose,
+    /// A loose object that a listed pack holds.
+    Duplicate,
     Pack,
     Lfs,
 }
 
-impl Keep {
-    fn find(
-        store: &dyn Store,
-        options: &GcOptions,
-        published: &Published,
-    ) -> Result<Self, MirrorError> {
-        let listed = packs::parse_pack_list(published.packs.as_deref().unwrap_or_default());
-        let problems: Mutex<Vec<String>> = Mutex::default();
-        let told = |words: String| {
-            let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
-            if problems.len() < 3 {
-                problems.push(words);
+/// Says that nothing is deleted, and why.
+fn not_whole(store: &dyn Store, problems: &[String]) -> MirrorError {
+    let problems = problems[..problems.len().min(3)].join("; ");
+    MirrorError::Mirror(format!(
+        "{} is not whole, so what is garbage is not known; nothing was deleted (verify tells more): \
+         {problems}",
+        store.describe()
+    ))
+}
+
+/// Finds what refs reach.
+struct Finder<'g> {
+    store: &'g dyn Store,
+    options: &'g GcOptions,
+    progress: &'g dyn Progress,
+    /// Of the listed packs, in order.
+    names: &'g [String],
+    tips: Vec<(Oid, String)>,
+    stored: Option<Stored>,
+    /// Are pointers wanted?
+    pointers: bool,
+}
+
+impl Finder<'_> {
+    fn find(&self) -> Result<Live, MirrorError> {
+        let surveyed = match self.names {
+            [] => None,
+            names => self.survey(names)?,
+        };
+        let Some(surveyed) = surveyed else { return self.walk_all(None) };
+        self.walk_loose(surveyed)
+    }
+
+    fn survey(&self, names: &[String]) -> Result<Option<Surveyed>, MirrorError> {
+        let GcOptions { grace, concurrency, memory_bytes, cancel, .. } = self.options;
+        // By this machine's clock, with some room: a pack must not be taken for older than it is.
+        let margin = (*grace / 10).min(Duration::from_secs(300));
+        let surveyor = Surveyor {
+            store: self.store,
+            memory_bytes: *memory_bytes,
+            concurrency: *concurrency,
+            cancel,
+            progress: self.progress,
+            old_before: SystemTime::now().checked_sub(*grace + margin),
+        };
+        Ok(match surveyor.look(names)? {
+            Survey::Sound(surveyed) => Some(*surveyed),
+            Survey::Unsure(what) => {
+                log::info!("looking more closely: {what}");
+                None
             }
-        };
-        let names: Vec<String> = listed.clone().unwrap_or_default();
-        let packs = packed::open_all(store, &names, |key, what| told(format!("{key}: {what}")))?;
-        let has_lfs = !store.list(LFS, None)?.objects.is_empty();
-        let lacking = Remembered::read(store)?.0;
-        let stored = match has_lfs {
-            true => Some(inventory::stored(store, options.concurrency, &options.cancel)?),
-            false => None,
-        };
-        let tips = published.tips(store)?;
+        })
+    }
+
+    /// Packs are sound, and what they hold is known: only loose objects are visited.
+    fn walk_loose(&self, surveyed: Surveyed) -> Result<Live, MirrorError> {
+        let Surveyed { known, outside, lfs } = surveyed;
+        let tips = self.tips.iter().map(|(oid, _)| (*oid, None));
+        let from: Vec<_> = tips.chain(outside.iter().map(|(o, k)| (*o, Some(*k)))).collect();
+        let elsewhere = |oid: &Oid, kind| known.linked(oid, kind);
+        let (reached, problems) = self.walk(&Packs::default(), &from, &elsewhere)?;
+        let sums = known.sum_up();
+        // Packs may hold objects that no ref reaches any more. They hurt only by what they name.
+        let exact = sums.unlinked == 0 || (outside.is_empty() && !self.pointers);
+        if !exact || sums.absent + sums.of_wrong_kind > 0 {
+            return self.walk_all(Some(known));
+        }
+        if !problems.is_empty() {
+            return Err(not_whole(self.store, &problems));
+        }
+        Ok(Live {
+            count: (known.len() + reached.objects.len()) as u64,
+            objects: reached.objects,
+            packed: Some(known),
+            lfs: lfs.into_keys().chain(reached.lfs.into_keys()).collect(),
+        })
+    }
+
+    /// From ref to ref through everything. `packed`: of packs that are sound.
+    fn walk_all(&self, packed: Option<Known>) -> Result<Live, MirrorError> {
+        let mut problems = Vec::new();
+        let packs = packed::open_all(self.store, self.names, |key, what| {
+            problems.push(format!("{key}: {what}"));
+        })?;
+        let from: Vec<_> = self.tips.iter().map(|(oid, _)| (*oid, None)).collect();
+        let (reached, more) = self.walk(&packs, &from, &|_, _| false)?;
+        problems.extend(more);
+        if !problems.is_empty() {
+            return Err(not_whole(self.store, &problems));
+        }
+        let lfs = reached.lfs.into_keys().collect();
+        Ok(Live { count: reached.objects.len() as u64, objects: reached.objects, packed, lfs })
+    }
+
+    /// Answers some of the problems, too.
+    fn walk(
+        &self,
+        packs: &Packs,
+        from: &[(Oid, Option<Kind>)],
+        elsewhere: Elsewhere<'_>,
+    ) -> Result<(Reached, Vec<String>), MirrorError> {
+        self.progress.phase("objects");
+        let problems: Mutex<Vec<String>> = Mutex::default();
         let walk = Walk {
-            store,
-            packs: &packs,
-            threads: options.concurrency,
-            memory_bytes: options.memory_bytes,
-            cancel: &options.cancel,
+            store: self.store,
+            packs,
+            threads: self.options.concurrency,
+            memory_bytes: self.options.memory_bytes,
+            cancel: &self.options.cancel,
             read_blobs: false,
             blobs_exist: false,
-            stored: stored.as_ref(),
-            pointers: match has_lfs || !lacking.is_empty() {
-                true => Pointers::Yes,
-                false => Pointers::No,
-            },
-            elsewhere: &|_, _| false,
+            stored: self.stored.as_ref(),
+            pointers: if self.pointers { Pointers::Yes } else { Pointers::No },
+            elsewhere,
         };
-        let from: Vec<_> = tips.iter().map(|(oid, _)| (*oid, None)).collect();
-        let reached = walk.run(&from, &|Problem { key, what, via }| {
-            let name = tips.get(via as usize).map_or("?", |(_, name)| name);
-            told(format!("{key}: {what} (reached by {name})"));
+        let reached = walk.run(from, &|Problem { key, what, via }| {
+            let name = self.tips.get(via as usize).map_or("a pack", |(_, name)| name);
+            let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+            if problems.len() < 3 {
+                problems.push(format!("{key}: {what} (reached by {name})"));
+            }
         })?;
-        let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if !problems.is_empty() {
-            return Err(MirrorError::Mirror(format!(
-                "{} is not whole, so what is garbage is not known; nothing was deleted (verify \
-                 tells more): {}",
-                store.describe(),
-                problems.join("; ")
-            )));
+        Ok((reached, problems.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Keep {
+    /// Is there anything at all that could be deleted? Where packs hold everything there seldom is,
+    /// and then nothing has to be read.
+    fn may_delete(&self, store: &dyn Store, options: &GcOptions) -> Result<bool, MirrorError> {
+        let found = AtomicBool::new(false);
+        for folder in [OBJECTS, LFS] {
+            inventory::pages(store, folder, options.concurrency, &options.cancel, &|page| {
+                let is_candidate = |info: &ObjectInfo| match pack_of_key(info.key.as_str()) {
+                    Some(name) => !self.packs.contains(name),
+                    None => {
+                        let key = info.key.as_str();
+                        loose::oid_of_key(key).is_some() || lfs_objects::oid_of_key(key).is_some()
+                    }
+                };
+                found.fetch_or(page.iter().any(is_candidate), Ordering::Relaxed);
+                Ok(())
+            })?;
+            if found.load(Ordering::Relaxed) {
+                return Ok(true);
+            }
         }
-        let packs = listed.unwrap_or_default().into_iter().collect();
-        let is_forgotten = |pointer: &LfsPointer| !reached.lfs.contains_key(&pointer.oid);
-        let forgotten = lacking.into_iter().filter(is_forgotten).collect();
-        Ok(Keep { reached, packs, replaced: Replaced::read(store)?, forgotten })
+        Ok(false)
     }
 
     /// `None`: it must stay, or is nothing that gc knows.
     fn garbage(&self, key: &str) -> Option<Garbage> {
         if let Some(oid) = loose::oid_of_key(key) {
-            return (!self.reached.objects.contains(&oid)).then_some(Garbage::Loose);
+            let live = &self.live;
+            return match &live.packed {
+                Some(known) if known.is_in_old_pack(&oid) => Some(Garbage::Duplicate),
+                // Its pack is young: readers may hold a list without it.
+                Some(known) if known.contains(&oid) => None,
+                _ => (!live.objects.contains(&oid)).then_some(Garbage::Loose),
+            };
         }
         if let Some(oid) = lfs_objects::oid_of_key(key) {
-            return (!self.reached.lfs.contains_key(&oid)).then_some(Garbage::Lfs);
+            return (!self.live.lfs.contains(&oid)).then_some(Garbage::Lfs);
         }
         (!self.packs.contains(pack_of_key(key)?)).then_some(Garbage::Pack)
     }
@@ -351,12 +518,15 @@ struct Gc<'g> {
     options: &'g GcOptions,
     published: Published,
     keep: Keep,
+    /// Lacking LFS objects that no pointer names.
+    forgotten: Vec<LfsPointer>,
 }
 
 /// Counted from many threads.
 #[derive(Default)]
 struct Counts {
     loose: AtomicU64,
+    duplicates: AtomicU64,
     packs: AtomicU64,
     lfs: AtomicU64,
     bytes: AtomicU64,
@@ -367,6 +537,10 @@ impl Counts {
     fn add(&self, what: &Garbage, bytes: u64) {
         let counter = match what {
             Garbage::Loose => &self.loose,
+            Garbage::Duplicate => {
+                self.duplicates.fetch_add(1, Ordering::Relaxed);
+                &self.loose
+            }
             Garbage::Pack => &self.packs,
             Garbage::Lfs => &self.lfs,
         };
@@ -377,6 +551,7 @@ impl Counts {
     fn summary(self) -> GcSummary {
         GcSummary {
             loose: self.loose.into_inner(),
+            duplicates: self.duplicates.into_inner(),
             packs: self.packs.into_inner(),
             lfs: self.lfs.into_inner(),
             bytes: self.bytes.into_inner(),
@@ -442,9 +617,9 @@ impl Gc<'_> {
             garbage.iter().for_each(|(info, what)| counts.add(what, info.len));
             Ok(())
         })?;
-        if !self.keep.forgotten.is_empty() {
+        if !self.forgotten.is_empty() {
             self.refuse_news()?;
-            Remembered::forget(self.store, &self.keep.forgotten)?;
+            Remembered::forget(self.store, &self.forgotten)?;
         }
         let notes = self.keep.replaced.old_notes(|at| self.is_old(at, now));
         if !notes.is_empty() {

@@ -353,16 +353,21 @@ pub(crate) fn listed_names(
     // git bears it if there is none.
     let file = files::get(store, &key, None, 64 << 20)?;
     let Some((file, _)) = file else { return Ok(Vec::new()) };
+    Ok(names_in(&file, |what| bad(key.to_string(), what)))
+}
+
+/// The names in a list of packs, each once. `bad` hears what is wrong with it.
+pub(crate) fn names_in(file: &[u8], mut bad: impl FnMut(String)) -> Vec<String> {
     if file.is_empty() {
-        bad(key.to_string(), "0 bytes: it is damaged, or a cache answers for the store".into());
+        bad("0 bytes: it is damaged, or a cache answers for the store".into());
     }
-    let mut names = packs::parse_pack_list(&file).unwrap_or_else(|line| {
-        bad(key.to_string(), format!("not a line of a list of packs: {line}"));
+    let mut names = packs::parse_pack_list(file).unwrap_or_else(|line| {
+        bad(format!("not a line of a list of packs: {line}"));
         Vec::new()
     });
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
-    Ok(names)
+    names
 }
 
 /// Opens the packs of these names, as far as they are sound. `bad` hears what is wrong, by key.
