@@ -32,7 +32,7 @@ use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
     AgentCommand, Command, GcCommand, MirrorCommand, MirrorUrl, Output, Settings, Upkeep,
-    UpkeepTarget, Verbosity, VerifyCommand,
+    UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
 };
 pub use self::error::CliError;
 pub use self::manifest::Shard;
@@ -50,8 +50,8 @@ pub fn parse(
         .collect::<Result<Vec<String>, CliError>>()?;
     // Sub-commands go here, each with its own table of options.
     match words.first().map(String::as_str) {
-        Some("verify") => return upkeep::verify(&words[1..], &Environment(env)),
-        Some("gc") => return upkeep::gc(&words[1..], &Environment(env)),
+        Some("verify") => return upkeep::verify(&words[1..], &Environment(env), stdin),
+        Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
         Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),
         Some("completions") => return completions::completions(&words[1..]),
         _ => {}

@@ -337,6 +337,41 @@ pub fn metrics(reports: &[Report], now: SystemTime) -> String {
     text
 }
 
+/// A metric of `verify` or `gc`: its name, what it means, its value.
+pub type Gauge = (&'static str, &'static str, f64);
+
+/// The Prometheus textfile of `verify` or `gc`, which is `family`: each mirror's name, exit code and
+/// gauges.
+pub fn upkeep_metrics(
+    family: &str,
+    results: &[(String, ExitCode, Vec<Gauge>)],
+    now_seconds: u64,
+) -> String {
+    let mut rows: Vec<(&str, &str, &str, f64)> = Vec::new();
+    for (target, code, gauges) in results {
+        let code = f64::from(code.code());
+        rows.push(("exit_code", "Exit code of the last run.", target, code));
+        rows.extend(
+            gauges.iter().map(|(name, help, value)| (*name, *help, target.as_str(), *value)),
+        );
+    }
+    // Each metric's values in one piece (Prometheus' exposition formats).
+    rows.sort_by_key(|(name, ..)| *name);
+    let (mut text, mut last) = (String::new(), "");
+    for (name, help, target, value) in rows {
+        let full = format!("mirror_git_to_s3_{family}_{name}");
+        if last != name {
+            let _ = writeln!(text, "# HELP {full} {help}\n# TYPE {full} gauge");
+        }
+        last = name;
+        let _ = writeln!(text, "{full}{{target=\"{}\"}} {value}", label(target));
+    }
+    let name = format!("mirror_git_to_s3_{family}_last_run_timestamp_seconds");
+    let help = "When the last run over all mirrors ended.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {now_seconds}");
+    text
+}
+
 /// A label's value: backslash, quote and line feed are escaped (Prometheus' exposition formats).
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -564,6 +599,29 @@ mod tests {
             let name = name.split(' ').next().unwrap_or_default();
             assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
         }
+    }
+
+    #[test]
+    fn metrics_of_verify_and_gc_come_in_one_piece_each() {
+        let gauges = |value| vec![("findings", "What is wrong.", value)];
+        let results = [
+            ("s3://b/1".to_owned(), ExitCode::Done, gauges(0.0)),
+            ("s3://b/2".to_owned(), ExitCode::Failed, gauges(3.0)),
+        ];
+        let wanted = "\
+# HELP mirror_git_to_s3_verify_exit_code Exit code of the last run.
+# TYPE mirror_git_to_s3_verify_exit_code gauge
+mirror_git_to_s3_verify_exit_code{target=\"s3://b/1\"} 0
+mirror_git_to_s3_verify_exit_code{target=\"s3://b/2\"} 1
+# HELP mirror_git_to_s3_verify_findings What is wrong.
+# TYPE mirror_git_to_s3_verify_findings gauge
+mirror_git_to_s3_verify_findings{target=\"s3://b/1\"} 0
+mirror_git_to_s3_verify_findings{target=\"s3://b/2\"} 3
+# HELP mirror_git_to_s3_verify_last_run_timestamp_seconds When the last run over all mirrors ended.
+# TYPE mirror_git_to_s3_verify_last_run_timestamp_seconds gauge
+mirror_git_to_s3_verify_last_run_timestamp_seconds 1700000000
+";
+        assert_eq!(upkeep_metrics("verify", &results, 1_700_000_000), wanted);
     }
 
     #[test]

@@ -293,6 +293,7 @@ fn json_of_verify_and_gc_has_these_fields_and_nothing_else_is_on_standard_output
         [
             "bytes",
             "dry_run",
+            "duplicates",
             "error",
             "exit_code",
             "lfs",

@@ -262,6 +262,87 @@ fn wrong_indices_are_found() {
     findings(&store, true, &key);
 }
 
+/// The findings as text, one a line.
+fn words(store: &MemoryStore, quick: bool) -> Vec<String> {
+    check(store, quick).findings.iter().map(|finding| finding.to_string()).collect()
+}
+
+#[test]
+fn lost_file_of_many_objects_is_one_finding_with_their_number() {
+    let repo = sample();
+    let count = repo.objects().len();
+    for (extension, what) in [
+        ("idx", "its pack is listed, but the index is missing"),
+        ("pack", "listed in objects/info/packs, but missing"),
+    ] {
+        let (store, pack) = packed(&repo);
+        let key = format!("{pack}.{extension}");
+        delete(&store, &key);
+        let wanted = format!("{key}: {what}, so {count} objects are unreadable");
+        for quick in [false, true] {
+            assert_eq!(words(&store, quick), [wanted.as_str()], "quick {quick}");
+        }
+    }
+}
+
+#[test]
+fn pack_that_is_cut_short_is_one_finding_with_the_number_of_what_is_lost() {
+    let repo = sample();
+    let (store, pack) = packed(&repo);
+    let key = format!("{pack}.pack");
+    let sound = store.bytes(&key).unwrap().to_vec();
+    put(&store, &key, &sound[..sound.len() / 2]);
+    let words = words(&store, false);
+    assert_eq!(words.len(), 1, "{words:?}");
+    let objects: usize = {
+        let (_, rest) = words[0].split_once(", so ").expect("a number");
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(objects > 3 && objects < repo.objects().len(), "{words:?}");
+    // And with its index gone nothing of it is known, but for what refs name.
+    delete(&store, &format!("{pack}.idx"));
+    let found = check(&store, false);
+    assert!(found.findings.len() == 2, "{:?}", found.findings);
+}
+
+#[test]
+fn damage_is_told_apart_from_a_target_that_holds_no_mirror() {
+    let said = |store: &MemoryStore| match verify(store, &VerifyOptions::default()) {
+        Err(MirrorError::Mirror(words)) => words,
+        other => panic!("{other:?}"),
+    };
+    let store = MemoryStore::new();
+    assert!(said(&store).contains("no mirror is here"));
+    put(&store, "holiday.jpg", b"...");
+    assert!(said(&store).contains("other files are"));
+    put(&store, "HEAD", b"ref: refs/heads/main\n");
+    findings(&store, false, "info/refs: missing");
+    for kind in [StoreErrorKind::NotFound, StoreErrorKind::Denied] {
+        let store = MemoryStore::new();
+        store.inject(Fault::new(kind).on(Operation::List).always());
+        let error = verify(&store, &VerifyOptions::default()).unwrap_err();
+        assert!(matches!(&error, MirrorError::Store(e) if e.kind == kind), "{error}");
+    }
+}
+
+#[test]
+fn store_that_fails_in_the_middle_of_a_pack_is_an_error_and_no_finding() {
+    let repo = sample();
+    for nth in 1..9 {
+        let (store, _) = packed(&repo);
+        let is_pack = |key: &str| key.ends_with(".pack") || key.ends_with(".idx");
+        store.inject(Fault::new(StoreErrorKind::Denied).key(is_pack).nth(nth));
+        match verify(&store, &VerifyOptions::default()) {
+            Ok(report) => assert!(report.is_sound() && nth > 3, "{nth}: {:?}", report.findings),
+            Err(error) => {
+                let is_it =
+                    matches!(&error, MirrorError::Store(e) if e.kind == StoreErrorKind::Denied);
+                assert!(is_it, "{nth}: {error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn unreachable_damage_in_loose_objects_is_nobodys() {
     let repo = sample();

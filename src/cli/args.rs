@@ -200,6 +200,21 @@ pub(super) struct VerifyArgs {
     /// results as JSON
     #[argh(switch)]
     pub json: bool,
+    /// bars: auto, always or never
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
+    /// file of pairs
+    #[argh(option)]
+    pub manifest: Option<String>,
+    /// share of the manifest
+    #[argh(option, from_str_fn(shard))]
+    pub shard: Option<Shard>,
+    /// repositories at once
+    #[argh(option, from_str_fn(jobs))]
+    pub jobs: Option<usize>,
+    /// prometheus textfile
+    #[argh(option)]
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// Deletes what no ref reaches.
@@ -245,6 +260,21 @@ pub(super) struct GcArgs {
     /// results as JSON
     #[argh(switch)]
     pub json: bool,
+    /// bars: auto, always or never
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
+    /// file of pairs
+    #[argh(option)]
+    pub manifest: Option<String>,
+    /// share of the manifest
+    #[argh(option, from_str_fn(shard))]
+    pub shard: Option<Shard>,
+    /// repositories at once
+    #[argh(option, from_str_fn(jobs))]
+    pub jobs: Option<usize>,
+    /// prometheus textfile
+    #[argh(option)]
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// `90s`, `30m`, `24h`, `7d`; a bare `0` too.

@@ -52,16 +52,27 @@ impl fmt::Display for UpkeepTarget {
     }
 }
 
+/// A mirror to work on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpkeepMirror {
+    /// Where it is.
+    pub target: UpkeepTarget,
+    /// What it is a mirror of, where that is told.
+    pub source: Option<urls::SourceUrl>,
+}
+
 /// What both commands have.
 #[derive(Debug)]
 pub struct Upkeep {
-    /// Which mirror.
-    pub target: UpkeepTarget,
-    /// How to reach it.
+    /// Which mirrors: this machine's shard of them. May be empty when the shard is.
+    pub mirrors: Vec<UpkeepMirror>,
+    /// How to reach them.
     pub settings: Settings,
-    /// Requests in flight.
+    /// Mirrors at once.
+    pub jobs: usize,
+    /// Requests in flight, of all jobs.
     pub concurrency: usize,
-    /// Memory for packs, in bytes.
+    /// Memory for packs, in bytes, of all jobs.
     pub memory_bytes: u64,
     /// What people and scripts get to see.
     pub output: Output,
@@ -301,7 +312,7 @@ pub(super) fn mirror(
     })
 }
 
-fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>, CliError> {
+pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>, CliError> {
     let Some(name) = &args.manifest else {
         if args.shard.is_some() {
             return Err(CliError::new("--shard needs --manifest"));
@@ -336,7 +347,8 @@ fn read_text(from: &mut dyn Read) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
+/// Requests in flight and memory in bytes, which are enough for so many jobs.
+pub(super) fn shared_means(args: &MirrorArgs, jobs: usize) -> Result<(usize, u64), CliError> {
     let defaults = Options::default();
     let concurrency = args.concurrency.unwrap_or(defaults.concurrency);
     if jobs > concurrency {
@@ -351,6 +363,12 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
             memory_bytes >> 20
         )));
     }
+    Ok((concurrency, memory_bytes))
+}
+
+fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
+    let defaults = Options::default();
+    let (concurrency, memory_bytes) = shared_means(args, jobs)?;
     let refs = RefFilter::new(&args.refs, &args.exclude_refs)
         .map_err(|error| CliError::new(format!("--refs or --exclude-refs: {error}")))?;
     Ok(Options {

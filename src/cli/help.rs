@@ -125,10 +125,13 @@ objects. What is wrong goes to standard output.
 Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
 
   --target URL             s3://BUCKET/PREFIX, file:///DIRECTORY, or the
-                           https://... URL that git clones from
+                           https://... URL that git clones from; repeatable
+  --manifest FILE          the targets of a manifest; - for stdin
+  --shard I/N              of the manifest, only the share I of N (from 0)
+  --jobs N                 mirrors at once [default: 1]
   --quick                  blobs, packs and LFS objects by name and size only
-  --concurrency N          requests in flight [default: 64]
-  --memory MIB             memory for packs [default: 64]
+  --concurrency N          requests in flight, of all jobs [default: 64]
+  --memory MIB             memory for packs, of all jobs [default: 64]
   --endpoint-url URL       address of an S3-compatible store
   --region R               [default: environment, profile, us-east-1]
   --profile P              profile of the AWS configuration files
@@ -136,7 +139,10 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
   --ca-bundle PEM          CAs to trust besides the system's
   -q, --quiet              errors only
   -v, --verbose            say what is going on; -vv: for finding faults
-  --json                   one JSON object on standard output
+  --json                   one JSON object a mirror on standard output
+  --progress WHEN          bars on standard error: auto, always or never
+                           [default: auto: on a terminal]
+  --metrics-file FILE      write a Prometheus textfile at the end
   -h, --help               this text
   -V, --version            the version
 
@@ -144,8 +150,8 @@ Examples:
   mirror-git-to-s3 verify --target s3://mirrors/project.git
   mirror-git-to-s3 verify --target https://example.com/project.git --quick
 
-Exit codes: 0 sound; 1 faulty, or failed; 2 usage; 5 try again later; 12 access
-denied; 130, 143 interrupted.
+Exit codes: 0 sound; 1 faulty, or failed; 2 usage; 3 some of several; 5 try
+again later; 12 access denied; 130, 143 interrupted.
 ";
 
 /// Help for `gc`.
@@ -155,12 +161,15 @@ mirrors: one that is overtaken ends with 11 and has to run again.
 
 Usage: mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
 
-  --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY
+  --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable
+  --manifest FILE          the targets of a manifest; - for stdin
+  --shard I/N              of the manifest, only the share I of N (from 0)
+  --jobs N                 mirrors at once [default: 1]
   --grace TIME             what is younger stays: 90s, 30m, 24h, 7d; longer than
                            the longest run [default: 24h]
   -n, --dry-run            list what would be deleted, delete nothing
-  --concurrency N          requests in flight [default: 64]
-  --memory MIB             memory for packs [default: 64]
+  --concurrency N          requests in flight, of all jobs [default: 64]
+  --memory MIB             memory for packs, of all jobs [default: 64]
   --endpoint-url URL       address of an S3-compatible store
   --region R               [default: environment, profile, us-east-1]
   --profile P              profile of the AWS configuration files
@@ -168,7 +177,10 @@ Usage: mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
   --ca-bundle PEM          CAs to trust besides the system's
   -q, --quiet              errors only
   -v, --verbose            say what is going on; -vv: for finding faults
-  --json                   one JSON object on standard output
+  --json                   one JSON object a mirror on standard output
+  --progress WHEN          bars on standard error: auto, always or never
+                           [default: auto: on a terminal]
+  --metrics-file FILE      write a Prometheus textfile at the end
   -h, --help               this text
   -V, --version            the version
 
@@ -176,8 +188,8 @@ Examples:
   mirror-git-to-s3 gc --target s3://mirrors/project.git -n
   mirror-git-to-s3 gc --target file:///srv/mirrors/project.git --grace 7d
 
-Exit codes: 0 done; 1 failed; 2 usage; 5 try again later; 11 a run published
-meanwhile; 12 access denied; 130, 143 interrupted.
+Exit codes: 0 done; 1 failed; 2 usage; 3 some of several; 5 try again later; 11
+a run published meanwhile; 12 access denied; 130, 143 interrupted.
 ";
 
 /// Help for `completions`.

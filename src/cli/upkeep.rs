@@ -1,5 +1,6 @@
 //! The command lines of `verify` and `gc`.
 
+use std::io::Read;
 use std::time::Duration;
 
 use argh::ArgsInfo;
@@ -7,11 +8,12 @@ use argh::ArgsInfo;
 use super::args::{GcArgs, MirrorArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{
-    Command, Environment, GcCommand, Upkeep, UpkeepTarget, VerifyCommand, from_args, output,
-    settings,
+    Command, Environment, GcCommand, Upkeep, UpkeepMirror, UpkeepTarget, VerifyCommand, from_args,
+    output, pairs, settings, shared_means,
 };
 use super::error::CliError;
 use super::help;
+use super::manifest::Pair;
 use super::urls::{self, TargetUrl};
 use crate::run::Cancel;
 
@@ -32,52 +34,98 @@ macro_rules! as_mirror_args {
             quiet: $args.quiet,
             verbose: $args.verbose,
             json: $args.json,
+            progress: $args.progress,
+            manifest: $args.manifest,
+            shard: $args.shard,
+            jobs: $args.jobs,
+            metrics_file: $args.metrics_file,
             ..MirrorArgs::default()
         }
     };
 }
 
-pub(super) fn verify(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+pub(super) fn verify(
+    words: &[String],
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
     match argv::normalise(words, VerifyArgs::get_args_info().flags)? {
         Argv::Help => Ok(Command::Print(help::VERIFY.to_owned())),
         Argv::Version => Ok(Command::Print(help::version())),
         Argv::Words(words) => {
             let args = from_args::<VerifyArgs>(&words)?;
             let quick = args.quick;
-            let upkeep = upkeep(as_mirror_args!(args), true, env)?;
+            let upkeep = upkeep(as_mirror_args!(args), true, env, stdin)?;
             Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick })))
         }
     }
 }
 
-pub(super) fn gc(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+pub(super) fn gc(
+    words: &[String],
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
     match argv::normalise(words, GcArgs::get_args_info().flags)? {
         Argv::Help => Ok(Command::Print(help::GC.to_owned())),
         Argv::Version => Ok(Command::Print(help::version())),
         Argv::Words(words) => {
             let args = from_args::<GcArgs>(&words)?;
             let (grace, dry_run) = (args.grace.unwrap_or(DEFAULT_GRACE), args.dry_run);
-            let upkeep = upkeep(as_mirror_args!(args), false, env)?;
+            let upkeep = upkeep(as_mirror_args!(args), false, env, stdin)?;
             Ok(Command::Gc(Box::new(GcCommand { upkeep, grace, dry_run })))
         }
     }
 }
 
-fn upkeep(args: MirrorArgs, http: bool, env: &Environment<'_>) -> Result<Upkeep, CliError> {
-    let target = match args.target.as_slice() {
-        [one] => target(one, http)?,
-        [] => return Err(CliError::new("no --target")),
-        _ => return Err(CliError::new("--target was given twice")),
-    };
-    let concurrency = args.concurrency.unwrap_or(64);
+fn upkeep(
+    args: MirrorArgs,
+    http: bool,
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Upkeep, CliError> {
+    let mirrors = mirrors(&args, http, stdin)?;
+    let jobs = args.jobs.unwrap_or(1);
+    let (concurrency, memory_bytes) = shared_means(&args, jobs)?;
     Ok(Upkeep {
-        target,
-        settings: settings(&args, env, concurrency + 1)?,
+        mirrors,
+        settings: settings(&args, env, concurrency + jobs)?,
+        jobs,
         concurrency,
-        memory_bytes: args.memory.unwrap_or(64) << 20,
+        memory_bytes,
         output: output(args, env)?,
         cancel: Cancel::default(),
     })
+}
+
+/// Targets alone, or the pairs of a manifest.
+fn mirrors(
+    args: &MirrorArgs,
+    http: bool,
+    stdin: &mut dyn Read,
+) -> Result<Vec<UpkeepMirror>, CliError> {
+    if args.manifest.is_some() {
+        let of_pair = |Pair { source, target }| UpkeepMirror {
+            target: UpkeepTarget::Store(target),
+            source: Some(source),
+        };
+        return Ok(pairs(args, stdin)?.into_iter().map(of_pair).collect());
+    }
+    if args.shard.is_some() {
+        return Err(CliError::new("--shard needs --manifest"));
+    }
+    if args.target.is_empty() {
+        return Err(CliError::new("no --target, or --manifest"));
+    }
+    let mut mirrors: Vec<UpkeepMirror> = Vec::new();
+    for text in &args.target {
+        let mirror = UpkeepMirror { target: target(text, http)?, source: None };
+        if mirrors.contains(&mirror) {
+            return Err(CliError::new(format!("--target {} was given twice", mirror.target)));
+        }
+        mirrors.push(mirror);
+    }
+    Ok(mirrors)
 }
 
 fn target(text: &str, http: bool) -> Result<UpkeepTarget, CliError> {
@@ -127,7 +175,9 @@ mod tests {
             panic!("not verify")
         };
         assert!(verify.quick);
-        assert_eq!(verify.upkeep.target, UpkeepTarget::Http("https://h/m".to_owned()));
+        let target = UpkeepTarget::Http("https://h/m".to_owned());
+        assert_eq!(verify.upkeep.mirrors, [UpkeepMirror { target, source: None }]);
+        assert_eq!((verify.upkeep.jobs, verify.upkeep.memory_bytes), (1, 64 << 20));
     }
 
     #[test]
@@ -136,7 +186,11 @@ mod tests {
             ("gc", "no --target"),
             ("verify", "no --target"),
             ("gc --target https://h/m", "target: want s3://"),
-            ("gc --target s3://b --target s3://c", "--target was given twice"),
+            ("gc --target s3://b --target s3://b/", "--target s3://b was given twice"),
+            ("gc --target s3://b --shard 0/2", "--shard needs --manifest"),
+            ("verify --target s3://b --manifest m", "--manifest stands instead of"),
+            ("verify --target s3://b --jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
+            ("verify --target s3://b --jobs 9", "--jobs 9 share --memory 64"),
             ("verify --target s3://b -n", "unknown option -n"),
             ("gc --target s3://b --quick", "unknown option --quick"),
             ("verify --target ftp://h/m", "target: want s3://"),
@@ -144,6 +198,19 @@ mod tests {
             let error = run(line).expect_err(line);
             assert!(error.starts_with(wanted), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn manifest_names_targets_with_their_sources() {
+        let words = ["verify", "--manifest", "-", "--jobs", "2"].map(OsString::from);
+        let mut manifest = &b"https://h/a s3://b/a\nhttps://h/b s3://b/b\n"[..];
+        let Ok(Command::Verify(verify)) = parse(words, &|_| None, &mut manifest) else {
+            panic!("not verify")
+        };
+        let mirrors = &verify.upkeep.mirrors;
+        let text: Vec<String> = mirrors.iter().map(|mirror| mirror.target.to_string()).collect();
+        assert_eq!(text, ["s3://b/a", "s3://b/b"]);
+        assert!(mirrors.iter().all(|mirror| mirror.source.is_some()));
     }
 
     #[test]

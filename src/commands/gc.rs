@@ -1,56 +1,60 @@
 //! `gc --target T [--grace 24h] [-n]`: deletes what no ref reaches and no list names.
 
-use crate::cli::{CliError, GcCommand, UpkeepTarget, Verbosity};
-use crate::endpoints::Endpoints;
+use crate::cli::{CliError, GcCommand, UpkeepMirror, UpkeepTarget, Verbosity};
 use crate::exit_code::ExitCode;
-use crate::maintain::gc::{GcOptions, GcSummary, gc};
+use crate::maintain::gc::{GcOptions, GcSummary, gc_with};
 use crate::mirror::MirrorError;
 use crate::store::ObjectInfo;
 
-use super::upkeep;
+use super::upkeep::{self, Done, Means};
 
 /// Collects garbage. `Err` is a usage error: nothing was begun.
 pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
-    let upkeep = &command.upkeep;
-    let (endpoints, interruption) = upkeep::start(upkeep)?;
-    match collect(command, &endpoints) {
-        Err(error) => Ok(upkeep::failed(&error, upkeep, &interruption)),
-        Ok(summary) => {
-            if upkeep.output.json {
-                upkeep::print(&json(command, &summary));
-            } else if upkeep.output.verbosity != Verbosity::Quiet {
-                upkeep::print(&text(command, &summary));
-            }
-            Ok(ExitCode::Done)
-        }
-    }
+    let is_quiet = command.upkeep.output.verbosity == Verbosity::Quiet;
+    upkeep::run_all(&command.upkeep, "gc", |mirror, means| {
+        let summary = collect(command, mirror, means)?;
+        let target = mirror.target.to_string();
+        Ok(Done {
+            code: ExitCode::Done,
+            text: if is_quiet { String::new() } else { text(command, &target, &summary) },
+            json: json(command, &target, &summary),
+            gauges: vec![
+                ("deleted", "Keys deleted, without temporary ones.", summary.deleted() as f64),
+                ("deleted_bytes", "Their bytes.", summary.bytes as f64),
+                ("young", "Garbage within the grace period.", summary.young as f64),
+                ("duration_seconds", "Wall time.", summary.elapsed.as_secs_f64()),
+            ],
+        })
+    })
 }
 
-fn collect(command: &GcCommand, endpoints: &Endpoints) -> Result<GcSummary, MirrorError> {
+fn collect(
+    command: &GcCommand,
+    mirror: &UpkeepMirror,
+    means: &Means<'_>,
+) -> Result<GcSummary, MirrorError> {
     let upkeep = &command.upkeep;
-    let UpkeepTarget::Store(target) = &upkeep.target else {
+    let UpkeepTarget::Store(target) = &mirror.target else {
         return Err(MirrorError::Mirror("gc can't delete over plain HTTP".to_owned()));
     };
-    let store = endpoints.open_store(target, &upkeep.cancel)?;
+    let store = means.endpoints.open_store(target, &upkeep.cancel)?;
     let options = GcOptions {
         grace: command.grace,
         dry_run: command.dry_run,
-        concurrency: upkeep.concurrency,
-        memory_bytes: upkeep.memory_bytes,
+        concurrency: means.concurrency,
+        memory_bytes: means.memory_bytes,
         cancel: upkeep.cancel.clone(),
         ..GcOptions::default()
     };
     let names = command.dry_run && !upkeep.output.json;
-    gc(store.as_ref(), &options, &|info: &ObjectInfo| {
-        if names {
-            upkeep::print(&format!("{}\n", info.key));
-        } else {
-            log::info!("deleting {}", info.key);
-        }
-    })
+    let deleting = |info: &ObjectInfo| match names {
+        true => means.print(&format!("{}\n", info.key)),
+        false => log::info!("deleting {}", info.key),
+    };
+    gc_with(store.as_ref(), &options, &deleting, means.progress)
 }
 
-fn text(command: &GcCommand, summary: &GcSummary) -> String {
+fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
     let forgotten = match summary.lfs_forgotten {
         0 => String::new(),
         objects => format!("; {objects} lacking LFS objects that nothing names"),
@@ -64,9 +68,8 @@ fn text(command: &GcCommand, summary: &GcSummary) -> String {
         None => "nothing to look at".to_owned(),
     };
     format!(
-        "{}: {} {} objects{duplicates}, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
+        "{target}: {} {} objects{duplicates}, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
          young, {reachable}, {} requests, {:.1} s\n",
-        command.upkeep.target,
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
         summary.packs,
@@ -78,9 +81,9 @@ fn text(command: &GcCommand, summary: &GcSummary) -> String {
     )
 }
 
-fn json(command: &GcCommand, summary: &GcSummary) -> String {
-    let value = serde_json::json!({
-        "target": command.upkeep.target.to_string(),
+fn json(command: &GcCommand, target: &str, summary: &GcSummary) -> serde_json::Value {
+    serde_json::json!({
+        "target": target,
         "status": "ok",
         "exit_code": 0,
         "dry_run": command.dry_run,
@@ -96,6 +99,5 @@ fn json(command: &GcCommand, summary: &GcSummary) -> String {
         "requests": summary.store_requests,
         "seconds": summary.elapsed.as_secs_f64(),
         "error": null,
-    });
-    format!("{value}\n")
+    })
 }

@@ -49,7 +49,7 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
 
 /// Bars, if they are wanted and there is something to draw them on. Below warnings there is nothing
 /// to be seen of a run: `-q` means no bars unless they are asked for.
-fn bars(output: &Output, repositories: usize) -> Option<Bars> {
+pub(super) fn bars(output: &Output, repositories: usize) -> Option<Bars> {
     let force = match output.progress {
         ProgressMode::Never => return None,
         ProgressMode::Always => true,

@@ -1,38 +1,132 @@
-//! What `verify` and `gc` share: beginning, printing, failing.
+//! What `verify` and `gc` share: one mirror after the other, or several at once, each told when it
+//! ends.
 
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::cli::{CliError, Upkeep};
+use super::mirror::bars;
+use crate::cli::{CliError, Output, Upkeep, UpkeepMirror};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
+use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::mirror::MirrorError;
-use crate::progress::Screen;
+use crate::progress::{Bars, Lines, Progress, Screen, Silent};
+use crate::report::{Gauge, upkeep_metrics, write_atomically};
 use crate::signals::{self, Interruption};
 
-/// Starts the log, reads what the settings name, and listens to signals.
-pub(super) fn start(upkeep: &Upkeep) -> Result<(Endpoints, Interruption), CliError> {
-    let screen = Screen::default();
+/// What a command may use for one mirror.
+pub(super) struct Means<'m> {
+    pub(super) endpoints: &'m Endpoints,
+    pub(super) progress: &'m dyn Progress,
+    /// This mirror's share.
+    pub(super) concurrency: usize,
+    pub(super) memory_bytes: u64,
+    screen: &'m Screen,
+}
+
+impl Means<'_> {
+    /// Writes results while the work goes on.
+    pub(super) fn print(&self, text: &str) {
+        print(self.screen, text);
+    }
+}
+
+/// What came of one mirror.
+pub(super) struct Done {
+    pub(super) code: ExitCode,
+    /// For people; empty: nothing is to be told.
+    pub(super) text: String,
+    /// For scripts.
+    pub(super) json: serde_json::Value,
+    pub(super) gauges: Vec<Gauge>,
+}
+
+/// Does `one` to every mirror. `Err` is a usage error: nothing was begun. `family`: of the metrics.
+pub(super) fn run_all(
+    upkeep: &Upkeep,
+    family: &str,
+    one: impl Fn(&UpkeepMirror, &Means<'_>) -> Result<Done, MirrorError> + Sync,
+) -> Result<ExitCode, CliError> {
+    let bars = bars(&upkeep.output, upkeep.mirrors.len());
+    let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
     logging::start(&upkeep.output, screen.clone());
     let endpoints = Endpoints::new(&upkeep.settings)?;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
-    let interruption = signals::listen(upkeep.cancel.clone(), screen, source, store)
+    let interruption = signals::listen(upkeep.cancel.clone(), screen.clone(), source, store)
         .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
-    Ok((endpoints, interruption))
+    let jobs = upkeep.jobs.min(upkeep.mirrors.len()).max(1);
+    let work = |mirror: &UpkeepMirror| {
+        let name = mirror.target.to_string();
+        let done = {
+            let progress = progress(bars.as_ref(), &name);
+            let means = Means {
+                endpoints: &endpoints,
+                progress: progress.as_ref(),
+                concurrency: (upkeep.concurrency / jobs).max(1),
+                memory_bytes: upkeep.memory_bytes / jobs as u64,
+                screen: &screen,
+            };
+            one(mirror, &means)
+        };
+        let done = done.unwrap_or_else(|error| failed(&error, &name, &screen, &interruption));
+        match upkeep.output.json {
+            true => print(&screen, &format!("{}\n", done.json)),
+            false => print(&screen, &done.text),
+        }
+        Ok::<_, ()>((name, done.code, done.gauges))
+    };
+    let outcomes = fleet::run_all(&upkeep.mirrors, jobs, false, &upkeep.cancel, work);
+    drop(bars);
+    let mut results = Vec::new();
+    let mut not_begun = 0;
+    for (mirror, outcome) in upkeep.mirrors.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Ended(Ok(result)) => results.push(result),
+            Outcome::Ended(Err(())) | Outcome::NotStarted => not_begun += 1,
+            Outcome::Panicked(words) => {
+                let (error, name) = (MirrorError::Internal(words), mirror.target.to_string());
+                let done = failed(&error, &name, &screen, &interruption);
+                results.push((name, done.code, done.gauges));
+            }
+        }
+    }
+    write_metrics(&upkeep.output, family, &results);
+    Ok(exit_code(&results, not_begun, interruption.exit_code()))
+}
+
+fn exit_code(
+    results: &[(String, ExitCode, Vec<Gauge>)],
+    not_begun: usize,
+    signal: Option<ExitCode>,
+) -> ExitCode {
+    let codes: Vec<ExitCode> = results.iter().map(|(_, code, _)| *code).collect();
+    match signal {
+        Some(code) if not_begun > 0 || codes.contains(&code) => code,
+        _ if not_begun > 0 => ExitCode::SomeFailed,
+        _ => ExitCode::of_all(&codes),
+    }
+}
+
+/// Bars if there are any; else lines, which the log drops below `-v`.
+fn progress(bars: Option<&Bars>, name: &str) -> Box<dyn Progress> {
+    match bars {
+        Some(bars) => Box::new(bars.repository(name)),
+        None if log::log_enabled!(log::Level::Info) => Box::new(Lines::new(name.to_owned())),
+        None => Box::new(Silent),
+    }
 }
 
 /// Writes results. A reader that has seen enough (`… | head`) is nobody's error.
-pub(super) fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+fn print(screen: &Screen, text: &str) {
+    screen.without_bars(|| {
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    });
 }
 
 /// Says what failed, and with which code to end.
-pub(super) fn failed(
-    error: &MirrorError,
-    upkeep: &Upkeep,
-    interruption: &Interruption,
-) -> ExitCode {
+fn failed(error: &MirrorError, target: &str, screen: &Screen, interruption: &Interruption) -> Done {
     // A signal cuts connections: what fails then failed for that.
     let (code, words) = match (ExitCode::of_error(error), interruption.exit_code()) {
         (ExitCode::Interrupted | ExitCode::TryAgain, Some(signal)) => {
@@ -40,13 +134,19 @@ pub(super) fn failed(
         }
         (code, _) => (code, logging::printable(&error.to_string())),
     };
-    let _ = writeln!(io::stderr(), "error: {words}");
-    if upkeep.output.json {
-        let value = serde_json::json!({
-            "target": upkeep.target.to_string(),
-            "status": "failed", "exit_code": code.code(), "error": words,
-        });
-        print(&format!("{value}\n"));
+    screen.without_bars(|| {
+        let _ = writeln!(io::stderr(), "error: {words}");
+    });
+    let json = serde_json::json!({
+        "target": target, "status": "failed", "exit_code": code.code(), "error": words,
+    });
+    Done { code, text: String::new(), json, gauges: Vec::new() }
+}
+
+fn write_metrics(output: &Output, family: &str, results: &[(String, ExitCode, Vec<Gauge>)]) {
+    let Some(path) = &output.metrics_file else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if let Err(error) = write_atomically(path, &upkeep_metrics(family, results, now)) {
+        log::error!("cannot write the metrics file {}: {error}", path.display());
     }
-    code
 }

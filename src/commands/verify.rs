@@ -4,40 +4,48 @@
 //! what was asked for. A failing store is an error on standard error with its own exit code: then
 //! nothing is known of the mirror.
 
-use crate::cli::{CliError, UpkeepTarget, VerifyCommand};
+use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
-use crate::maintain::verify::{Finding, VerifyOptions, VerifyReport, verify};
+use crate::maintain::verify::{Finding, VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::MirrorError;
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
 
-use super::upkeep;
+use super::upkeep::{self, Done, Means};
 
-/// Verifies the mirror. `Err` is a usage error: nothing was begun.
+/// Verifies the mirrors. `Err` is a usage error: nothing was begun.
 pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
-    let (endpoints, interruption) = upkeep::start(&command.upkeep)?;
-    let report = match look(command, &endpoints) {
-        Ok(report) => report,
-        Err(error) => return Ok(upkeep::failed(&error, &command.upkeep, &interruption)),
-    };
-    upkeep::print(&if command.upkeep.output.json {
-        json(command, &report)
-    } else {
-        text(command, &report)
-    });
-    Ok(if report.is_sound() { ExitCode::Done } else { ExitCode::Failed })
+    upkeep::run_all(&command.upkeep, "verify", |mirror, means| {
+        let report = look(command, mirror, means)?;
+        let target = mirror.target.to_string();
+        Ok(Done {
+            code: if report.is_sound() { ExitCode::Done } else { ExitCode::Failed },
+            text: text(command, &target, &report),
+            json: json(command, &target, &report),
+            gauges: vec![
+                ("findings", "What is wrong.", report.finding_count as f64),
+                ("objects", "Objects that were looked at.", report.objects as f64),
+                ("duration_seconds", "Wall time.", report.elapsed.as_secs_f64()),
+            ],
+        })
+    })
 }
 
-fn look(command: &VerifyCommand, endpoints: &Endpoints) -> Result<VerifyReport, MirrorError> {
+fn look(
+    command: &VerifyCommand,
+    mirror: &UpkeepMirror,
+    means: &Means<'_>,
+) -> Result<VerifyReport, MirrorError> {
     let upkeep = &command.upkeep;
     let options = VerifyOptions {
         quick: command.quick,
-        concurrency: upkeep.concurrency,
-        memory_bytes: upkeep.memory_bytes,
+        concurrency: means.concurrency,
+        memory_bytes: means.memory_bytes,
         cancel: upkeep.cancel.clone(),
     };
-    let (store, seen): (Box<dyn Store>, ReaderFindings) = match &upkeep.target {
+    let endpoints: &Endpoints = means.endpoints;
+    let (store, seen): (Box<dyn Store>, ReaderFindings) = match &mirror.target {
         UpkeepTarget::Store(url) => {
             (endpoints.open_store(url, &upkeep.cancel)?, ReaderFindings::default())
         }
@@ -52,10 +60,11 @@ fn look(command: &VerifyCommand, endpoints: &Endpoints) -> Result<VerifyReport, 
     {
         VerifyReport::default()
     } else {
-        verify(store.as_ref(), &options)?
+        verify_with(store.as_ref(), &options, means.progress)?
     };
     let found = seen.errors.into_iter();
-    let found: Vec<_> = found.map(|(key, what)| Finding { key, what, reached_by: None }).collect();
+    let found = found.map(|(key, what)| Finding { key, what, reached_by: None, objects: 0 });
+    let found: Vec<_> = found.collect();
     report.finding_count += found.len() as u64;
     report.findings.splice(0..0, found);
     Ok(report)
@@ -66,7 +75,7 @@ fn readable(store: &dyn Store) -> bool {
     store.get(&key, None, 256 << 20).is_ok()
 }
 
-fn text(command: &VerifyCommand, report: &VerifyReport) -> String {
+fn text(command: &VerifyCommand, target: &str, report: &VerifyReport) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         text += &crate::logging::printable(&finding.to_string());
@@ -80,8 +89,7 @@ fn text(command: &VerifyCommand, report: &VerifyReport) -> String {
     let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
     if !quietly || report.finding_count > 0 {
         text += &format!(
-            "{}: {verdict}: {} refs, {} objects, {} packs, {} LFS objects{}, {} requests, {:.1} s\n",
-            command.upkeep.target,
+            "{target}: {verdict}: {} refs, {} objects, {} packs, {} LFS objects{}, {} requests, {:.1} s\n",
             report.refs,
             report.objects,
             report.packs,
@@ -94,18 +102,19 @@ fn text(command: &VerifyCommand, report: &VerifyReport) -> String {
     text
 }
 
-fn json(command: &VerifyCommand, report: &VerifyReport) -> String {
+fn json(command: &VerifyCommand, target: &str, report: &VerifyReport) -> serde_json::Value {
     let findings: Vec<_> = report
         .findings
         .iter()
         .map(|finding| {
             serde_json::json!({
                 "key": finding.key, "what": finding.what, "reached_by": finding.reached_by,
+                "objects": finding.objects,
             })
         })
         .collect();
-    let value = serde_json::json!({
-        "target": command.upkeep.target.to_string(),
+    serde_json::json!({
+        "target": target,
         "status": if report.is_sound() { "sound" } else { "faulty" },
         "exit_code": if report.is_sound() { 0 } else { 1 },
         "quick": command.quick,
@@ -118,6 +127,5 @@ fn json(command: &VerifyCommand, report: &VerifyReport) -> String {
         "requests": report.store_requests,
         "seconds": report.elapsed.as_secs_f64(),
         "error": null,
-    });
-    format!("{value}\n")
+    })
 }

@@ -48,6 +48,7 @@ use hashbrown::HashSet;
 
 use super::inventory;
 use super::known::Known;
+use super::pass::Pass;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Elsewhere, Pointers, Problem, Reached, Stored, Walk};
 use crate::git::lfs_pointer::LfsPointer;
@@ -369,11 +370,13 @@ impl Finder<'_> {
         // By this machine's clock, with some room: a pack must not be taken for older than it is.
         let margin = (*grace / 10).min(Duration::from_secs(300));
         let surveyor = Surveyor {
-            store: self.store,
-            memory_bytes: *memory_bytes,
-            concurrency: *concurrency,
-            cancel,
-            progress: self.progress,
+            pass: Pass {
+                store: self.store,
+                memory_bytes: *memory_bytes,
+                concurrency: *concurrency,
+                cancel,
+                progress: self.progress,
+            },
             old_before: SystemTime::now().checked_sub(*grace + margin),
         };
         Ok(match surveyor.look(names)? {
@@ -446,7 +449,7 @@ impl Finder<'_> {
             pointers: if self.pointers { Pointers::Yes } else { Pointers::No },
             elsewhere,
         };
-        let reached = walk.run(from, &|Problem { key, what, via }| {
+        let reached = walk.run(from, &|Problem { key, what, via, .. }| {
             let name = self.tips.get(via as usize).map_or("a pack", |(_, name)| name);
             let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
             if problems.len() < 3 {

@@ -128,7 +128,7 @@ impl Known {
     /// An object was found, and what it is. `false`: none of this name should be there.
     pub(crate) fn found(&self, object: Fingerprint, kind: Kind, in_old_pack: bool) -> bool {
         let Some(flags) = self.find(object) else { return false };
-        let new = number(kind) + 1 | if in_old_pack { IN_OLD_PACK } else { 0 };
+        let new = (number(kind) + 1) | if in_old_pack { IN_OLD_PACK } else { 0 };
         flags.fetch_or(new, Ordering::Relaxed);
         true
     }

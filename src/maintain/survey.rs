@@ -21,36 +21,22 @@ use std::time::SystemTime;
 
 use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
-use super::scratch::Scratch;
+use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid, hash_object};
-use crate::ingest::budget::Budget;
-use crate::ingest::env::Env;
-use crate::ingest::run::check_pack;
 use crate::ingest::sink::check::{Examiner, Found};
 use crate::pack::index::parse_index;
 use crate::pack::index_scan::{IndexEvents, scan_index};
-use crate::progress::Progress;
 use crate::repository::error::MirrorError;
-use crate::repository::existing::Existing;
 use crate::repository::files;
-use crate::repository::layout::Layout;
 use crate::repository::links::{commit_links, tag_link};
 use crate::repository::packed::{Catalogue, PackedReader, ReadError};
 use crate::repository::packs;
-use crate::repository::prefetch::Prefetch;
-use crate::repository::temp::TempKeys;
-use crate::run::Cancel;
 use crate::store::{Key, Store, StoreError};
 
 /// How to look.
 pub(crate) struct Surveyor<'e> {
-    pub(crate) store: &'e dyn Store,
-    pub(crate) memory_bytes: u64,
-    /// Requests in flight.
-    pub(crate) concurrency: usize,
-    pub(crate) cancel: &'e Cancel,
-    pub(crate) progress: &'e dyn Progress,
+    pub(crate) pass: Pass<'e>,
     /// Packs that were last written before this are old.
     pub(crate) old_before: Option<SystemTime>,
 }
@@ -122,7 +108,7 @@ impl Surveyor<'_> {
 
     fn try_look(&self, names: &[String]) -> Result<Surveyed, Stop> {
         let (keys, mut fingerprints, mut opened) = (Keys::default(), Vec::new(), Vec::new());
-        self.progress.phase("indices");
+        self.pass.progress.phase("indices");
         for name in names {
             opened.push(self.read_index(name, &keys, &mut fingerprints)?);
         }
@@ -132,7 +118,7 @@ impl Surveyor<'_> {
             links: Mutex::default(),
             overflow: AtomicBool::new(false),
         };
-        self.progress.phase("packs");
+        self.pass.progress.phase("packs");
         for pack in &opened {
             self.read_pack(pack, &shared)?;
         }
@@ -155,8 +141,8 @@ impl Surveyor<'_> {
     ) -> Result<Pack, Stop> {
         let missing = |key: Key| Stop::Unsure(format!("{key} is missing"));
         let (key, index_key) = (packs::key(name, "pack"), packs::key(name, "idx"));
-        let info = self.store.head(&key)?.ok_or_else(|| missing(key))?;
-        let index = self.store.head(&index_key)?.ok_or_else(|| missing(index_key.clone()))?;
+        let info = self.pass.store.head(&key)?.ok_or_else(|| missing(key))?;
+        let index = self.pass.store.head(&index_key)?.ok_or_else(|| missing(index_key.clone()))?;
         let written = info.last_modified;
         let mut events = IndexSums {
             keys,
@@ -173,7 +159,7 @@ impl Surveyor<'_> {
         };
         let trailer = std::thread::scope(|scope| {
             let file = (index_key.clone(), index.len);
-            let stream = self.prefetch(scope, file)?;
+            let stream = self.pass.open(scope, file)?;
             scan_index(stream, index.len, &mut events).map_err(|error| match error {
                 crate::pack::index_scan::ScanError::Io(error) => io_stop(error),
                 other => Stop::Unsure(format!("{index_key}: {other}")),
@@ -185,60 +171,21 @@ impl Surveyor<'_> {
         Ok(events.pack)
     }
 
-    fn prefetch<'scope, 'env>(
-        &'env self,
-        scope: &'scope std::thread::Scope<'scope, 'env>,
-        file: (Key, u64),
-    ) -> Result<Prefetch, Stop> {
-        let memory = (self.memory_bytes / 8).min(16 << 20);
-        Prefetch::start(scope, self.store, file, memory, self.concurrency).map_err(|error| {
-            Stop::Error(MirrorError::Internal(format!("cannot start a thread: {error}")))
-        })
-    }
-
     /// Reads a pack from end to end.
     fn read_pack(&self, pack: &Pack, shared: &Shared) -> Result<(), Stop> {
-        let key = packs::key(&pack.name, "pack");
-        let scratch = Scratch::new(self.store, self.memory_bytes / 2);
-        let temp = TempKeys::new(&scratch);
-        let mut budget = Budget::of(self.memory_bytes, Layout::Pack);
-        // No part is on its way while the pack is read.
-        budget.bases += budget.parts / 2;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let env = Env {
-            store: &scratch,
-            progress: self.progress,
-            temp: &temp,
-            layout: Layout::Pack,
-            existing: Existing::default(),
-            cancel: self.cancel.clone(),
-            // These threads only read again what has left memory.
-            concurrency: self.concurrency.clamp(1, cores + 2),
-            budget,
-            written: Default::default(),
-            look: &|oid, kind, content| shared.look(oid, kind, content),
-            thin: false,
-        };
         let examiner = PackExaminer {
             shared,
             pack,
-            store: self.store,
+            store: self.pass.store,
             objects: AtomicU64::new(0),
             crcs: AtomicU64::new(0),
             offsets: AtomicU64::new(0),
             strangers: AtomicU64::new(0),
             large: Mutex::default(),
         };
-        let checked = std::thread::scope(|scope| {
-            let stream = self.prefetch(scope, (key.clone(), pack.len))?;
-            Ok::<_, Stop>(check_pack(stream, (key.clone(), pack.len), &env, &examiner)?)
-        });
-        // Only what is in memory.
-        let _ = temp.clean();
-        let trailer = checked.map_err(|stop| with_key(stop, &key))?.map(|pack| pack.name);
-        if trailer.as_deref() != Some(&pack.name) {
-            return Err(Stop::Unsure(format!("{key} ends in the checksum of another pack")));
-        }
+        let look = |oid: &Oid, kind, content: &[u8]| shared.look(oid, kind, content);
+        let checked = self.pass.read(&pack.name, pack.len, &look, &examiner)?;
+        checked.map_err(|what| Stop::Unsure(format!("{}: {what}", pack.name)))?;
         examiner.compare()?;
         let large = examiner.large.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.look_at_large(pack, large, shared)
@@ -247,7 +194,7 @@ impl Surveyor<'_> {
     /// What was too large to be whole in memory at once: nearly always a blob.
     fn look_at_large(&self, pack: &Pack, large: Vec<Found>, shared: &Shared) -> Result<(), Stop> {
         let one = OnePack(pack);
-        let mut reader = PackedReader::new(self.store, &one, self.memory_bytes);
+        let mut reader = PackedReader::new(self.pass.store, &one, self.pass.memory_bytes);
         let stop = |error| match error {
             ReadError::Store(error) => Stop::from(error),
             ReadError::Damaged(what) => Stop::Unsure(format!("{}: {what}", pack.name)),
@@ -266,13 +213,6 @@ impl Surveyor<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn with_key(stop: Stop, key: &Key) -> Stop {
-    match stop {
-        Stop::Unsure(what) => Stop::Unsure(format!("{key}: {what}")),
-        error => error,
     }
 }
 

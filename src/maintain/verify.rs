@@ -24,26 +24,25 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::diagnose::{Diagnosis, Tip};
+use super::findings::Findings;
+pub use super::findings::{Finding, MAX_FINDINGS};
 use super::inventory;
+use super::pass::Pass;
 use super::survey::{Survey, Surveyed, Surveyor};
-use super::walk::{Pointers, Problem, Reached, Walk, io_error};
-use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
+use super::walk::{Pointers, Problem, Walk, io_error};
+use crate::git::object::Kind;
 use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
-use crate::pack::entry::{EntryHeader, EntryKind};
-use crate::pack::index::IndexEntry;
-use crate::pack::reader::{PackError, PackReader};
 use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::LFS;
-use crate::repository::packed::{self, Content, Pack, PackedReader, Packs, ReadError};
-use crate::repository::packs;
+use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::reopen::Reopening;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
-use crate::store::{Key, Store, StoreError, StoreErrorKind};
+use crate::store::{Key, ObjectInfo, Store, StoreError, StoreErrorKind};
 
 /// How to verify.
 #[derive(Clone, Debug)]
@@ -65,27 +64,6 @@ impl Default for VerifyOptions {
             concurrency: 64,
             memory_bytes: 64 << 20,
             cancel: Cancel::default(),
-        }
-    }
-}
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
-    /// The key in the mirror.
-    pub key: String,
-    /// What is wrong with it, for people.
-    pub what: String,
-    /// A ref that reaches it, if one does and it is known.
-    pub reached_by: Option<String>,
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.key, self.what)?;
-        match &self.reached_by {
-            Some(name) => write!(f, " (reached by {name})"),
-            None => Ok(()),
         }
     }
 }
@@ -118,23 +96,6 @@ impl VerifyReport {
     }
 }
 
-/// An emptied bucket lacks every object: more findings than these are only counted.
-pub const MAX_FINDINGS: usize = 1000;
-
-/// What has been found so far.
-#[derive(Default)]
-struct Findings(Mutex<(Vec<Finding>, u64)>);
-
-impl Findings {
-    fn add(&self, key: impl Into<String>, what: impl Into<String>, reached_by: Option<String>) {
-        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        found.1 += 1;
-        if found.0.len() < MAX_FINDINGS {
-            found.0.push(Finding { key: key.into(), what: what.into(), reached_by });
-        }
-    }
-}
-
 /// [`verify_with`] that nobody watches.
 pub fn verify(store: &dyn Store, options: &VerifyOptions) -> Result<VerifyReport, MirrorError> {
     verify_with(store, options, &Silent)
@@ -157,13 +118,32 @@ pub fn verify_with(
         report.refs = refs.len();
         checked.run(&mut report)?;
     }
-    let (mut found, count) = findings.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.sort();
-    report.findings = found;
-    report.finding_count = count;
+    (report.findings, report.finding_count) = findings.finish();
     report.store_requests = store.requests() - requests_before;
     report.elapsed = started.elapsed();
     Ok(report)
+}
+
+/// Without `info/refs`: is there a damaged mirror, or none? Who can't list is told nothing more.
+fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
+    let listed = match store.list("", None) {
+        Ok(page) => page.objects,
+        Err(error) if error.kind == StoreErrorKind::Unsupported => return Ok(()),
+        // There is no such bucket, or no right to see it.
+        Err(error) => return Err(error.into()),
+    };
+    let of_a_mirror = |info: &ObjectInfo| {
+        let key = info.key.as_str();
+        key == "HEAD" || ["objects/", "info/", "mirror_state/"].iter().any(|p| key.starts_with(p))
+    };
+    let place = store.describe();
+    if listed.is_empty() {
+        return Err(MirrorError::Mirror(format!("{place} is empty: no mirror is here")));
+    }
+    if !listed.iter().any(of_a_mirror) {
+        return Err(MirrorError::Mirror(format!("no mirror is in {place}, but other files are")));
+    }
+    Ok(())
 }
 
 /// What [`read_refs`] finds.
@@ -178,7 +158,10 @@ fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHea
         }
         Ok::<_, StoreError>(found.map(|(file, _)| file))
     };
-    let Some(file) = get("info/refs")? else { return Ok(None) };
+    let Some(file) = get("info/refs")? else {
+        refuse_no_mirror(store)?;
+        return Ok(None);
+    };
     let refs = match parse_info_refs(&file) {
         Ok(refs) => refs,
         Err(error) => {
@@ -202,9 +185,6 @@ fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHea
     }
     Ok(Some((refs, Some(head))))
 }
-
-/// An object to begin with, what it must be if that is known, and who names it.
-type Tip = (Oid, Option<Kind>, String);
 
 fn tips(refs: &[Ref], head: Option<Head>) -> Vec<Tip> {
     let mut tips: Vec<Tip> = Vec::new();
@@ -252,21 +232,26 @@ impl Verification<'_> {
         if may_prove && self.prove(&names, report)? {
             return Ok(());
         }
-        self.diagnose(&names, report)
+        let diagnosis = Diagnosis {
+            pass: self.pass(),
+            quick: self.options.quick,
+            findings: self.findings,
+            tips: &self.tips,
+        };
+        let reached = diagnosis.find(&names)?;
+        report.objects = reached.objects.len() as u64;
+        report.lfs_objects = reached.lfs.len() as u64;
+        drop(reached.objects);
+        let faults = self.lfs_faults(reached.lfs.into_iter().collect())?;
+        self.tell(faults);
+        Ok(())
     }
 
     /// One pass over all packs, and the loose objects that refs and packs name. `false`: something is
     /// wrong, or could not be held; nothing was reported.
     fn prove(&self, names: &[String], report: &mut VerifyReport) -> Result<bool, MirrorError> {
         let options = self.options;
-        let surveyor = Surveyor {
-            store: self.store,
-            memory_bytes: options.memory_bytes,
-            concurrency: options.concurrency,
-            cancel: &options.cancel,
-            progress: self.progress,
-            old_before: None,
-        };
+        let surveyor = Surveyor { pass: self.pass(), old_before: None };
         let Surveyed { known, outside, lfs } = match surveyor.look(names)? {
             Survey::Sound(surveyed) => *surveyed,
             Survey::Unsure(what) => return Ok(self.look_closer(&what)),
@@ -300,7 +285,7 @@ impl Verification<'_> {
         if sums.absent + sums.of_wrong_kind > 0 {
             return Ok(self.look_closer(&format!("{sums:?}")));
         }
-        for Problem { key, what, via } in problems {
+        for Problem { key, what, via, .. } in problems {
             self.findings.add(key, what, self.name_of(via));
         }
         report.objects = known.len() as u64 + reached.objects.len() as u64;
@@ -324,6 +309,16 @@ impl Verification<'_> {
         }
         self.tell(faults);
         Ok(true)
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass {
+            store: self.store,
+            memory_bytes: self.options.memory_bytes,
+            concurrency: self.options.concurrency,
+            cancel: &self.options.cancel,
+            progress: self.progress,
+        }
     }
 
     fn look_closer(&self, why: &str) -> bool {
@@ -355,106 +350,8 @@ impl Verification<'_> {
         Ok(walk.run(&tips, &|_| {})?.lfs)
     }
 
-    /// Entry by entry and from ref to ref: what is wrong?
-    fn diagnose(&self, names: &[String], report: &mut VerifyReport) -> Result<(), MirrorError> {
-        let bad = |key, what| self.findings.add(key, what, None);
-        let packs = packed::open_all(self.store, names, bad)?;
-        let mut pointers = HashMap::new();
-        for at in 0..packs.0.len() {
-            if self.options.quick {
-                self.check_trailer(&packs.0[at])?;
-            } else {
-                self.check_pack(&packs, at, &mut pointers)?;
-            }
-        }
-        let reached = self.walk(&packs, pointers)?;
-        report.objects = reached.objects.len() as u64;
-        report.lfs_objects = reached.lfs.len() as u64;
-        drop(reached.objects);
-        let faults = self.lfs_faults(reached.lfs.into_iter().collect())?;
-        self.tell(faults);
-        Ok(())
-    }
-
-    fn walk(
-        &self,
-        packs: &Packs,
-        pointers: HashMap<Oid, LfsPointer>,
-    ) -> Result<Reached, MirrorError> {
-        let options = self.options;
-        let stored = match options.quick {
-            false => None,
-            true => match inventory::stored(self.store, options.concurrency, &options.cancel) {
-                Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => None,
-                listed => Some(listed?),
-            },
-        };
-        let walk = Walk {
-            store: self.store,
-            packs,
-            threads: options.concurrency,
-            memory_bytes: options.memory_bytes,
-            cancel: &options.cancel,
-            read_blobs: !options.quick,
-            blobs_exist: true,
-            stored: stored.as_ref(),
-            pointers: match options.quick {
-                true => Pointers::IfAttributes,
-                false => Pointers::Known(pointers),
-            },
-            elsewhere: &|_, _| false,
-        };
-        let tips: Vec<_> = self.tips.iter().map(|(oid, kind, _)| (*oid, *kind)).collect();
-        walk.run(&tips, &|Problem { key, what, via }| {
-            self.findings.add(key, what, self.name_of(via));
-        })
-    }
-
     fn name_of(&self, via: u32) -> Option<String> {
         self.tips.get(via as usize).map(|(_, _, name)| name.clone())
-    }
-
-    /// `quick`: the pack's last 20 bytes are its name.
-    fn check_trailer(&self, pack: &Pack) -> Result<(), MirrorError> {
-        let range = pack.len.saturating_sub(20)..pack.len;
-        let (trailer, _) = self.store.get(&pack.key(), Some(range), 20)?;
-        if trailer != pack.index.pack_trailer().as_bytes() {
-            let what = "does not end in the checksum that its name is: cut short or another pack";
-            self.findings.add(pack.key().as_str(), what, None);
-        }
-        Ok(())
-    }
-
-    /// Reads a pack from end to end and compares every entry with the index.
-    fn check_pack(
-        &self,
-        packs: &Packs,
-        at: usize,
-        pointers: &mut HashMap<Oid, LfsPointer>,
-    ) -> Result<(), MirrorError> {
-        let mut check = PackCheck {
-            reader: PackedReader::new(self.store, packs, self.options.memory_bytes),
-            pack: at,
-            pointers,
-            max_held: self.options.memory_bytes,
-        };
-        let pack = &packs.0[at];
-        match check.run(self.store, pack, &self.options.cancel, self.findings) {
-            Ok(()) => Ok(()),
-            Err(Stop::Cancelled) => Err(MirrorError::Interrupted),
-            Err(Stop::Pack(PackError::Io { source, .. })) => match io_error(source) {
-                ReadError::Store(error) if !error.is_not_found() => Err(error.into()),
-                _ => {
-                    self.findings.add(pack.key().as_str(), "missing", None);
-                    Ok(())
-                }
-            },
-            Err(Stop::Pack(error)) => {
-                self.findings.add(pack.key().as_str(), with_causes(&error), None);
-                Ok(())
-            }
-            Err(Stop::Store(error)) => Err(error.into()),
-        }
     }
 
     /// Do the LFS objects exist, and are they what their names say?
@@ -570,151 +467,4 @@ impl Verification<'_> {
 
 fn wrong_size(found: u64, wanted: u64) -> String {
     format!("LFS object has {found} bytes, its pointer says {wanted}")
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        words += &format!(": {inner}");
-        cause = inner.source();
-    }
-    words
-}
-
-/// Why the reading of a pack ended early.
-enum Stop {
-    Pack(PackError),
-    Store(StoreError),
-    Cancelled,
-}
-
-impl From<PackError> for Stop {
-    fn from(error: PackError) -> Self {
-        Stop::Pack(error)
-    }
-}
-
-/// One pack, entry by entry.
-struct PackCheck<'c> {
-    /// Bases that have left the cache are read again by their place.
-    reader: PackedReader<'c>,
-    pack: usize,
-    pointers: &'c mut HashMap<Oid, LfsPointer>,
-    max_held: u64,
-}
-
-impl PackCheck<'_> {
-    fn run(
-        &mut self,
-        store: &dyn Store,
-        pack: &Pack,
-        cancel: &Cancel,
-        findings: &Findings,
-    ) -> Result<(), Stop> {
-        let key = pack.key();
-        let index_key = packs::key(&pack.name, "idx");
-        let mut listed: Vec<IndexEntry> = pack.index.entries().collect();
-        listed.sort_unstable_by_key(|entry| entry.offset);
-        let mut listed = listed.into_iter();
-        let stream = Reopening::new(store, key.clone(), 0);
-        let mut entries = PackReader::new(stream)?;
-        while let Some(header) = entries.next_entry()? {
-            if cancel.is_cancelled() {
-                return Err(Stop::Cancelled);
-            }
-            let entry = match listed.next() {
-                Some(entry) if entry.offset == header.offset => entry,
-                other => {
-                    let says =
-                        other.map_or("no more".to_owned(), |e| format!("one at {}", e.offset));
-                    let what =
-                        format!("the pack has an entry at {}, the index {says}", header.offset);
-                    findings.add(index_key.as_str(), what, None);
-                    // The rest of the pack is still checked against its own checksum.
-                    while entries.next_entry()?.is_some() {}
-                    return Ok(());
-                }
-            };
-            let (crc32, fault) = self.entry(&mut entries, &header, &entry)?;
-            if crc32 != entry.crc32 {
-                let what = format!(
-                    "CRC-32 of {} is {:08x} in the index, {crc32:08x} in the pack",
-                    entry.oid, entry.crc32
-                );
-                findings.add(index_key.as_str(), what, None);
-            }
-            if let Some(what) = fault {
-                let what = format!("{} at offset {}: {what}", entry.oid, entry.offset);
-                findings.add(key.as_str(), what, None);
-            }
-        }
-        if let Some(extra) = listed.next() {
-            let what = format!("{} at offset {} is not in the pack", extra.oid, extra.offset);
-            findings.add(index_key.as_str(), what, None);
-        }
-        Ok(())
-    }
-
-    /// Reads the body of an entry: its CRC-32, and what is wrong with the object.
-    fn entry<R: Read>(
-        &mut self,
-        entries: &mut PackReader<R>,
-        header: &EntryHeader,
-        listed: &IndexEntry,
-    ) -> Result<(u32, Option<String>), Stop> {
-        let place = (self.pack, header.offset);
-        if let EntryKind::Object(kind) = header.kind
-            && header.inflated_len > self.max_held / 8
-        {
-            let mut hasher = ObjectHasher::new(kind, header.inflated_len);
-            let end = entries.read_body(|_, piece| {
-                hasher.update(piece);
-                Ok::<_, PackError>(())
-            })?;
-            return Ok((end.crc32, other_name(hasher.finish(), listed.oid)));
-        }
-        if header.inflated_len > self.max_held {
-            let end = entries.read_body(|_, _| Ok::<_, PackError>(()))?;
-            let words = format!("not checked: its delta has {} bytes", header.inflated_len);
-            return Ok((end.crc32, Some(words)));
-        }
-        let mut body = Vec::new();
-        let end = entries.read_small(None, &mut body)?;
-        let resolved = match header.kind {
-            EntryKind::Object(kind) => Ok((kind, body.into())),
-            EntryKind::OfsDelta { base_offset } => self.delta((self.pack, base_offset), &body),
-            EntryKind::RefDelta { base } => {
-                self.reader.place_in(self.pack, &base).and_then(|base| self.delta(base, &body))
-            }
-        };
-        let fault = match resolved {
-            Ok((kind, content)) => {
-                let fault = other_name(hash_object(kind, &content), listed.oid);
-                if kind == Kind::Blob
-                    && let Some(pointer) = LfsPointer::parse(&content)
-                {
-                    self.pointers.insert(listed.oid, pointer);
-                }
-                self.reader.contents.put(place, (kind, content));
-                fault
-            }
-            Err(ReadError::Store(error)) => return Err(Stop::Store(error)),
-            Err(ReadError::Damaged(what)) => Some(what),
-            Err(ReadError::TooLarge(bytes)) => {
-                Some(format!("not checked: it needs {bytes} bytes of memory; see --memory"))
-            }
-        };
-        Ok((end.crc32, fault))
-    }
-
-    fn delta(&mut self, base: packed::Place, delta: &[u8]) -> Result<Content, ReadError> {
-        let base = self.reader.read(base)?;
-        self.reader.apply(&base, delta)
-    }
-}
-
-fn other_name(found: Oid, wanted: Oid) -> Option<String> {
-    (found != wanted).then(|| format!("its content has the name {found}"))
 }

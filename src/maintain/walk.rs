@@ -97,6 +97,8 @@ pub(crate) struct Problem {
     pub(crate) key: String,
     /// What is wrong.
     pub(crate) what: String,
+    /// The object.
+    pub(crate) oid: Oid,
     /// The index of the tip through which it was reached first.
     pub(crate) via: u32,
 }
@@ -346,7 +348,12 @@ impl Shared<'_, '_> {
     }
 
     fn tell(&self, item: Item, key: &str, what: impl Into<String>) {
-        (self.problem)(Problem { key: key.to_owned(), what: what.into(), via: item.via });
+        (self.problem)(Problem {
+            key: key.to_owned(),
+            what: what.into(),
+            oid: item.oid,
+            via: item.via,
+        });
     }
 
     fn visit_packed(
@@ -364,7 +371,7 @@ impl Shared<'_, '_> {
             Err(ReadError::Damaged(what)) => what,
             Err(ReadError::TooLarge(bytes)) => too_large(bytes),
         };
-        self.tell(item, pack.as_str(), format!("{} at offset {}: {what}", item.oid, place.1));
+        self.tell(item, pack.as_str(), format!("at offset {}: {what}", place.1));
         Ok(())
     }
 

@@ -268,6 +268,11 @@ pub struct IndexReader<B> {
 }
 
 impl<B: AsRef<[u8]>> IndexReader<B> {
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
     /// How many objects it lists.
     pub fn object_count(&self) -> u32 {
         self.count as u32 // it came from a u32

@@ -38,6 +38,17 @@ struct State {
     fetched: BTreeMap<u64, Result<Vec<u8>, StoreError>>,
     reader_has_left: bool,
     panicked: bool,
+    /// Why the stream broke, for those who see the reader's error only through somebody else.
+    failure: Option<StoreError>,
+}
+
+/// Tells, when the stream is gone, whether the store broke it.
+pub(crate) struct Failure(Arc<Shared>);
+
+impl Failure {
+    pub(crate) fn take(&self) -> Option<StoreError> {
+        self.0.lock().failure.take()
+    }
 }
 
 impl Prefetch {
@@ -61,6 +72,11 @@ impl Prefetch {
                 .spawn_scoped(scope, move || shared.fetch(store, &key))?;
         }
         Ok(Prefetch { shared, block: Vec::new(), taken: 0 })
+    }
+
+    /// To be asked later.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure(Arc::clone(&self.shared))
     }
 }
 
@@ -119,7 +135,10 @@ impl Read for Prefetch {
             let Some(fetched) = state.fetched.remove(&number) else {
                 return Err(io::Error::other("a thread that reads ahead panicked"));
             };
-            let block = fetched.map_err(io::Error::other)?;
+            let block = fetched.map_err(|error| {
+                state.failure = Some(error.clone());
+                io::Error::other(error)
+            })?;
             let start = number * self.shared.block_bytes;
             let wanted = self.shared.block_bytes.min(self.shared.len - start);
             if block.len() as u64 != wanted {

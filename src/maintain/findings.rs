@@ -1,0 +1,157 @@
+//! What is wrong with a mirror, cause first: one finding a cause, with how many objects it takes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashSet;
+
+use crate::git::object::Oid;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The key in the mirror.
+    pub key: String,
+    /// What is wrong with it, for people.
+    pub what: String,
+    /// A ref that reaches it, if one does and it is known.
+    pub reached_by: Option<String>,
+    /// How many objects are unreadable because of it, where it is a file of many.
+    pub objects: u64,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.what)?;
+        match self.objects {
+            0 => {}
+            1 => f.write_str(", so 1 object is unreadable")?,
+            objects => write!(f, ", so {objects} objects are unreadable")?,
+        }
+        match &self.reached_by {
+            Some(name) => write!(f, " (reached by {name})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An emptied bucket misses every object: more findings than these are only counted.
+pub const MAX_FINDINGS: usize = 1000;
+
+/// What has been found so far, by many threads.
+#[derive(Default)]
+pub(crate) struct Findings(Mutex<Inner>);
+
+/// Guarded by [`Findings`].
+#[derive(Default)]
+struct Inner {
+    found: Vec<Finding>,
+    count: u64,
+    /// Files of many objects: which finding, and which objects of it.
+    files: HashMap<String, (Option<usize>, HashSet<Oid>)>,
+}
+
+impl Findings {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A finding of its own.
+    pub(crate) fn add(
+        &self,
+        key: impl Into<String>,
+        what: impl Into<String>,
+        reached_by: Option<String>,
+    ) {
+        let (key, what) = (key.into(), what.into());
+        self.lock().push(Finding { key, what, reached_by, objects: 0 });
+    }
+
+    /// A file that makes `objects` unreadable.
+    pub(crate) fn add_file(&self, key: &str, what: impl Into<String>, objects: u64) {
+        let mut inner = self.lock();
+        let (key, what) = (key.to_owned(), what.into());
+        let at = inner.push(Finding { key: key.clone(), what, reached_by: None, objects });
+        inner.files.insert(key, (at, HashSet::new()));
+    }
+
+    /// An object in a file of many is unreadable. The first says what is wrong, unless the file has a
+    /// finding already; the others are counted.
+    pub(crate) fn add_object(
+        &self,
+        file: &str,
+        oid: &Oid,
+        what: impl FnOnce() -> String,
+        reached_by: Option<String>,
+    ) {
+        let mut inner = self.lock();
+        if !inner.files.contains_key(file) {
+            let (key, what) = (file.to_owned(), what());
+            let at = inner.push(Finding { key, what, reached_by: None, objects: 0 });
+            inner.files.insert(file.to_owned(), (at, HashSet::new()));
+        }
+        let Inner { found, files, .. } = &mut *inner;
+        let (at, oids) = files.get_mut(file).expect("just inserted");
+        let is_new = oids.insert(*oid);
+        if let Some(finding) = at.and_then(|at| found.get_mut(at)) {
+            finding.objects += u64::from(is_new);
+            if finding.reached_by.is_none() {
+                finding.reached_by = reached_by;
+            }
+        }
+    }
+
+    /// What was found, sorted, and how much that was.
+    pub(crate) fn finish(self) -> (Vec<Finding>, u64) {
+        let Inner { mut found, count, .. } =
+            self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort();
+        (found, count)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, finding: Finding) -> Option<usize> {
+        self.count += 1;
+        if self.found.len() == MAX_FINDINGS {
+            return None;
+        }
+        self.found.push(finding);
+        Some(self.found.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_one_file_are_one_finding_with_their_number() {
+        let findings = Findings::default();
+        let oid = |byte| Oid::from_bytes([byte; 20]);
+        findings.add_object("pack", &oid(1), || "broken at 12".into(), None);
+        findings.add_object("pack", &oid(2), || unreachable!(), Some("refs/heads/a".into()));
+        findings.add_object("pack", &oid(1), || unreachable!(), Some("refs/heads/b".into()));
+        findings.add_file("index", "missing", 525);
+        findings.add("HEAD", "missing", None);
+        let (found, count) = findings.finish();
+        let words: Vec<String> = found.iter().map(Finding::to_string).collect();
+        let wanted = [
+            "HEAD: missing",
+            "index: missing, so 525 objects are unreadable",
+            "pack: broken at 12, so 2 objects are unreadable (reached by refs/heads/a)",
+        ];
+        assert_eq!((words, count), (wanted.map(str::to_owned).to_vec(), 3));
+    }
+
+    #[test]
+    fn more_findings_than_fit_are_counted() {
+        let findings = Findings::default();
+        (0..MAX_FINDINGS + 5).for_each(|n| findings.add(format!("{n}"), "missing", None));
+        findings.add_file("pack", "missing", 3);
+        findings.add_object("pack", &Oid::NULL, || unreachable!(), None);
+        let (found, count) = findings.finish();
+        assert_eq!((found.len(), count as usize), (MAX_FINDINGS, MAX_FINDINGS + 6));
+    }
+}
