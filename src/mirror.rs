@@ -535,6 +535,7 @@ fn fetch(
         written: Default::default(),
         look: &look,
         thin,
+        increment: incremental,
     };
     progress.phase("mirroring");
     let outcome = fetch_with_retries(source, &mut env, &wants, &haves);

@@ -521,6 +521,27 @@ fn only_new_objects_travel(only_v0: bool, layout: Layout) {
 }
 
 #[test]
+fn ref_at_an_older_commit_is_published_though_the_source_sends_nothing_for_it() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let repo = Repo::new();
+        (0..9).for_each(|word| apply(&repo, &Step::Commit { branch: 0, word }));
+        let server = GitHttp::start(repo.path(), git_http::Options::default());
+        let source = http_source(&format!("{}/", server.url()));
+        let target = tempfile::tempdir().unwrap();
+        let store = DirStore::new(target.path()).unwrap();
+        mirrored_as(layout, &source, &store);
+        // Alone, and together with something new.
+        repo.git(&["branch", "older", "master~4"]);
+        assert_eq!(mirrored_as(layout, &source, &store).objects_written, 0);
+        assert_same_repository(repo.path(), target.path());
+        apply(&repo, &Step::Commit { branch: 0, word: 99 });
+        repo.git(&["branch", "oldest", "master~6"]);
+        mirrored_as(layout, &source, &store);
+        assert_same_repository(repo.path(), target.path());
+    }
+}
+
+#[test]
 fn only_new_objects_travel_with_version_2() {
     only_new_objects_travel(false, Layout::Loose);
     only_new_objects_travel(false, Layout::Pack);

@@ -3,10 +3,13 @@
 use std::sync::atomic::AtomicU64;
 
 use super::budget::Budget;
+use super::error::missing;
 use crate::git::object::{Kind, Oid};
 use crate::progress::Progress;
+use crate::repository::error::MirrorError;
 use crate::repository::existing::Existing;
 use crate::repository::layout::Layout;
+use crate::repository::objects;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::store::Store;
@@ -26,6 +29,26 @@ pub(crate) struct Env<'e> {
     pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
     /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
     pub(crate) thin: bool,
+    /// The source may leave out what published refs reach, also if it was asked for.
+    pub(crate) increment: bool,
+}
+
+impl Env<'_> {
+    /// Looks for what was asked for and has not come. A ref at an older commit of a published one is
+    /// in the mirror, and an answer to an increment does not bring it again.
+    pub(super) fn must_have(&self, absent: &[Oid]) -> Result<(), MirrorError> {
+        match absent.iter().min() {
+            None => return Ok(()),
+            Some(oid) if !self.increment => return Err(missing(oid)),
+            Some(_) => {}
+        }
+        objects::reading(self.store, self.layout, None, |read| {
+            for oid in absent {
+                read(oid)?.ok_or_else(|| missing(oid))?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// What a run has stored so far.

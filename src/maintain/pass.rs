@@ -59,6 +59,7 @@ impl Pass<'_> {
             written: Default::default(),
             look,
             thin: false,
+            increment: false,
         };
         let checked = std::thread::scope(|scope| {
             let stream = self.open(scope, (key.clone(), len))?;

@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicUsize;
 use crate::git::object::{Kind, Oid, object_header};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
-use crate::ingest::error::missing;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, Uploads};
 use crate::ingest::scheduler::{Done, Unit, Work};
@@ -209,10 +208,10 @@ impl Sink for Loose {
     ) -> Result<Option<StoredPack>, MirrorError> {
         engine.wait_idle()?;
         engine.all_resolved()?;
-        match self.wants.iter().find(|oid| !engine.is_stored(oid)) {
-            Some(oid) => Err(missing(oid)),
-            None => Ok(None),
-        }
+        let absent = self.wants.iter().filter(|oid| !engine.is_stored(oid));
+        let absent: Vec<Oid> = absent.copied().collect();
+        engine.on_network(|| engine.env.must_have(&absent))?;
+        Ok(None)
     }
 }
 

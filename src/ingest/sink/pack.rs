@@ -22,7 +22,7 @@ use crate::git::object::{Kind, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::env::Env;
-use crate::ingest::error::{missing, unwrap_error};
+use crate::ingest::error::unwrap_error;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
 use crate::ingest::scheduler::{Done, Unit};
@@ -279,6 +279,8 @@ impl Sink for Pack<'_> {
             store.abort_upload(&upload)?;
             env.temp.upload_ended(&upload);
             env.temp.forget(&upload.key);
+            let absent: Vec<Oid> = self.named().wanted.iter().copied().collect();
+            engine.on_network(|| env.must_have(&absent))?;
             return Ok(None);
         }
         let temporary = self.complete(engine)?.key;
@@ -292,9 +294,8 @@ impl Sink for Pack<'_> {
             let empty = Named { records: Records::new(0, 0), wanted: HashSet::new() };
             std::mem::replace(&mut *self.named(), empty)
         };
-        if let Some(oid) = wanted.iter().min() {
-            return Err(missing(oid));
-        }
+        let absent: Vec<Oid> = wanted.into_iter().collect();
+        engine.on_network(|| env.must_have(&absent))?;
         engine.ask(|scheduler| scheduler.forget_contents());
         if let Some(stored) = self.stored.get() {
             stored.forget_contents();
