@@ -531,11 +531,11 @@ fn ref_at_an_older_commit_is_published_though_the_source_sends_nothing_for_it() 
         let store = DirStore::new(target.path()).unwrap();
         mirrored_as(layout, &source, &store);
         // Alone, and together with something new.
-        repo.git(&["branch", "older", "master~4"]);
+        repo.git(&["branch", "older", &format!("{}~4", branch(0))]);
         assert_eq!(mirrored_as(layout, &source, &store).objects_written, 0);
         assert_same_repository(repo.path(), target.path());
         apply(&repo, &Step::Commit { branch: 0, word: 99 });
-        repo.git(&["branch", "oldest", "master~6"]);
+        repo.git(&["branch", "oldest", &format!("{}~6", branch(0))]);
         mirrored_as(layout, &source, &store);
         assert_same_repository(repo.path(), target.path());
     }

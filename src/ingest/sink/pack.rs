@@ -274,7 +274,7 @@ impl Sink for Pack<'_> {
     ) -> Result<Option<StoredPack>, MirrorError> {
         let (env, store) = (engine.env, engine.env.store);
         if self.objects == 0 {
-            let upload = self.upload().object.ledger.upload.clone();
+            let upload = self.upload().give_up(engine);
             engine.wait_idle()?;
             store.abort_upload(&upload)?;
             env.temp.upload_ended(&upload);
@@ -349,6 +349,13 @@ impl PackUpload {
         self.object.ledger.sent();
         let (object, room) = (Arc::clone(&self.object), std::mem::take(&mut self.room));
         engine.request(Job::Part { object, number, body, room });
+    }
+
+    /// Nothing of it will be stored: gives back the room of the part in hand.
+    fn give_up(&mut self, engine: &Engine<'_>) -> Upload {
+        let room = std::mem::take(&mut self.room);
+        engine.ask(|scheduler| scheduler.part_ended(room));
+        self.object.ledger.upload.clone()
     }
 
     fn send_last(&mut self, engine: &Engine<'_>) -> Arc<LargeObject> {
