@@ -1,0 +1,107 @@
+//! The LFS objects that earlier runs could not get, remembered in the bucket.
+
+use std::collections::HashSet;
+
+use crate::git::lfs_pointer::{LfsPointer, sha256};
+use crate::repository::error::MirrorError;
+use crate::repository::files;
+use crate::store::{ObjectHeaders, Store, StoreError};
+
+/// Where lacking objects are remembered: lines `oid size`.
+const LACKING_KEY: &str = "mirror_state/lfs-lacking";
+
+/// A million lacking objects are 80 MB.
+const MAX_LACKING_BYTES: u64 = 128 << 20;
+
+pub(super) fn sorted(mut pointers: Vec<LfsPointer>) -> Vec<LfsPointer> {
+    pointers.sort_unstable_by_key(|pointer| (pointer.oid, pointer.size));
+    pointers.dedup();
+    pointers
+}
+
+/// What earlier runs could not get, sorted.
+pub(crate) struct Remembered(pub(crate) Vec<LfsPointer>);
+
+impl Remembered {
+    pub(crate) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
+        let file = files::get(store, &files::key(LACKING_KEY), None, MAX_LACKING_BYTES)?;
+        let (file, _) = file.unwrap_or_default();
+        let text = String::from_utf8_lossy(&file);
+        let mut pointers = Vec::new();
+        for line in text.lines() {
+            match parse_line(line) {
+                Some(pointer) => pointers.push(pointer),
+                // Losing a line is no harm that `--full` doesn't mend.
+                None => log::warn!("{}/{LACKING_KEY}: not an oid and a size", store.describe()),
+            }
+        }
+        Ok(Remembered(sorted(pointers)))
+    }
+
+    /// Leaves out `pointers`, and keeps what was added since they were read.
+    pub(crate) fn forget(store: &dyn Store, pointers: &[LfsPointer]) -> Result<(), MirrorError> {
+        let now = Self::read(store)?;
+        let pointers: HashSet<_> = pointers.iter().collect();
+        let left = now.0.iter().filter(|pointer| !pointers.contains(pointer)).copied().collect();
+        Ok(now.update(store, left)?)
+    }
+
+    /// Written only if it changes, deleted when nothing lacks.
+    pub(super) fn update(
+        &self,
+        store: &dyn Store,
+        lacking: Vec<LfsPointer>,
+    ) -> Result<(), StoreError> {
+        let lacking = sorted(lacking);
+        if lacking == self.0 {
+            return Ok(());
+        }
+        if lacking.is_empty() {
+            return store.delete(&[files::key(LACKING_KEY)]);
+        }
+        let file: String = lacking.iter().map(|p| format!("{} {}\n", p.hex(), p.size)).collect();
+        let headers = ObjectHeaders::changing("text/plain");
+        store.put(&files::key(LACKING_KEY), file.as_bytes(), headers, None).map(drop)
+    }
+}
+
+fn parse_line(line: &str) -> Option<LfsPointer> {
+    let (oid, size) = line.split_once(' ')?;
+    Some(LfsPointer { oid: sha256(oid)?, size: size.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    fn pointer(byte: u8, size: u64) -> LfsPointer {
+        LfsPointer { oid: [byte; 32], size }
+    }
+
+    #[test]
+    fn lacking_objects_are_remembered_written_once_and_forgotten() {
+        let store = MemoryStore::new();
+        let none = Remembered::read(&store).unwrap();
+        none.update(&store, Vec::new()).unwrap();
+        assert!(store.keys().is_empty());
+        let lacking = vec![pointer(2, 20), pointer(1, 10)];
+        none.update(&store, lacking.clone()).unwrap();
+        let some = Remembered::read(&store).unwrap();
+        assert_eq!(some.0, sorted(lacking.clone()));
+        store.clear_recorded();
+        some.update(&store, lacking).unwrap();
+        assert!(store.recorded().is_empty());
+        some.update(&store, Vec::new()).unwrap();
+        assert!(store.keys().is_empty());
+    }
+
+    #[test]
+    fn lines_that_are_not_ours_are_left_out() {
+        let store = MemoryStore::new();
+        let headers = ObjectHeaders::changing("text/plain");
+        let text = format!("{} 7\nnonsense\n{} x\n\u{fffd}\n", "01".repeat(32), "02".repeat(32));
+        store.put(&files::key(LACKING_KEY), text.as_bytes(), headers, None).unwrap();
+        assert_eq!(Remembered::read(&store).unwrap().0, [pointer(1, 7)]);
+    }
+}
