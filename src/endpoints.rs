@@ -51,12 +51,7 @@ impl Endpoints {
         let usage = |error: &dyn std::fmt::Display| CliError::new(error.to_string());
         let auth = Auth::from_environment(settings.source_header_file.as_deref())
             .map_err(|error| usage(&error))?;
-        let client = http::Client::new(&http::Settings {
-            connections: settings.connections,
-            ca_bundle: settings.ca_bundle.clone(),
-            ..http::Settings::default()
-        })
-        .map_err(|error| usage(&error))?;
+        let client = http::Client::new(&connections(settings)).map_err(|error| usage(&error))?;
         let store_client = client.apart();
         let mut search = Search::new(store_client.clone()).with_region(settings.region.clone());
         if settings.profile_from_flag {
@@ -74,6 +69,19 @@ impl Endpoints {
             credentials: Provider::search(search),
             region: region.map(|region| region.unwrap_or_else(|| DEFAULT_REGION.to_owned())),
         })
+    }
+
+    /// The same with connections of its own: they can be cut without touching the others.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Endpoints {
+            settings: self.settings.clone(),
+            client: self.client.apart(),
+            store_client: self.store_client.apart(),
+            auth: self.auth.clone(),
+            credentials: self.credentials.clone(),
+            region: self.region.clone(),
+        }
     }
 
     /// The connections to sources: [`http::Client::cut`] ends every wait for one.
@@ -201,6 +209,30 @@ impl Endpoints {
         }
         let cancel = cancel.clone();
         Retry::new(store, policy).with_cancel(move || cancel.is_cancelled())
+    }
+}
+
+/// How connections are made.
+fn connections(settings: &Settings) -> http::Settings {
+    let defaults = http::Settings::default();
+    http::Settings {
+        connections: settings.connections,
+        ca_bundle: settings.ca_bundle.clone(),
+        // Who bears slowness for so long also bears silence for so long.
+        idle_timeout: match settings.low_speed_time {
+            Some(time) if !time.is_zero() => time,
+            _ => defaults.idle_timeout,
+        },
+        // Interim answers are signs of life.
+        answer_timeout: match settings.low_speed_time {
+            Some(time) if !time.is_zero() => time * http::PATIENCE,
+            _ => defaults.answer_timeout,
+        },
+        low_speed: http::LowSpeed {
+            limit: settings.low_speed_limit.unwrap_or(defaults.low_speed.limit),
+            time: settings.low_speed_time.unwrap_or(defaults.low_speed.time),
+        },
+        ..defaults
     }
 }
 

@@ -88,7 +88,7 @@ impl ExitCode {
         match error {
             MirrorError::Source(error) => match error.kind {
                 SourceErrorKind::Denied => ExitCode::Denied,
-                SourceErrorKind::Transient { .. } => ExitCode::TryAgain,
+                SourceErrorKind::Transient { .. } | SourceErrorKind::TooSlow => ExitCode::TryAgain,
                 SourceErrorKind::Fatal => ExitCode::Failed,
             },
             MirrorError::Store(error) => match error.kind {
@@ -102,6 +102,7 @@ impl ExitCode {
             MirrorError::Guard(_) => ExitCode::Guard,
             MirrorError::Conflict => ExitCode::Conflict,
             MirrorError::Interrupted => ExitCode::Interrupted,
+            MirrorError::TimedOut(_) => ExitCode::TryAgain,
             MirrorError::Pack(_) | MirrorError::Mirror(_) | MirrorError::Internal(_) => {
                 ExitCode::Failed
             }
@@ -112,7 +113,9 @@ impl ExitCode {
     pub const fn of_signal(signal: i32) -> Option<Self> {
         match signal {
             signal_hook::consts::SIGINT => Some(ExitCode::Interrupted),
-            signal_hook::consts::SIGTERM => Some(ExitCode::Terminated),
+            signal_hook::consts::SIGTERM | signal_hook::consts::SIGHUP => {
+                Some(ExitCode::Terminated)
+            }
             _ => None,
         }
     }
@@ -153,6 +156,7 @@ mod tests {
         for (error, code) in [
             (source(SourceErrorKind::Denied), 12),
             (source(SourceErrorKind::Transient { retry_after: again }), 5),
+            (source(SourceErrorKind::TooSlow), 5),
             (source(SourceErrorKind::Fatal), 1),
             (store(StoreErrorKind::Denied), 12),
             (store(StoreErrorKind::ExpiredCredentials), 12),
@@ -164,6 +168,7 @@ mod tests {
             (MirrorError::Guard("g".into()), 13),
             (MirrorError::Conflict, 11),
             (MirrorError::Interrupted, 130),
+            (MirrorError::TimedOut(Default::default()), 5),
             (MirrorError::Pack("p".into()), 1),
             (MirrorError::Mirror("m".into()), 1),
             (MirrorError::Internal("i".into()), 1),
@@ -196,6 +201,7 @@ mod tests {
     fn signals_end_as_shells_expect() {
         assert_eq!(ExitCode::of_signal(2).map(ExitCode::code), Some(130));
         assert_eq!(ExitCode::of_signal(15).map(ExitCode::code), Some(143));
-        assert_eq!(ExitCode::of_signal(1), None);
+        assert_eq!(ExitCode::of_signal(1).map(ExitCode::code), Some(143));
+        assert_eq!(ExitCode::of_signal(10), None);
     }
 }

@@ -8,6 +8,8 @@
 //! Through a proxy every connection is a tunnel (`CONNECT`), for plain http as well: that is how
 //! ureq does it. A proxy that only tunnels to port 443 refuses http sources.
 
+mod pace;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,11 +23,19 @@ use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{
+    ConnectProxyConnector, Connector as _, NextTimeout, RustlsConnector, TcpConnector,
+};
 use ureq::{Agent, Proxy};
+
+pub use pace::{LowSpeed, PATIENCE, sign_of_life};
+use pace::{PaceConnector, TooSlow};
 
 /// How long an address is believed. Load balancers of object stores change theirs often.
 const DNS_TTL: Duration = Duration::from_secs(60);
+
+/// The most bytes of an answer's headers, as ureq has it by default.
+const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -39,6 +49,11 @@ pub struct Settings {
     /// How long one read or write may do nothing. There is no limit to the whole: a pack may stream
     /// for hours. A server that counts objects says nothing for minutes, so this must not be short.
     pub idle_timeout: Duration,
+    /// How long an answer's headers may take from the request's end on, interim answers (1xx)
+    /// included.
+    pub answer_timeout: Duration,
+    /// How slow a connection may be, and for how long.
+    pub low_speed: LowSpeed,
 }
 
 impl Default for Settings {
@@ -48,6 +63,8 @@ impl Default for Settings {
             ca_bundle: None,
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(180),
+            answer_timeout: Duration::from_secs(300),
+            low_speed: LowSpeed::default(),
         }
     }
 }
@@ -155,10 +172,13 @@ struct Recipe {
     settings: Settings,
     roots: RootCerts,
     resolver: CachingResolver,
-    https: Option<Proxy>,
-    http: Option<Proxy>,
+    https: Option<NamedProxy>,
+    http: Option<NamedProxy>,
     no_proxy: NoProxy,
 }
+
+/// A proxy and the variable that names it.
+type NamedProxy = (&'static str, Proxy);
 
 struct Agents {
     direct: Agent,
@@ -177,7 +197,8 @@ impl Client {
         let proxied = |variable, own: &Option<String>| {
             let chosen = own.as_deref().map(|url| (variable, url));
             let all = env.all_proxy.as_deref().map(|url| ("ALL_PROXY", url));
-            chosen.or(all).map(|(variable, url)| proxy(variable, url)).transpose()
+            let named = |(variable, url)| Ok((variable, proxy(variable, url)?));
+            chosen.or(all).map(named).transpose()
         };
         Ok(Client::of(Recipe {
             settings: settings.clone(),
@@ -206,10 +227,26 @@ impl Client {
         let agents = self.0.agents.lock().unwrap_or_else(PoisonError::into_inner);
         let proxied = if url.scheme_str() == Some("https") { &agents.https } else { &agents.http };
         match proxied {
-            Some(agent) if !self.0.recipe.no_proxy.covers(url.host().unwrap_or_default()) => {
-                agent.clone()
-            }
+            Some(agent) if self.proxy_for(url).is_some() => agent.clone(),
             _ => agents.direct.clone(),
+        }
+    }
+
+    fn proxy_for(&self, url: &Uri) -> Option<&NamedProxy> {
+        let recipe = &self.0.recipe;
+        let named = if url.scheme_str() == Some("https") { &recipe.https } else { &recipe.http };
+        named.as_ref().filter(|_| !recipe.no_proxy.covers(url.host().unwrap_or_default()))
+    }
+
+    /// What [`explain`] says of a request to `url`, and which proxy it went through: the proxy may be
+    /// what is broken. No userinfo.
+    pub fn explain(&self, url: &Uri, error: &ureq::Error) -> String {
+        match self.proxy_for(url) {
+            None => explain(error),
+            Some((variable, proxy)) => {
+                let (host, port) = (proxy.host(), proxy.port());
+                format!("through the proxy {host}:{port} ({variable}): {}", explain(error))
+            }
         }
     }
 
@@ -238,8 +275,8 @@ impl Recipe {
             |proxy| build_agent(&self.settings, self.roots.clone(), proxy, self.resolver.clone());
         Agents {
             direct: agent(None),
-            https: self.https.clone().map(|proxy| agent(Some(proxy))),
-            http: self.http.clone().map(|proxy| agent(Some(proxy))),
+            https: self.https.clone().map(|(_, proxy)| agent(Some(proxy))),
+            http: self.http.clone().map(|(_, proxy)| agent(Some(proxy))),
         }
     }
 }
@@ -275,8 +312,17 @@ fn build_agent(
         .timeout_connect(Some(settings.connect_timeout))
         .timeout_per_read(Some(settings.idle_timeout))
         .timeout_per_write(Some(settings.idle_timeout))
+        .timeout_recv_response(Some(settings.answer_timeout))
+        .max_response_header_size(MAX_HEADER_BYTES)
         .build();
-    Agent::with_parts(config, DefaultConnector::default(), resolver)
+    // ureq's own chain, with the low-speed limit between the socket and TLS. A tunnel through a
+    // proxy is a chain of its own, which is paced as well.
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(PaceConnector(settings.low_speed))
+            .chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, resolver)
 }
 
 fn proxy(variable: &'static str, url: &str) -> Result<Proxy, HttpError> {
@@ -358,6 +404,12 @@ pub fn explain(error: &ureq::Error) -> String {
             other => other.to_string(),
         },
     }
+}
+
+/// Was the connection given up because it was slower than the limit? Trying again would take as long.
+pub fn is_too_slow(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error)
+        if error.get_ref().is_some_and(|inner| inner.is::<TooSlow>()))
 }
 
 /// May the same request go well the next time?

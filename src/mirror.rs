@@ -57,6 +57,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Pack layout: above this many packs, the whole repository is taken as one.
     pub max_packs: usize,
+    /// Larger objects, LFS objects too, are refused before any work is done on them.
+    pub max_object_bytes: u64,
     /// To stop the run.
     pub cancel: Cancel,
 }
@@ -74,6 +76,7 @@ impl Default for Options {
             concurrency: 64,
             memory_bytes: 64 << 20,
             max_packs: 50,
+            max_object_bytes: 5 << 40,
             cancel: Cancel::default(),
         }
     }
@@ -356,6 +359,7 @@ fn store_all(
         refs: wanted,
         layout: options.layout,
         concurrency: options.concurrency,
+        max_object_bytes: options.max_object_bytes,
         cancel: &stop,
     };
     let memory_bytes = options.memory_bytes.max(MIN_MEMORY_BYTES);
@@ -532,6 +536,7 @@ fn fetch(
         cancel: options.cancel.clone(),
         concurrency: options.concurrency,
         budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), layout),
+        max_object_bytes: options.max_object_bytes,
         written: Default::default(),
         look: &look,
         thin,

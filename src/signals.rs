@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first asks the run to stop and clean up, the second ends it at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the run to stop and clean up, the second ends it at once.
 //!
 //! A thread, `signals`, waits for them; it ends with the process. SIGPIPE stays ignored, as Rust
 //! starts every program: a closed standard output is an ordinary write error, which the report
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::exit_code::ExitCode;
@@ -61,6 +61,10 @@ pub fn listen(
     let interruption = Interruption::default();
     let first = Arc::clone(&interruption.0);
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // Under `nohup` it is ignored, and stays so.
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             let before = first.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
@@ -86,6 +90,14 @@ pub fn listen(
         }
     })?;
     Ok(interruption)
+}
+
+/// Was this process started with `signal` ignored? What can't be found out is no.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 fn exit(signal: i32, screen: &Screen) -> ! {

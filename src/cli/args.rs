@@ -140,6 +140,18 @@ pub(super) struct MirrorArgs {
     /// header lines for the source
     #[argh(option)]
     pub source_header_file: Option<PathBuf>,
+    /// bytes a second below which a connection is slow
+    #[argh(option, from_str_fn(any_number))]
+    pub low_speed_limit: Option<u64>,
+    /// seconds that a connection may be slow
+    #[argh(option, from_str_fn(any_number))]
+    pub low_speed_time: Option<u64>,
+    /// seconds that a repository may take
+    #[argh(option, from_str_fn(timeout))]
+    pub timeout: Option<u64>,
+    /// larger objects are refused
+    #[argh(option, from_str_fn(size))]
+    pub max_object_size: Option<u64>,
     /// errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
@@ -345,6 +357,33 @@ fn memory(text: &str) -> Result<u64, String> {
 
 fn max_packs(text: &str) -> Result<usize, String> {
     number(text, 1..=100_000)
+}
+
+fn any_number(text: &str) -> Result<u64, String> {
+    number(text, 0..=u32::MAX.into())
+}
+
+fn timeout(text: &str) -> Result<u64, String> {
+    number(text, 1..=u32::MAX.into())
+}
+
+/// `5368709120`, `512k`, `100m`, `5g`, `1t` as git has them, also `100MiB` and the like: powers of
+/// 1,024.
+fn size(text: &str) -> Result<u64, String> {
+    let wanted = || "want a size such as 500m, 2GiB or 5t".to_owned();
+    let lower = text.to_ascii_lowercase();
+    let number = lower.strip_suffix("ib").unwrap_or(&lower);
+    let shift = match number.chars().last() {
+        Some('k') => 10,
+        Some('m') => 20,
+        Some('g') => 30,
+        Some('t') => 40,
+        _ if number.len() == lower.len() => 0,
+        _ => return Err(wanted()),
+    };
+    let digits = if shift == 0 { number } else { &number[..number.len() - 1] };
+    let number: u64 = if digits.is_empty() { None } else { decimal(digits) }.ok_or_else(wanted)?;
+    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(wanted)
 }
 
 fn number<T: FromStr + PartialOrd + std::fmt::Display>(

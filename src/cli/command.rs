@@ -134,6 +134,8 @@ pub struct MirrorCommand {
     pub jobs: usize,
     /// Stop at the first failing repository.
     pub fail_fast: bool,
+    /// `--timeout`: how long one repository may take.
+    pub timeout: Option<Duration>,
     /// What people and scripts get to see.
     pub output: Output,
 }
@@ -183,6 +185,10 @@ pub struct Settings {
     pub lfs_allow_other_host: bool,
     /// Follow a source's redirect to another host.
     pub allow_redirect_host: bool,
+    /// `--low-speed-limit`, or else `GIT_HTTP_LOW_SPEED_LIMIT`: bytes a second.
+    pub low_speed_limit: Option<u64>,
+    /// `--low-speed-time`, or else `GIT_HTTP_LOW_SPEED_TIME`.
+    pub low_speed_time: Option<Duration>,
     /// File of header lines for the source.
     pub source_header_file: Option<PathBuf>,
     /// `--endpoint-url`, or else `AWS_ENDPOINT_URL_S3`, or else `AWS_ENDPOINT_URL`: no slash at its
@@ -308,6 +314,7 @@ pub(super) fn mirror(
         options,
         jobs,
         fail_fast: args.fail_fast,
+        timeout: args.timeout.map(Duration::from_secs),
         output: output(args, env)?,
     })
 }
@@ -382,6 +389,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         concurrency,
         memory_bytes,
         max_packs: args.max_packs.unwrap_or(defaults.max_packs),
+        max_object_bytes: args.max_object_size.unwrap_or(defaults.max_object_bytes),
         cancel: Cancel::default(),
     })
 }
@@ -399,6 +407,9 @@ pub(super) fn settings(
         ca_bundle: args.ca_bundle.clone(),
         lfs_allow_other_host: args.lfs_allow_other_host,
         allow_redirect_host: args.allow_redirect_host,
+        low_speed_limit: low_speed(args.low_speed_limit, env, "GIT_HTTP_LOW_SPEED_LIMIT")?,
+        low_speed_time: low_speed(args.low_speed_time, env, "GIT_HTTP_LOW_SPEED_TIME")?
+            .map(Duration::from_secs),
         source_header_file: args.source_header_file.clone(),
         endpoint: endpoint(&args.endpoint_url, env)?,
         mirror_source: MirrorSourceSettings {
@@ -435,6 +446,17 @@ fn endpoint(flags: &[String], env: &Environment<'_>) -> Result<Option<String>, C
         }
     }
     Ok(None)
+}
+
+fn low_speed(
+    flag: Option<u64>,
+    env: &Environment<'_>,
+    name: &str,
+) -> Result<Option<u64>, CliError> {
+    let (None, Some(text)) = (flag, env.get(name)) else { return Ok(flag) };
+    let number: Option<u32> = text.trim().parse().ok();
+    let bad = || CliError::new(format!("{name}: want a number from 0 to {}", u32::MAX));
+    number.map(|number| Some(number.into())).ok_or_else(bad)
 }
 
 fn max_attempts(env: &Environment<'_>) -> Result<Option<u32>, CliError> {
@@ -527,7 +549,8 @@ mod tests {
              --source-addressing-style path \
              --region r --profile p --addressing-style path --ca-bundle ca.pem --storage-class S \
              --sse aws:kms --sse-kms-key-id K --acl public-read --source-header-file h -vv --json \
-             --progress never --max-packs 7 --metrics-file m.prom",
+             --progress never --max-packs 7 --metrics-file m.prom --low-speed-limit 7 \
+             --low-speed-time=8 --timeout 9 --max-object-size 2GiB",
         )
         .unwrap();
         let options = &command.options;
@@ -536,12 +559,16 @@ mod tests {
         assert!(options.full && options.force && options.dry_run && command.fail_fast);
         assert_eq!((options.concurrency, options.memory_bytes), (8, 32 << 20));
         assert_eq!((options.max_packs, command.jobs), (7, 2));
+        assert_eq!(options.max_object_bytes, 2 << 30);
+        assert_eq!(command.timeout, Some(Duration::from_secs(9)));
         let some = |text: &str| Some(text.to_owned());
         let wanted = Settings {
             connections: 10,
             ca_bundle: Some("ca.pem".into()),
             lfs_allow_other_host: true,
             allow_redirect_host: true,
+            low_speed_limit: Some(7),
+            low_speed_time: Some(Duration::from_secs(8)),
             source_header_file: Some("h".into()),
             endpoint: some("http://e:9"),
             mirror_source: MirrorSourceSettings {
@@ -582,6 +609,8 @@ mod tests {
             ("AWS_DEFAULT_REGION", "second"),
             ("AWS_PROFILE", "env"),
             ("AWS_MAX_ATTEMPTS", "4"),
+            ("GIT_HTTP_LOW_SPEED_LIMIT", "1000"),
+            ("GIT_HTTP_LOW_SPEED_TIME", "60"),
             ("RUST_LOG", "trace"),
             ("NO_COLOR", "1"),
         ];
@@ -593,15 +622,19 @@ mod tests {
         assert!(!settings.profile_from_flag);
         assert_eq!(settings.ca_bundle, None);
         assert_eq!(settings.max_attempts, Some(4));
+        assert_eq!(settings.low_speed_limit, Some(1000));
+        assert_eq!(settings.low_speed_time, Some(Duration::from_secs(60)));
         assert_eq!(command.output.rust_log.as_deref(), Some("trace"));
         assert!(!command.output.color);
 
-        let flags = "--endpoint-url http://f --region f --profile f --ca-bundle f.pem";
+        let flags = "--endpoint-url http://f --region f --profile f --ca-bundle f.pem \
+                     --low-speed-limit 0";
         let settings = run(&format!("{PAIR} {flags}"), &env, "").unwrap().settings;
         assert_eq!(settings.endpoint.as_deref(), Some("http://f"));
         assert_eq!(settings.region.as_deref(), Some("f"));
         assert_eq!(settings.profile.as_deref(), Some("f"));
         assert_eq!(settings.ca_bundle, Some("f.pem".into()));
+        assert_eq!(settings.low_speed_limit, Some(0));
 
         let settings = run(PAIR, &env[3..4], "").unwrap().settings;
         assert_eq!(settings.region.as_deref(), Some("second"));
@@ -628,6 +661,13 @@ mod tests {
             ("--jobs 257", "want a number from 1 to 256"),
             ("--memory 7", "want a number from 8 to 1048576"),
             ("--max-packs 0", "want a number from 1 to"),
+            ("--low-speed-limit -1", "want a number from 0 to"),
+            ("--timeout 0", "want a number from 1 to"),
+            ("--max-object-size 0", "want a size"),
+            ("--max-object-size 5q", "want a size"),
+            ("--max-object-size g", "want a size"),
+            ("--max-object-size 5ib", "want a size"),
+            ("--max-object-size 99999999t", "want a size"),
             ("--addressing-style dns", "want auto, path or virtual"),
             ("--progress yes", "want auto, always or never"),
             ("--region=", "want printable ASCII"),
@@ -652,6 +692,8 @@ mod tests {
         assert!(error.starts_with("AWS_ENDPOINT_URL: "), "{error}");
         let error = run(PAIR, &[("AWS_MAX_ATTEMPTS", "many")], "").unwrap_err();
         assert!(error.starts_with("AWS_MAX_ATTEMPTS: "), "{error}");
+        let error = run(PAIR, &[("GIT_HTTP_LOW_SPEED_TIME", "5m")], "").unwrap_err();
+        assert!(error.starts_with("GIT_HTTP_LOW_SPEED_TIME: "), "{error}");
     }
 
     #[test]

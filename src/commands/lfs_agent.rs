@@ -73,7 +73,8 @@ struct Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        let transient = matches!(error.kind, SourceErrorKind::Transient { .. });
+        let transient =
+            matches!(error.kind, SourceErrorKind::Transient { .. } | SourceErrorKind::TooSlow);
         Failure { words: error.to_string(), transient }
     }
 }

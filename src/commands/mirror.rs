@@ -4,8 +4,9 @@
 //! broken in the settings is found before the first repository is begun (exit code 2).
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::deadline::Deadline;
 use crate::cli::manifest::Pair;
 use crate::cli::urls::SourceUrl;
 use crate::cli::{CliError, MirrorCommand, Output, ProgressMode, Verbosity};
@@ -16,6 +17,7 @@ use crate::logging;
 use crate::mirror::{MirrorError, MirrorSource, Options, mirror, mirror_mirror};
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
 use crate::report::{self, Report};
+use crate::run::Cancel;
 use crate::signals::{self, Interruption};
 use crate::source::Source;
 use crate::store::Store;
@@ -38,6 +40,7 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
     let work = Work {
         endpoints,
         options: fleet::share(&command.options, jobs),
+        timeout: command.timeout,
         bars,
         interruption,
         teller: Teller { output: &command.output, screen },
@@ -82,6 +85,7 @@ impl From {
 struct Work<'a> {
     endpoints: Endpoints,
     options: Options,
+    timeout: Option<Duration>,
     bars: Option<Bars>,
     interruption: Interruption,
     teller: Teller<'a>,
@@ -91,10 +95,16 @@ impl Work<'_> {
     /// Mirrors one repository and tells how it ended. The report comes back as `Err` if it failed.
     fn one(&self, pair: &Pair) -> Result<Box<Report>, Box<Report>> {
         let begun = Instant::now();
+        let (deadline, options, ends) = self.begin(pair);
         let failed = |error: MirrorError| {
+            let is_over = deadline.as_ref().is_some_and(Deadline::is_over);
+            let error = match (error, self.timeout) {
+                (MirrorError::Interrupted, Some(limit)) if is_over => MirrorError::TimedOut(limit),
+                (error, _) => error,
+            };
             Report::of_error(pair, &error, begun.elapsed(), self.interruption.exit_code())
         };
-        let report = match self.open(pair) {
+        let report = match ends {
             Err(error) => failed(error),
             Ok((source, store)) => {
                 // The bar is gone again before the result is told.
@@ -103,9 +113,9 @@ impl Work<'_> {
                     let (store, progress) = (store.as_ref(), progress.as_ref());
                     match &source {
                         From::Repository(source) => {
-                            mirror(source.as_ref(), store, &self.options, progress)
+                            mirror(source.as_ref(), store, &options, progress)
                         }
-                        From::Mirror(from) => mirror_mirror(from, store, &self.options, progress),
+                        From::Mirror(from) => mirror_mirror(from, store, &options, progress),
                     }
                 };
                 match result {
@@ -121,16 +131,25 @@ impl Work<'_> {
         if report.error.is_some() { Err(report) } else { Ok(report) }
     }
 
-    fn open(&self, pair: &Pair) -> Result<Ends, MirrorError> {
-        let store = self.endpoints.open_store(&pair.target, &self.options.cancel)?;
-        let cancel = &self.options.cancel;
-        let from = match &pair.source {
-            SourceUrl::Mirror(url) => {
-                From::Mirror(Box::new(self.endpoints.open_mirror(url, cancel)?))
-            }
-            other => From::Repository(self.endpoints.open_source(other, cancel)?),
+    /// What one repository is mirrored with. With `--timeout` it has connections of its own, and
+    /// somebody who watches the clock.
+    fn begin(&self, pair: &Pair) -> (Option<Deadline>, Options, Result<Ends, MirrorError>) {
+        let Some(limit) = self.timeout else {
+            let cancel = &self.options.cancel;
+            return (None, self.options.clone(), open(&self.endpoints, pair, cancel));
         };
-        Ok((from, store))
+        let cancel = self.options.cancel.child();
+        let options = Options { cancel: cancel.clone(), ..self.options.clone() };
+        let endpoints = self.endpoints.apart();
+        let ends = open(&endpoints, pair, &cancel);
+        let (source, store) = (endpoints.source_client(), endpoints.store_client());
+        match Deadline::start(limit, cancel, source.clone(), store.clone()) {
+            Ok(deadline) => (Some(deadline), options, ends),
+            Err(error) => {
+                let error = MirrorError::Internal(format!("cannot start a thread: {error}"));
+                (None, options, Err(error))
+            }
+        }
     }
 
     /// Bars if there are any; else lines, which the log drops below `-v`.
@@ -166,6 +185,15 @@ impl Work<'_> {
         self.teller.write_metrics(&reports);
         exit_code(&reports, &not_begun, self.interruption.exit_code())
     }
+}
+
+fn open(endpoints: &Endpoints, pair: &Pair, cancel: &Cancel) -> Result<Ends, MirrorError> {
+    let store = endpoints.open_store(&pair.target, cancel)?;
+    let from = match &pair.source {
+        SourceUrl::Mirror(url) => From::Mirror(Box::new(endpoints.open_mirror(url, cancel)?)),
+        other => From::Repository(endpoints.open_source(other, cancel)?),
+    };
+    Ok((from, store))
 }
 
 /// The signal's code if it cut something short; else that of the repositories.

@@ -2,6 +2,7 @@
 //!
 //! Commands may use every layer; no layer uses them.
 
+mod deadline;
 pub mod gc;
 pub mod lfs_agent;
 pub mod mirror;

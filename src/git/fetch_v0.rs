@@ -214,7 +214,7 @@ mod tests {
     fn an_invalid_name_is_skipped_and_told() {
         let v0 =
             read(&[&format!("{ONE} refs/heads/a\0x"), &format!("{ONE} refs/../../etc")]).unwrap();
-        assert_eq!(v0.advertised.skipped, ["refs/../../etc"]);
+        assert_eq!(v0.advertised.skipped.names, ["refs/../../etc"]);
         assert_eq!(v0.advertised.advertisement.refs.len(), 1);
     }
 

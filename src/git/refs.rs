@@ -133,9 +133,29 @@ fn find<'a>(refs: &'a [Ref], name: &RefName) -> Option<&'a Ref> {
 pub struct Advertised {
     /// The refs that can be used.
     pub advertisement: Advertisement,
-    /// Names that the server sent and that are no valid names below `refs/`, free of control
-    /// characters, in the order in which they came. They are never used.
-    pub skipped: Vec<String>,
+    /// Names that the server sent and that are no valid names below `refs/`. They are never used.
+    pub skipped: Skipped,
+}
+
+/// Names that can't be used: the first few, and how many more there are. A server may send millions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// The first ten, free of control characters, in the order in which they came.
+    pub names: Vec<String>,
+    /// How many came after them.
+    pub more: u64,
+}
+
+impl Skipped {
+    /// How many names are kept.
+    const KEPT: usize = 10;
+
+    fn add(&mut self, name: &[u8]) {
+        match self.names.len() {
+            Self::KEPT.. => self.more += 1,
+            _ => self.names.push(clean_text(name, 200)),
+        }
+    }
 }
 
 /// Collects a server's refs while they are read, in any order.
@@ -145,7 +165,7 @@ pub(crate) struct Collector {
     head_oid: Option<Oid>,
     /// Where the server says HEAD points to, if the name is valid.
     head_target: Option<RefName>,
-    skipped: Vec<String>,
+    skipped: Skipped,
 }
 
 impl Collector {
@@ -161,7 +181,7 @@ impl Collector {
             return Ok(());
         }
         let Ok(name) = RefName::from_bytes(name) else {
-            self.skipped.push(clean_text(name, 200));
+            self.skipped.add(name);
             return Ok(());
         };
         let known = self.refs.entry(name.clone()).or_insert((oid, peeled));
@@ -611,7 +631,7 @@ mod tests {
         assert_eq!(advertisement.head, Head::Branch(name("refs/heads/a")));
         assert_eq!(advertisement.refs.last().unwrap().peeled, Some(oid(1)));
         assert!(advertisement.refs.is_sorted_by(|a, b| a.name < b.name));
-        assert_eq!(skipped, ["refs/heads/../x"]);
+        assert_eq!(skipped.names, ["refs/heads/../x"]);
         assert_eq!(advertisement.find(&name("refs/heads/a")).unwrap().oid, oid(1));
     }
 

@@ -70,17 +70,26 @@ pub struct Demux<R, W> {
     words: W,
     state: State,
     line: Vec<u8>,
+    sign_of_life: fn(usize),
 }
 
 impl<R: Read, W: FnMut(&str)> Demux<R, W> {
     /// Reads from `input`, whose next packet belongs to a band (v2, after the line `packfile`).
     pub fn new(input: R, words: W) -> Self {
-        Demux { input, words, state: State::Between { acks: false }, line: Vec::new() }
+        let state = State::Between { acks: false };
+        Demux { input, words, state, line: Vec::new(), sign_of_life: |_| () }
     }
 
     /// As [`Demux::new`], and skips the `ACK` and `NAK` lines that come before the first band (v0).
     pub fn after_acks(input: R, words: W) -> Self {
         Demux { state: State::Between { acks: true }, ..Demux::new(input, words) }
+    }
+
+    /// The same; `hook` hears the length of each packet that brings nothing of the pack and says that
+    /// the server works on it: progress, or an empty packet that keeps the line alive.
+    #[must_use]
+    pub fn on_sign_of_life(self, hook: fn(usize)) -> Self {
+        Demux { sign_of_life: hook, ..self }
     }
 
     /// The stream below. After the end of the pack it is at the byte after the flush packet.
@@ -99,16 +108,21 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
         };
         // A packet without even a band is what some servers send to keep the line alive.
         if len == 0 {
+            (self.sign_of_life)(4);
             return Ok(State::Between { acks });
         }
         let mut band = [0];
         self.fill(&mut band)?;
         let left = len - 1;
         match band[0] {
-            1 if left == 0 => Ok(State::Between { acks: false }),
+            1 if left == 0 => {
+                (self.sign_of_life)(5);
+                Ok(State::Between { acks: false })
+            }
             1 => Ok(State::Pack { left }),
             2 => {
                 let text = self.rest(left)?;
+                (self.sign_of_life)(5 + left);
                 self.hear(&text);
                 Ok(State::Between { acks: false })
             }

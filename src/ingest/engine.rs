@@ -167,6 +167,8 @@ pub(super) struct Engine<'e> {
     on_network: AtomicUsize,
     /// Counts whatever shows that the run goes on.
     pub(super) beats: AtomicU64,
+    /// What the deltas that were read make, in bytes, as they claim.
+    pub(super) expanded: AtomicU64,
     /// Temporary keys of spilled deltas, by number.
     pub(super) spills: Mutex<Vec<Key>>,
     /// Large objects that were laid down raw, to be read at an offset, and small ones that have a
@@ -245,6 +247,7 @@ impl<'e> Engine<'e> {
             heavy,
             on_network: AtomicUsize::new(0),
             beats: AtomicU64::new(0),
+            expanded: AtomicU64::new(0),
             spills: Mutex::default(),
             raw: Mutex::default(),
             not_loose: Mutex::default(),

@@ -24,6 +24,8 @@ pub(crate) struct Env<'e> {
     pub(crate) cancel: Cancel,
     pub(crate) concurrency: usize,
     pub(crate) budget: Budget,
+    /// Larger objects are refused.
+    pub(crate) max_object_bytes: u64,
     pub(crate) written: Written,
     /// Sees every object that is whole in memory once. Called by resolve tasks: it must not wait.
     pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),

@@ -26,6 +26,17 @@ use crate::repository::parts::Parts;
 /// Memory that is taken at once for entries of promised lengths; more only as bytes arrive.
 const TRUSTED_BYTES: u64 = 1 << 20;
 
+/// A delta whose result is larger than this must not repeat its base and itself more often than
+/// [`MAX_REPEATS`]. git makes no deltas of files above 512 MiB (`core.bigFileThreshold`).
+const MAX_REPEATED_BYTES: u64 = 1 << 30;
+const MAX_REPEATS: u64 = 4;
+
+/// Deltas that make more than this must not make more than [`MAX_EXPANSION`] times what was received.
+/// The most that an honest repository is likely to reach is a third of it: a file of 10 MB that each
+/// commit changes a little, at some 300 bytes a commit.
+const MAX_EXPANDED_BYTES: u64 = 64 << 30;
+const MAX_EXPANSION: u64 = 100_000;
+
 /// With less than this at hand, the next entry may have to be waited for.
 const TAIL_BYTES: usize = 4096;
 
@@ -91,6 +102,7 @@ impl Engine<'_> {
                 return Ok(());
             }
             let len = header.inflated_len;
+            self.check_object_size(header.offset, len)?;
             if len > self.env.budget.large {
                 self.hand_on(hands, &mut batch)?;
                 match header.kind {
@@ -124,6 +136,43 @@ impl Engine<'_> {
         self.hand_on(hands, &mut batch)?;
         self.env.progress.received(pack.position() - received);
         Ok(())
+    }
+
+    /// Refuses an entry by what its header claims, before any of it is read.
+    fn check_object_size(&self, offset: u64, len: u64) -> Result<(), MirrorError> {
+        let limit = self.env.max_object_bytes;
+        if len <= limit {
+            return Ok(());
+        }
+        Err(MirrorError::Guard(format!(
+            "pack entry at offset {offset} is an object of {len} bytes, more than \
+             --max-object-size {limit}: nothing was published"
+        )))
+    }
+
+    /// Refuses a delta by what its header claims: a few bytes can claim petabytes, which would all be
+    /// made and stored. What copies no byte of its base many times can't grow like that.
+    fn check_expansion(
+        &self,
+        offset: u64,
+        delta: &delta::DeltaHeader,
+        delta_len: u64,
+    ) -> Result<(), MirrorError> {
+        let made = delta.result_len;
+        self.check_object_size(offset, made)?;
+        let before = self.expanded.fetch_add(made.min(1 << 60), Ordering::Relaxed);
+        let given = delta.base_len.saturating_add(delta_len);
+        let repeats = made > MAX_REPEATED_BYTES && made / MAX_REPEATS > given;
+        let total = before.saturating_add(made);
+        let received = offset.max(1);
+        let too_much = total > MAX_EXPANDED_BYTES && total / MAX_EXPANSION > received;
+        if !repeats && !too_much {
+            return Ok(());
+        }
+        Err(MirrorError::Guard(format!(
+            "delta at offset {offset} makes {made} bytes of {given}, and the deltas so far {total} \
+             of {received} received: the pack is a decompression bomb; nothing was published"
+        )))
     }
 
     fn read_entry<R: Read, T: FnMut(&[u8]) -> io::Result<()>>(
@@ -194,6 +243,7 @@ impl Engine<'_> {
                     names_a_base |= matches!(base, BaseName::Oid(_));
                     let (parsed, _) = delta::parse_header(&content)
                         .map_err(|error| bad_entry(header.offset, &error))?;
+                    self.check_expansion(header.offset, &parsed, len as u64)?;
                     let bytes = DeltaBytes::Memory(content);
                     Body::Delta { base, delta: Delta { header: parsed, len: len as u64, bytes } }
                 }
@@ -299,6 +349,7 @@ impl Engine<'_> {
         };
         let (parsed, _) =
             delta::parse_header(&beginning).map_err(|error| bad_entry(header.offset, &error))?;
+        self.check_expansion(header.offset, &parsed, header.inflated_len)?;
         let base = base_name(header);
         if matches!(base, BaseName::Oid(_)) {
             self.begin_names()?;

@@ -41,6 +41,7 @@ pub(super) struct Fetch<'a> {
     ends: Ends<'a>,
     cancel: Cancel,
     fetchers: usize,
+    max_object_bytes: u64,
     written: AtomicU64,
     /// Objects in a row that failed after all tries.
     failed_in_a_row: AtomicU32,
@@ -70,6 +71,7 @@ impl<'a> Fetch<'a> {
             },
             cancel: run.cancel.clone(),
             fetchers: run.concurrency.clamp(1, FETCHERS),
+            max_object_bytes: run.max_object_bytes,
             written: AtomicU64::new(0),
             failed_in_a_row: AtomicU32::new(0),
             result: Mutex::default(),
@@ -120,7 +122,8 @@ impl<'a> Fetch<'a> {
         let mut limit = BATCH_OBJECTS;
         let mut given_up = None;
         let mut next = Ok(Some(missing));
-        while let Ok(Some(missing)) = next {
+        while let Ok(Some(mut missing)) = next {
+            missing.retain(|pointer| self.is_allowed(pointer));
             for pointer in &missing {
                 self.ends.progress.expect_lfs(pointer.size);
             }
@@ -163,6 +166,16 @@ impl<'a> Fetch<'a> {
             self.fail(error);
         }
         self.ends.progress.phase("fetching LFS objects");
+    }
+
+    /// Is it no larger than `--max-object-size`? Otherwise it lacks.
+    fn is_allowed(&self, pointer: &LfsPointer) -> bool {
+        let (size, limit) = (pointer.size, self.max_object_bytes);
+        if size > limit {
+            let why = format!("not asked for: {size} bytes, more than --max-object-size {limit}");
+            self.all_lack(std::slice::from_ref(pointer), &why);
+        }
+        size <= limit
     }
 
     fn all_lack(&self, pointers: &[LfsPointer], why: &str) {

@@ -16,5 +16,7 @@ pub(crate) struct Run<'r> {
     pub(crate) refs: &'r Advertisement,
     pub(crate) layout: Layout,
     pub(crate) concurrency: usize,
+    /// Larger ones are not asked for.
+    pub(crate) max_object_bytes: u64,
     pub(crate) cancel: &'r Cancel,
 }

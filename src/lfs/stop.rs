@@ -19,7 +19,8 @@ impl Lacking {
 
 impl From<SourceError> for Lacking {
     fn from(error: SourceError) -> Self {
-        let transient = matches!(error.kind, SourceErrorKind::Transient { .. });
+        let transient =
+            matches!(error.kind, SourceErrorKind::Transient { .. } | SourceErrorKind::TooSlow);
         Lacking { reason: error.to_string(), transient }
     }
 }

@@ -24,6 +24,11 @@ pub enum MirrorError {
     /// Asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// `--timeout` was over.
+    #[error(
+        "not finished after {} s (--timeout); nothing was published, the next run continues", .0.as_secs()
+    )]
+    TimedOut(std::time::Duration),
     /// The mirror's own files in the bucket can't be understood.
     #[error("{0}")]
     Mirror(String),

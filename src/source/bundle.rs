@@ -113,9 +113,7 @@ impl Source for Bundle {
 
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
         let advertised = self.header(|header| header.advertised.clone())?;
-        for name in &advertised.skipped {
-            log::warn!("{}: skipped a ref whose name git does not allow: {name}", self.name);
-        }
+        super::exchange::warn_of_skipped(&self.name, &advertised.skipped);
         Ok(advertised.advertisement)
     }
 

@@ -27,6 +27,9 @@ pub enum SourceErrorKind {
         /// The source's `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// Slower than the low-speed limit for too long: another try would take as long, so there is none
+    /// in this run.
+    TooSlow,
     /// It will not go better by itself: not a git repository, dumb server, shallow, SHA-256,
     /// malformed answers, the server's own `ERR` or side-band 3.
     Fatal,

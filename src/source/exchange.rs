@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use ureq::Body;
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ureq::http::{Response, StatusCode};
+use ureq::http::{Response, StatusCode, Uri};
 use url::Url;
 
 use super::error::{SourceError, SourceErrorKind};
+use crate::git::refs::Skipped;
 use crate::http;
 
 /// Some forges look for `git/` before they speak git at all.
@@ -68,10 +69,31 @@ pub(super) fn transient(place: &str, message: String) -> SourceError {
 pub(super) fn from_ureq(place: &str, error: &ureq::Error) -> SourceError {
     let kind = match error {
         error if http::is_denied(error) => SourceErrorKind::Denied,
+        error if http::is_too_slow(error) => SourceErrorKind::TooSlow,
         error if http::is_transient(error) => SourceErrorKind::Transient { retry_after: None },
         _ => SourceErrorKind::Fatal,
     };
     SourceError { kind, url: place.to_owned(), message: http::explain(error) }
+}
+
+/// The error of a request that got no answer.
+pub(super) fn unanswered(
+    client: &http::Client,
+    url: &Uri,
+    place: &str,
+    error: &ureq::Error,
+) -> SourceError {
+    SourceError { message: client.explain(url, error), ..from_ureq(place, error) }
+}
+
+/// Tells which refs of a source are left out.
+pub(super) fn warn_of_skipped(place: &str, skipped: &Skipped) {
+    for name in &skipped.names {
+        log::warn!("{place}: skipped a ref whose name git does not allow: {name}");
+    }
+    if skipped.more > 0 {
+        log::warn!("{place}: skipped {} more such refs", skipped.more);
+    }
 }
 
 /// Where a redirect leads, if `response` is one.

@@ -22,7 +22,7 @@ use url::Url;
 
 use super::exchange::{
     MAX_REDIRECTS, USER_AGENT, content_type, fatal, from_ureq, redirect_target, refusal, shown,
-    transient,
+    transient, unanswered,
 };
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::pkt_line::clean_text;
@@ -272,7 +272,7 @@ fn send(
     // Bytes are counted and hashed as they come.
     request = request.header(header::ACCEPT_ENCODING, "identity");
     let request = request.body(body).map_err(|error| fatal(&place, error.to_string()))?;
-    client.agent(&uri).run(request).map_err(|error| from_ureq(&place, &error))
+    client.agent(&uri).run(request).map_err(|error| unanswered(client, &uri, &place, &error))
 }
 
 /// The server's own words beside a status: LFS's JSON, or plain text.

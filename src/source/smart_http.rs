@@ -34,6 +34,7 @@ use crate::source::error::{SourceError, SourceErrorKind};
 pub use crate::source::exchange::USER_AGENT;
 use crate::source::exchange::{
     MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
+    unanswered, warn_of_skipped,
 };
 use crate::source::interface::{LfsSource, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
@@ -339,7 +340,8 @@ impl SmartHttp {
         }
         let request = request.body(body).map_err(|error| fatal(&place, error.to_string()))?;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.client.agent(&uri).run(request).map_err(|error| from_ureq(&place, &error))
+        let answer = self.client.agent(&uri).run(request);
+        answer.map_err(|error| unanswered(&self.client, &uri, &place, &error))
     }
 
     /// Lets 200 through, and makes an error of everything else.
@@ -396,9 +398,7 @@ impl Source for SmartHttp {
                 unreachable!("with version 0 the refs come with the greeting")
             }
         };
-        for name in &refs.skipped {
-            log::warn!("{}: skipped a ref whose name git does not allow: {name}", self.describe());
-        }
+        warn_of_skipped(&self.describe(), &refs.skipped);
         Ok(refs.advertisement)
     }
 
@@ -428,6 +428,7 @@ impl Source for SmartHttp {
             Protocol::V0(_) => Demux::after_acks(input, words),
             Protocol::V2(_) => Demux::new(input, words),
         };
+        let demux = demux.on_sign_of_life(http::sign_of_life);
         Ok(Box::new(PackStream { demux, place }))
     }
 

@@ -130,7 +130,7 @@ impl HttpRead {
                 }
                 _ => StoreErrorKind::Other,
             };
-            StoreError::new(kind, verb, self.at(key), http::explain(&error))
+            StoreError::new(kind, verb, self.at(key), self.client.explain(&uri, &error))
         })
     }
 

@@ -151,10 +151,12 @@ impl S3Store {
         let agent = self.client.agent(&url);
         let mut request = Request::new(());
         *request.method_mut() = call.method.clone();
-        *request.uri_mut() = url;
+        *request.uri_mut() = url.clone();
         *request.headers_mut() = headers;
-        let answer =
-            run(&agent, request, call.body).map_err(|error| self.transport_error(call, &error))?;
+        let answer = run(&agent, request, call.body).map_err(|error| {
+            let message = one_line(&self.client.explain(&url, &error));
+            self.error(call, transport_kind(&error), message)
+        })?;
         Ok((answer, credentials))
     }
 
@@ -165,11 +167,6 @@ impl S3Store {
             return Ok(answer);
         }
         Err(self.refusal(call, answer, &credentials))
-    }
-
-    fn transport_error(&self, call: &Call<'_>, error: &ureq::Error) -> StoreError {
-        let message = one_line(&http::explain(error));
-        self.error(call, transport_kind(error), message)
     }
 
     /// What an answer without success says.
