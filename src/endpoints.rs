@@ -4,6 +4,8 @@
 //! repositories of a run share what is made here once: the connections, the credentials, the header
 //! lines. Nothing is sent while opening.
 
+use std::collections::BTreeSet;
+
 use crate::cli::urls::{SourceUrl, TargetUrl};
 use crate::cli::{self, CliError, Settings};
 use crate::http;
@@ -71,6 +73,26 @@ impl Endpoints {
         })
     }
 
+    /// Header lines that belong to no URL would go to every source: fine for sources on one host alone.
+    pub fn check_sources<'s>(
+        &self,
+        sources: impl Iterator<Item = &'s SourceUrl>,
+    ) -> Result<(), CliError> {
+        let file = self.settings.source_header_file.as_ref();
+        let Some(file) = file.filter(|_| self.auth.has_unscoped_headers()) else { return Ok(()) };
+        let hosts: BTreeSet<String> = sources.filter_map(SourceUrl::host).collect();
+        let (Some(first), Some(last)) = (hosts.first(), hosts.last()) else { return Ok(()) };
+        if hosts.len() == 1 {
+            return Ok(());
+        }
+        Err(CliError::new(format!(
+            "{}: header lines without a section would go to {} hosts ({first}, {last} …): put them \
+             below the URL that they are for, such as [{first}/]",
+            file.display(),
+            hosts.len(),
+        )))
+    }
+
     /// The same with connections of its own: they can be cut without touching the others.
     #[must_use]
     pub fn apart(&self) -> Self {
@@ -107,6 +129,7 @@ impl Endpoints {
                 let source = SmartHttp::new(&url.with_userinfo(), client, auth)?;
                 let source = source.with_cancel(move || cancel.is_cancelled());
                 let source = source.with_lfs_other_host(self.settings.lfs_allow_other_host);
+                let source = source.with_memory(self.settings.memory_bytes.unwrap_or_default());
                 Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
             SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),

@@ -9,6 +9,7 @@
 //! ureq does it. A proxy that only tunnels to port 443 refuses http sources.
 
 mod pace;
+mod reach;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,12 +31,13 @@ use ureq::{Agent, Proxy};
 
 pub use pace::{LowSpeed, PATIENCE, sign_of_life};
 use pace::{PaceConnector, TooSlow};
+pub use reach::{Network, Reach};
 
 /// How long an address is believed. Load balancers of object stores change theirs often.
 const DNS_TTL: Duration = Duration::from_secs(60);
 
-/// The most bytes of an answer's headers, as ureq has it by default.
-const MAX_HEADER_BYTES: usize = 64 << 10;
+/// The most bytes of an answer's headers: with a little room to spare they fit the input's buffer.
+const MAX_HEADER_BYTES: usize = 15 << 10;
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -184,6 +186,8 @@ struct Agents {
     direct: Agent,
     https: Option<Agent>,
     http: Option<Agent>,
+    /// Without a proxy, and confined to some networks: made when they are wanted.
+    confined: Vec<(Reach, Agent)>,
 }
 
 impl Client {
@@ -250,6 +254,45 @@ impl Client {
         }
     }
 
+    /// The agent for `url` that connects to nowhere but `reach`. What goes through a proxy is for the
+    /// proxy to confine, but for an address instead of a name.
+    pub fn agent_within(&self, url: &Uri, reach: Reach) -> Result<Agent, ureq::Error> {
+        if reach == Reach::ANYWHERE {
+            return Ok(self.agent(url));
+        }
+        if let Some(address) = literal_address(url) {
+            check_reach(url, reach, address)?;
+        }
+        if self.proxy_for(url).is_some() {
+            return Ok(self.agent(url));
+        }
+        let mut agents = self.0.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, agent)) = agents.confined.iter().find(|(known, _)| *known == reach) {
+            return Ok(agent.clone());
+        }
+        let recipe = &self.0.recipe;
+        let resolver = CachingResolver { reach, ..recipe.resolver.clone() };
+        let agent = build_agent(&recipe.settings, recipe.roots.clone(), None, resolver);
+        agents.confined.push((reach, agent.clone()));
+        Ok(agent)
+    }
+
+    /// In what network the host of `url` is. One that is reached through a proxy, or that has no
+    /// address, counts as public.
+    pub fn network_of(&self, url: &Uri) -> Network {
+        if let Some(address) = literal_address(url) {
+            return Network::of(address);
+        }
+        if self.proxy_for(url).is_some() {
+            return Network::Public;
+        }
+        let agent = self.direct();
+        let timeout = NextTimeout::default();
+        let found = self.0.recipe.resolver.resolve(url, agent.config(), timeout);
+        let first = found.ok().and_then(|found| found.iter().next().map(|address| address.ip()));
+        first.map_or(Network::Public, Network::of)
+    }
+
     /// The agent without a proxy, for what is on this machine or beside it.
     pub fn direct(&self) -> Agent {
         self.0.agents.lock().unwrap_or_else(PoisonError::into_inner).direct.clone()
@@ -263,7 +306,8 @@ impl Client {
         let mut agents = self.0.agents.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *agents, fresh);
         drop(agents);
-        for agent in [Some(old.direct), old.https, old.http].into_iter().flatten() {
+        let confined = old.confined.into_iter().map(|(_, agent)| agent);
+        for agent in [Some(old.direct), old.https, old.http].into_iter().flatten().chain(confined) {
             agent.shutdown();
         }
     }
@@ -277,6 +321,7 @@ impl Recipe {
             direct: agent(None),
             https: self.https.clone().map(|(_, proxy)| agent(Some(proxy))),
             http: self.http.clone().map(|(_, proxy)| agent(Some(proxy))),
+            confined: Vec::new(),
         }
     }
 }
@@ -544,10 +589,31 @@ fn explain_certificate(reason: &rustls::CertificateError) -> String {
 /// When they were found, and which.
 type Addresses = (Instant, Vec<SocketAddr>);
 
+/// The address that stands in `url` instead of a name.
+fn literal_address(url: &Uri) -> Option<IpAddr> {
+    let host = url.host()?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Refuses an address that is not within `reach`.
+fn check_reach(url: &Uri, reach: Reach, address: IpAddr) -> Result<(), ureq::Error> {
+    if reach.covers(address) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is at {address}, in a private network or on this machine, where the source is not: it is \
+         not asked",
+        url.host().unwrap_or_default()
+    );
+    Err(ureq::Error::Io(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message)))
+}
+
 /// Remembers addresses: ureq asks for them on every request, pooled connection or not.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct CachingResolver {
     inner: Arc<DefaultResolver>,
+    /// What is resolved must be within it.
+    reach: Reach,
     /// By host and port. Guarded for the look-up alone; the question itself is asked outside.
     known: Arc<Mutex<HashMap<String, Addresses>>>,
 }
@@ -555,6 +621,13 @@ struct CachingResolver {
 impl fmt::Debug for CachingResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CachingResolver")
+    }
+}
+
+impl Default for CachingResolver {
+    fn default() -> Self {
+        let (inner, known) = Default::default();
+        CachingResolver { inner, known, reach: Reach::ANYWHERE }
     }
 }
 
@@ -575,6 +648,7 @@ impl Resolver for CachingResolver {
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let key = format!("{}://{}", uri.scheme_str().unwrap_or_default(), host_and_port(uri));
         if let Some(addresses) = self.lookup(&key) {
+            addresses.iter().try_for_each(|found| check_reach(uri, self.reach, found.ip()))?;
             let mut result = self.empty();
             addresses.into_iter().for_each(|address| result.push(address));
             return Ok(result);
@@ -586,6 +660,7 @@ impl Resolver for CachingResolver {
             known.clear();
         }
         known.insert(key, (Instant::now(), found.to_vec()));
+        found.iter().try_for_each(|found| check_reach(uri, self.reach, found.ip()))?;
         Ok(found)
     }
 }

@@ -63,10 +63,31 @@ pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
+            c if is_harmful(c) => '\u{fffd}',
             c => c,
         })
         .collect()
+}
+
+/// Characters that a terminal obeys (C0, DEL, C1), and those that make text look other than it is:
+/// marks that turn its direction, and marks without width.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+/// JSON with its harmful characters escaped: readers get them back, and a terminal does not see them.
+pub fn printable_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // All of these are below U+FFFF, and stand in strings alone.
+            c if is_harmful(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -95,5 +116,18 @@ mod tests {
             printable("a\x1b]0;title\x07\r\nb\thttps://u:p@h/r\n"),
             "a\u{fffd}]0;title\u{fffd}\u{fffd} b https://h/r"
         );
+        assert_eq!(
+            printable("\u{9b}31m \u{202e}txt.exe\u{2066} \u{200b}ä\u{feff}"),
+            "\u{fffd}31m \u{fffd}txt.exe\u{fffd} \u{fffd}ä\u{fffd}"
+        );
+    }
+
+    #[test]
+    fn json_is_the_same_for_readers_and_harmless_on_a_terminal() {
+        let text = "a\u{9b}\u{7f}\u{202e}ä\u{1f600}\"\n";
+        let json = printable_json(&serde_json::to_string(text).unwrap());
+        assert!(!json.contains(['\u{9b}', '\u{7f}', '\u{202e}']), "{json}");
+        assert!(json.contains('ä') && json.contains("\\u202e"), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 }

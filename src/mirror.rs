@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::git::object::{Kind, Oid};
-use crate::git::refs::{Advertisement, Head, RefFilter, RefName, default_branch};
+use crate::git::refs::{Advertisement, Head, Ref, RefFilter, RefName, default_branch};
 use crate::ingest::budget::Budget;
 use crate::ingest::env::{Env, Written};
 use crate::ingest::run::{Complete, store_pack};
@@ -162,7 +162,7 @@ fn run(
     progress.phase("asking for refs");
     let advertised = options.refs.apply(source.advertisement()?);
     let prerequisites = source.prerequisites()?;
-    let published = Published::read(store)?;
+    let published = Published::read(store, publish::max_file_bytes(options.memory_bytes))?;
     let recorded = state::Recorded::read(store)?;
     if !options.move_source {
         refuse_another_source(store, source, recorded.as_ref())?;
@@ -177,6 +177,7 @@ fn run(
     let tags = peeled::Tags::default();
     tags.know(&published.refs);
     tags.fill(&mut wanted);
+    check_refs_fit(&wanted, options.memory_bytes)?;
     let changes = published.changes(&wanted);
     if !options.force {
         guard(&published, &wanted)?;
@@ -191,6 +192,7 @@ fn run(
     let (mut written, mut lfs) = ((0, 0), lfs::Outcome::default());
     if !options.dry_run {
         sweep(store)?;
+        publish::mend_packed_refs(store, &published)?;
         let fetching = !unchanged || options.full;
         let fence = if fetching { Some(fence::Fence::read(store)?) } else { None };
         let fetched;
@@ -274,6 +276,23 @@ fn sweep(store: &dyn Store) -> Result<(), MirrorError> {
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// What the next run could not read back is not published.
+fn check_refs_fit(wanted: &Advertisement, memory_bytes: u64) -> Result<(), MirrorError> {
+    let limit = publish::max_file_bytes(memory_bytes);
+    // `oid TAB name LF`, and another line with `^{}` for what a tag points at.
+    let line = |r: &Ref| (42 + r.name.as_str().len() as u64, r.peeled.is_some());
+    let lines = wanted.refs.iter().map(line);
+    let len: u64 = lines.map(|(len, peeled)| if peeled { 2 * len + 3 } else { len }).sum();
+    if len <= limit {
+        return Ok(());
+    }
+    Err(MirrorError::Guard(format!(
+        "info/refs of {} refs has {len} bytes, more than --memory is enough for ({limit} bytes): \
+         raise --memory, or mirror fewer refs (--refs, --exclude-refs)",
+        wanted.refs.len()
+    )))
 }
 
 /// A mirror always has a HEAD: without one, git clones with nothing checked out, and a directory is

@@ -8,15 +8,16 @@
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::hash::BuildHasher;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::cli::manifest::Pair;
 use crate::exit_code::ExitCode;
-use crate::logging::printable;
+use crate::logging::{printable, printable_json};
 use crate::mirror::{MirrorError, RefChange, Status, Summary};
 use crate::progress::{bytes, grouped};
 
@@ -156,7 +157,7 @@ impl Report {
     pub fn json(&self) -> String {
         let object =
             serde_json::to_string(self).expect("strings, numbers and booleans are always JSON");
-        object + "\n"
+        printable_json(&object) + "\n"
     }
 
     /// The summary for people, one line, and in a dry run a line for each change. Empty when the
@@ -380,19 +381,37 @@ fn label(text: &str) -> String {
 /// Writes `text` so that a reader sees the old file or the new one: a temporary file beside it,
 /// renamed. Its name does not end in `.prom`, or the collector would read it too.
 pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+    let (temporary, mut file) = beside(path)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Could [`write_atomically`] write `path`? It is left as it is.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let (temporary, _) = beside(path)?;
+    fs::remove_file(temporary)
+}
+
+/// A new file beside `path`. Others who may write to the folder can't guess its name, and nothing that
+/// they put there is followed.
+fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{:016x}.tmp", std::hash::RandomState::new().hash_one(name)));
+    let temporary = path.with_file_name(temporary);
+    let file = File::options().write(true).create_new(true).open(&temporary)?;
+    Ok((temporary, file))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod dir;
 pub mod http_read;
 mod interface;
 pub mod memory;
+pub(crate) mod pages;
 pub mod retry;
 pub mod s3;
 

@@ -105,7 +105,8 @@ impl Lab {
     /// A mirror that stands, of a source with one more commit than the mirror has.
     fn standing(&mut self, layout: &str) {
         let repo = local_git::Repo::new();
-        repo.commit("refs/heads/main", &[("a", b"one")]);
+        let text: String = (0..1000).map(|line| format!("line {line}\n")).collect();
+        repo.commit("refs/heads/main", &[("a", text.as_bytes())]);
         let bundle = self.path().join("a.bundle");
         repo.git(&["bundle", "create", "-q", bundle.to_str().unwrap(), "--all"]);
         let source = format!("bundle:{}", bundle.display());
@@ -113,8 +114,9 @@ impl Lab {
         let pair = ["--source", &source, "--target", &target, "--layout", layout];
         let first = program::program(self.path()).args(pair).output().unwrap();
         assert!(first.status.success(), "{first:?}");
-        repo.commit("refs/heads/main", &[("b", b"two")]);
-        repo.git(&["bundle", "create", "-q", bundle.to_str().unwrap(), "--all"]);
+        repo.commit("refs/heads/main", &[("a", format!("{text}more\n").as_bytes())]);
+        // Only what is new: its bases are read from the mirror.
+        repo.git(&["bundle", "create", "-q", bundle.to_str().unwrap(), "main~1..main"]);
         self.command.args(pair);
     }
 
@@ -185,6 +187,10 @@ fn try_one(attack: &Attack) -> Option<String> {
         && peak_mib <= 128
         && stderr.len() < 5000
         && stderr.contains(attack.says);
+    // A file of somebody else's, where there is one.
+    if let Ok(now) = std::fs::read_to_string(lab.path().join("victim")) {
+        assert_eq!(now, "precious", "{}", attack.name);
+    }
     let start: String = stderr.chars().take(1500).collect();
     (!fine).then(|| format!("{}: {code:?} {seconds:.1} s {peak_mib} MiB\n{start}", attack.name))
 }
@@ -403,14 +409,18 @@ fn refs_of_one(out: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Refs named by `name`, so many bytes of them.
-fn refs_without_end(out: &mut TcpStream, name: fn(u64) -> String, bytes: u64) -> io::Result<()> {
+fn refs_without_end(
+    out: &mut TcpStream,
+    tip: &str,
+    name: impl Fn(u64) -> String,
+    bytes: u64,
+) -> io::Result<()> {
     let send = |out: &mut TcpStream, bytes: &[u8]| {
         write!(out, "{:x}\r\n", bytes.len())?;
         out.write_all(bytes)?;
         out.write_all(b"\r\n")
     };
     out.write_all(SMART_HEAD)?;
-    let tip = "1".repeat(40);
     send(out, b"001e# service=git-upload-pack\n0000")?;
     send(out, &packet(format!("{tip} {}\0 side-band-64k ofs-delta\n", name(0)).as_bytes()))?;
     let (mut sent, mut number) = (0, 1);
@@ -447,7 +457,12 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             name: "source: a gigabyte of refs",
             begin: |lab| {
                 lab.mirror(|_: &str, out: &mut TcpStream| {
-                    refs_without_end(out, |n| format!("refs/heads/{n:08}"), 1 << 30)
+                    refs_without_end(
+                        out,
+                        &"1".repeat(40),
+                        |n| format!("refs/heads/{n:08}"),
+                        1 << 30,
+                    )
                 });
             },
             exit: 1,
@@ -455,10 +470,15 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 120,
         },
         Attack {
-            name: "source: 64 MiB of refs with invalid names",
+            name: "source: as many refs with invalid names",
             begin: |lab| {
                 lab.mirror(|_: &str, out: &mut TcpStream| {
-                    refs_without_end(out, |n| format!("refs/heads/../{n}"), 64 * MIB)
+                    refs_without_end(
+                        out,
+                        &"1".repeat(40),
+                        |n| format!("refs/heads/../{n}"),
+                        64 * MIB,
+                    )
                 });
             },
             exit: 0,
@@ -526,7 +546,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.standing("loose");
                 let line = format!("{}\trefs/heads/{}\n", "1".repeat(40), "x".repeat(200));
                 let mut text = Vec::new();
-                (0..(250 * MIB / line.len() as u64)).for_each(|n| {
+                (0..(250 * MIB / (line.len() as u64 + 7))).for_each(|n| {
                     text.extend(line.replace("/x", &format!("/{n:08}")).into_bytes());
                 });
                 std::fs::write(lab.path().join("mirror.git/info/refs"), text).unwrap();
@@ -534,6 +554,66 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             exit: 1,
             says: "info/refs",
             seconds: 60,
+        },
+        Attack {
+            name: "source: as many refs as are let in",
+            begin: |lab| {
+                let (pack, tip) = small_repository(b"content");
+                let git = serve_pack(pack, tip.clone());
+                lab.mirror(move |head: &str, out: &mut TcpStream| {
+                    if !head.contains("/info/refs") {
+                        return git(head, out);
+                    }
+                    let name = |n: u64| format!("refs/heads/{n:08}");
+                    refs_without_end(out, &tip, name, 16 * MIB - 100_000)
+                });
+            },
+            exit: 0,
+            says: "",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: 3 GiB of lacking LFS objects",
+            begin: |lab| {
+                let (pack, tip) = small_repository(b"content");
+                lab.mirror(serve_pack(pack, tip));
+                let state = lab.path().join("mirror.git/mirror_state");
+                std::fs::create_dir_all(&state).unwrap();
+                std::fs::File::create(state.join("lfs-lacking")).unwrap().set_len(3 << 30).unwrap();
+            },
+            exit: 1,
+            says: "lfs-lacking",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: millions of lines that are no lacking LFS objects",
+            begin: |lab| {
+                let (pack, tip) = small_repository(b"content");
+                lab.mirror(serve_pack(pack, tip));
+                let state = lab.path().join("mirror.git/mirror_state");
+                std::fs::create_dir_all(&state).unwrap();
+                std::fs::write(state.join("lfs-lacking"), vec![b'\n'; 20 << 20]).unwrap();
+            },
+            exit: 0,
+            says: "lines are not an oid and a size",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: does not exist, in a dry run",
+            begin: |lab| {
+                lab.options(&["-n"]);
+                lab.store(|_: &str, out: &mut TcpStream| {
+                    let body = "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>";
+                    write!(
+                        out,
+                        "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    )
+                });
+            },
+            exit: 1,
+            says: "does not exist: create it",
+            seconds: 20,
         },
         Attack {
             name: "store: a listing that leads in a circle",
@@ -555,6 +635,159 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             exit: 1,
             says: "listing",
             seconds: 30,
+        },
+    ]);
+}
+
+/// A source with an LFS object that its server says is at `href`.
+fn lfs_at(lab: &mut Lab, href: &'static str) {
+    let oid = "11".repeat(32);
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 10\n");
+    let (pack, tip) = small_repository(pointer.as_bytes());
+    let git = serve_pack(pack, tip);
+    lab.mirror(move |head: &str, out: &mut TcpStream| {
+        if head.contains("/objects/batch") {
+            let body = format!(
+                r#"{{"objects":[{{"oid":"{oid}","size":10,"actions":
+                {{"download":{{"href":"{href}"}}}}}}]}}"#
+            );
+            return answer(out, "application/vnd.git-lfs+json", body.as_bytes());
+        }
+        git(head, out)
+    });
+}
+
+#[test]
+fn requests_and_logins_go_nowhere_that_the_user_has_not_named() {
+    try_all(&[
+        Attack {
+            name: "source: its LFS server names the cloud's metadata",
+            begin: |lab| lfs_at(lab, "http://169.254.169.254/latest/meta-data/"),
+            exit: 4,
+            says: "169.254.169.254, in a private network or on this machine",
+            seconds: 20,
+        },
+        Attack {
+            name: "source: its LFS server names the metadata in other clothes",
+            begin: |lab| lfs_at(lab, "http://[::ffff:a9fe:a9fe]/latest/meta-data/"),
+            exit: 4,
+            says: "in a private network or on this machine",
+            seconds: 20,
+        },
+        Attack {
+            name: "source: redirects to another host",
+            begin: |lab| {
+                lab.mirror(|_: &str, out: &mut TcpStream| {
+                    out.write_all(
+                        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\
+                          Location: http://169.254.169.254/r.git/info/refs\r\n\r\n",
+                    )
+                });
+            },
+            exit: 1,
+            says: "--allow-redirect-host",
+            seconds: 20,
+        },
+        Attack {
+            name: "source: redirects with a backslash",
+            begin: |lab| {
+                lab.mirror(|_: &str, out: &mut TcpStream| {
+                    out.write_all(
+                        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /\\evil/\r\n\r\n",
+                    )
+                });
+            },
+            exit: 1,
+            says: "backslash",
+            seconds: 20,
+        },
+        Attack {
+            name: "machine: a header file for one host, and sources on two",
+            begin: |lab| {
+                let file = lab.path().join("headers");
+                std::fs::write(&file, "Authorization: Bearer hush\n").unwrap();
+                let pairs = "https://a.example/r file:///nowhere/a\n\
+                             https://b.example/r file:///nowhere/b\n";
+                let manifest = lab.path().join("manifest");
+                std::fs::write(&manifest, pairs).unwrap();
+                let [file, manifest] = [file, manifest].map(|path| path.display().to_string());
+                lab.options(&["--manifest", &manifest, "--source-header-file", &file]);
+            },
+            exit: 2,
+            says: "such as [https://a.example/]",
+            seconds: 20,
+        },
+    ]);
+}
+
+/// Makes a FIFO.
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// The temporary folder of the target, with something in it that others have planted.
+fn planted(lab: &mut Lab, name: &str, plant: impl FnOnce(&Path)) {
+    let (pack, tip) = small_repository(b"content");
+    lab.mirror(serve_pack(pack, tip));
+    let path = lab.path().join("mirror.git").join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    plant(&path);
+}
+
+#[test]
+fn what_others_have_planted_is_neither_followed_nor_waited_for() {
+    try_all(&[
+        Attack {
+            name: "machine: a FIFO as the lock",
+            begin: |lab| planted(lab, "mirror_tmp/.partial/lock", fifo),
+            exit: 1,
+            says: "cannot put",
+            seconds: 20,
+        },
+        Attack {
+            name: "machine: a link as the lock",
+            begin: |lab| {
+                let victim = lab.path().join("victim");
+                std::fs::write(&victim, "precious").unwrap();
+                planted(lab, "mirror_tmp/.partial/lock", |path| {
+                    std::os::unix::fs::symlink(&victim, path).unwrap();
+                });
+            },
+            exit: 1,
+            says: "cannot put",
+            seconds: 20,
+        },
+        Attack {
+            name: "machine: a link as the temporary folder",
+            begin: |lab| {
+                let elsewhere = lab.path().join("elsewhere");
+                std::fs::create_dir(&elsewhere).unwrap();
+                planted(lab, "mirror_tmp", |path| {
+                    std::os::unix::fs::symlink(&elsewhere, path).unwrap();
+                });
+            },
+            exit: 1,
+            says: "mirror_tmp is no folder",
+            seconds: 20,
+        },
+        Attack {
+            name: "machine: a FIFO as info/refs",
+            begin: |lab| planted(lab, "info/refs", fifo),
+            exit: 1,
+            says: "is no regular file",
+            seconds: 20,
+        },
+        Attack {
+            name: "machine: a metrics file that cannot be written",
+            begin: |lab| {
+                let (pack, tip) = small_repository(b"content");
+                lab.mirror(serve_pack(pack, tip));
+                lab.options(&["--metrics-file", "/proc/none/metrics.prom"]);
+            },
+            exit: 2,
+            says: "cannot write the metrics file",
+            seconds: 20,
         },
     ]);
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the program cleans up, and ends with their exit codes within five seconds,
+//! SIGINT, SIGTERM and SIGHUP: the program cleans up, and ends with their exit codes within five seconds,
 //! also when its source or its store hangs.
 
 #[path = "support/git_http.rs"]
@@ -161,6 +161,11 @@ fn sigint_with_a_slow_store_cleans_up_and_ends_with_130() {
 fn sigterm_with_a_slow_store_cleans_up_and_ends_with_143() {
     interrupted_with_a_slow_store("loose", "TERM", 143);
     interrupted_with_a_slow_store("pack", "TERM", 143);
+}
+
+#[test]
+fn sighup_is_as_sigterm() {
+    interrupted_with_a_slow_store("pack", "HUP", 143);
 }
 
 #[test]

@@ -471,6 +471,26 @@ fn a_listing_that_goes_round_in_a_circle_is_an_error() {
 }
 
 #[test]
+fn listing_with_both_kinds_of_tokens_and_unknown_elements_is_read() {
+    let object = |key: &str| {
+        format!(
+            "<New>1</New><Contents><Key>p/{key}</Key><Size>1</Size><New/>\
+             <LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        )
+    };
+    let body = format!(
+        "<ListBucketResult>{}{}<IsTruncated>true</IsTruncated><NextMarker>m</NextMarker>\
+         <NextContinuationToken>t</NextContinuationToken></ListBucketResult>",
+        object("a"),
+        object("b")
+    );
+    let server = Canned::new(&[&answer("200 OK", "", &body)]);
+    let page = server.store().list("", None).unwrap();
+    let keys: Vec<_> = page.objects.iter().map(|object| object.key.as_str()).collect();
+    assert_eq!((keys, page.next.as_deref()), (vec!["a", "b"], Some("t")));
+}
+
+#[test]
 fn uploads_are_listed_over_pages() {
     let page = |rest: &str| {
         let body = format!(

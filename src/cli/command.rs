@@ -134,6 +134,8 @@ pub struct MirrorCommand {
     pub jobs: usize,
     /// Stop at the first failing repository.
     pub fail_fast: bool,
+    /// What is to be said before anything is begun: where others can read a secret.
+    pub warning: Option<String>,
     /// `--timeout`: how long one repository may take.
     pub timeout: Option<Duration>,
     /// What people and scripts get to see.
@@ -179,6 +181,8 @@ pub enum Verbosity {
 pub struct Settings {
     /// Connections that may be open at once: requests in flight of all jobs, and their sources'.
     pub connections: usize,
+    /// `--memory` in bytes, a job's share of it.
+    pub memory_bytes: Option<u64>,
     /// Extra trusted CAs: `--ca-bundle`. (Those of the environment are `http::Environment`'s.)
     pub ca_bundle: Option<PathBuf>,
     /// May `.lfsconfig` name an LFS server on another host than the source's?
@@ -306,6 +310,7 @@ pub(super) fn mirror(
     stdin: &mut dyn Read,
 ) -> Result<MirrorCommand, CliError> {
     let pairs = pairs(&args, stdin)?;
+    let warning = warning(&args, &pairs);
     let jobs = args.jobs.unwrap_or(1);
     let options = options(&args, jobs)?;
     Ok(MirrorCommand {
@@ -314,6 +319,7 @@ pub(super) fn mirror(
         options,
         jobs,
         fail_fast: args.fail_fast,
+        warning,
         timeout: args.timeout.map(Duration::from_secs),
         output: output(args, env)?,
     })
@@ -343,6 +349,36 @@ pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>
         pairs.retain(|pair| pair.belongs_to(shard));
     }
     Ok(pairs)
+}
+
+/// Passwords that other users of this machine can read.
+fn warning(args: &MirrorArgs, pairs: &[Pair]) -> Option<String> {
+    if !pairs.iter().any(|pair| pair.source.has_password()) {
+        return None;
+    }
+    let better = "use ~/.netrc or --source-header-file";
+    match args.manifest.as_deref() {
+        None => Some(format!(
+            "--source has a password in it, which everybody on this machine can see in the list of \
+             processes: {better}"
+        )),
+        Some("-") => None,
+        Some(path) if others_can_read(path) => Some(format!(
+            "{path} has passwords in it and others can read it: chmod 600, or {better}"
+        )),
+        Some(_) => None,
+    }
+}
+
+#[cfg(unix)]
+fn others_can_read(path: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn others_can_read(_: &str) -> bool {
+    false
 }
 
 fn read_text(from: &mut dyn Read) -> std::io::Result<String> {
@@ -404,6 +440,7 @@ pub(super) fn settings(
     }
     Ok(Settings {
         connections,
+        memory_bytes: args.memory.map(|mib| (mib << 20) / args.jobs.unwrap_or(1).max(1) as u64),
         ca_bundle: args.ca_bundle.clone(),
         lfs_allow_other_host: args.lfs_allow_other_host,
         allow_redirect_host: args.allow_redirect_host,
@@ -564,6 +601,7 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         let wanted = Settings {
             connections: 10,
+            memory_bytes: Some(16 << 20),
             ca_bundle: Some("ca.pem".into()),
             lfs_allow_other_host: true,
             allow_redirect_host: true,
@@ -711,6 +749,28 @@ mod tests {
         for bad in ["3/3", "0/0", "1", "-1/3", "a/b", "1/2/3", "/"] {
             let error = run(&format!("--manifest - --shard {bad}"), &[], text).expect_err(bad);
             assert!(error.contains("want I/N"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn passwords_that_others_can_read_are_warned_about() {
+        use std::os::unix::fs::PermissionsExt;
+        let warning = |line: &str| run(line, &[], "").unwrap().warning.unwrap_or_default();
+        assert_eq!(warning(PAIR), "");
+        assert_eq!(warning("--source https://me@h/r --target s3://b/p"), "");
+        let said = warning("--source https://me:hush@h/r --target s3://b/p");
+        assert!(said.contains("list of processes") && !said.contains("hush"), "{said}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        for (text, mode, warned) in [
+            ("https://h/r s3://b/p", 0o644, false),
+            ("https://me:hush@h/r s3://b/p", 0o600, false),
+            ("https://me:hush@h/r s3://b/p", 0o640, true),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            let said = warning(&format!("--manifest {}", path.display()));
+            assert_eq!(said.contains("chmod 600"), warned, "{mode:o}: {said}");
         }
     }
 

@@ -69,6 +69,22 @@ impl SourceUrl {
     }
 }
 
+impl SourceUrl {
+    /// Scheme, host and port of a URL, in lower case.
+    pub fn host(&self) -> Option<String> {
+        let SourceUrl::Http { url, .. } = self else { return None };
+        let (scheme, rest) = url.split_once("://")?;
+        let host = rest.split('/').next()?.to_ascii_lowercase();
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        Some(format!("{scheme}://{}", host.strip_suffix(usual).unwrap_or(&host)))
+    }
+
+    /// Does it hold a password?
+    pub fn has_password(&self) -> bool {
+        matches!(self, SourceUrl::Http { userinfo: Some(userinfo), .. } if userinfo.contains(':'))
+    }
+}
+
 impl fmt::Display for SourceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -237,6 +253,10 @@ fn split_http(text: &str) -> Result<(String, Option<&str>), Unusable> {
     if rest.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(Unusable::Because("no blank or control character can stand in a URL"));
     }
+    // Some read it as a slash, and others as a part of the host or of the path.
+    if rest.contains('\\') {
+        return Err(Unusable::Because("no backslash can stand in a URL"));
+    }
     if rest.contains(['?', '#']) {
         return Err(Unusable::Because("no query or fragment can stand in the URL"));
     }
@@ -355,6 +375,8 @@ mod tests {
             "https://[secret]/r",
             "https://[::1]x/r",
             "https://h/a\nb",
+            "https://h\\@secret/r",
+            "https:\\\\secret/r",
             "bundle:",
             "file:///r",
             "ftp://h/r",

@@ -124,7 +124,7 @@ impl Mirror {
                 url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
                 let headers = credentials.headers_for(&url).to_vec();
                 let download = Download::new(url, headers);
-                Ok(lfs::open(client, &AtomicU64::new(0), &download, offset)?)
+                Ok(lfs::open(client, http::Reach::ANYWHERE, &AtomicU64::new(0), &download, offset)?)
             }
         }
     }
@@ -287,7 +287,8 @@ fn broken(error: &io::Error) -> Failure {
     }
 }
 
-/// `lfs/incomplete` of the git directory that git-lfs works for, or the temporary folder.
+/// `lfs/incomplete` of the git directory that git-lfs works for, or the user's cache. A folder that
+/// others may write to is never used: they could plant files there.
 fn incomplete_folder() -> PathBuf {
     let asked = std::process::Command::new("git")
         .args(["rev-parse", "--git-common-dir"])
@@ -298,7 +299,15 @@ fn incomplete_folder() -> PathBuf {
         Path::new(text.trim_end_matches('\n')).canonicalize().ok()
     });
     let folder = git_dir.map(|dir| dir.join("lfs").join("incomplete"));
-    folder.unwrap_or_else(|| std::env::temp_dir().join("mirror-git-to-s3-lfs"))
+    folder.unwrap_or_else(|| cache_folder(|name| std::env::var_os(name).map(PathBuf::from)))
+}
+
+/// Where the user's caches are (XDG Base Directory Specification); without a home, the folder that the
+/// program was started in.
+fn cache_folder(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    cache.unwrap_or_default().join("mirror-git-to-s3").join("lfs")
 }
 
 /// An object that has come in part: its file, which this process alone writes, and its hash so far.
@@ -413,6 +422,19 @@ mod tests {
 
     fn ask(pointer: &LfsPointer) -> Value {
         json!({ "event": "download", "oid": pointer.hex(), "size": pointer.size, "action": null })
+    }
+
+    #[test]
+    fn outside_a_repository_what_is_incomplete_lies_in_the_users_cache() {
+        let with = |vars: &[(&str, &str)]| {
+            let found = |name: &str| vars.iter().find(|(known, _)| *known == name);
+            cache_folder(|name| found(name).map(|(_, path)| PathBuf::from(path)))
+        };
+        let home = ("HOME", "/home/a");
+        assert_eq!(with(&[home]), Path::new("/home/a/.cache/mirror-git-to-s3/lfs"));
+        let cache = ("XDG_CACHE_HOME", "/c");
+        assert_eq!(with(&[home, cache]), Path::new("/c/mirror-git-to-s3/lfs"));
+        assert_eq!(with(&[("XDG_CACHE_HOME", "c")]), Path::new("mirror-git-to-s3/lfs"));
     }
 
     #[test]

@@ -28,7 +28,16 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
     let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
     // First: endpoints warn of files that they can't use.
     logging::start(&command.output, screen.clone());
+    if let Some(warning) = &command.warning {
+        log::warn!("{warning}");
+    }
     let endpoints = Endpoints::new(&command.settings)?;
+    endpoints.check_sources(command.pairs.iter().map(|pair| &pair.source))?;
+    if let Some(path) = &command.output.metrics_file {
+        report::check_writable(path).map_err(|error| {
+            CliError::new(format!("cannot write the metrics file {}: {error}", path.display()))
+        })?;
+    }
     let cancel = &command.options.cancel;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(cancel.clone(), screen.clone(), source, store)

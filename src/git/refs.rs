@@ -158,6 +158,13 @@ impl Skipped {
     }
 }
 
+/// The most bytes of refs that are read with so much working memory, as they come on the wire and as
+/// `info/refs` has them: a quarter of it, and what a quarter of a million refs take in any case. A ref
+/// takes up to seven times its line while a run compares and publishes.
+pub fn max_refs_bytes(memory_bytes: u64) -> u64 {
+    (memory_bytes / 4).max(16 << 20)
+}
+
 /// Collects a server's refs while they are read, in any order.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {

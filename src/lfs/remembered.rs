@@ -10,8 +10,8 @@ use crate::store::{ObjectHeaders, Store, StoreError};
 /// Where lacking objects are remembered: lines `oid size`.
 const LACKING_KEY: &str = "mirror_state/lfs-lacking";
 
-/// A million lacking objects are 80 MB.
-const MAX_LACKING_BYTES: u64 = 128 << 20;
+/// Some 300,000 lacking objects. What is read takes as much again in memory, twice.
+const MAX_LACKING_BYTES: u64 = 24 << 20;
 
 pub(super) fn sorted(mut pointers: Vec<LfsPointer>) -> Vec<LfsPointer> {
     pointers.sort_unstable_by_key(|pointer| (pointer.oid, pointer.size));
@@ -27,13 +27,17 @@ impl Remembered {
         let file = files::get(store, &files::key(LACKING_KEY), None, MAX_LACKING_BYTES)?;
         let (file, _) = file.unwrap_or_default();
         let text = String::from_utf8_lossy(&file);
-        let mut pointers = Vec::new();
+        let (mut pointers, mut bad) = (Vec::new(), 0);
         for line in text.lines() {
             match parse_line(line) {
                 Some(pointer) => pointers.push(pointer),
-                // Losing a line is no harm that `--full` doesn't mend.
-                None => log::warn!("{}/{LACKING_KEY}: not an oid and a size", store.describe()),
+                None => bad += 1,
             }
+        }
+        // Losing a line is no harm that `--full` doesn't mend.
+        if bad > 0 {
+            let place = store.describe();
+            log::warn!("{place}/{LACKING_KEY}: {bad} lines are not an oid and a size");
         }
         Ok(Remembered(sorted(pointers)))
     }
@@ -59,7 +63,18 @@ impl Remembered {
         if lacking.is_empty() {
             return store.delete(&[files::key(LACKING_KEY)]);
         }
-        let file: String = lacking.iter().map(|p| format!("{} {}\n", p.hex(), p.size)).collect();
+        let mut file = String::new();
+        for (number, pointer) in lacking.iter().enumerate() {
+            file += &format!("{} {}\n", pointer.hex(), pointer.size);
+            if file.len() as u64 > MAX_LACKING_BYTES - 200 {
+                let more = lacking.len() - number - 1;
+                log::warn!(
+                    "{more} more LFS objects are lacking than can be remembered: --full \
+                            looks for them"
+                );
+                break;
+            }
+        }
         let headers = ObjectHeaders::changing("text/plain");
         store.put(&files::key(LACKING_KEY), file.as_bytes(), headers, None).map(drop)
     }

@@ -21,7 +21,10 @@ pub(crate) fn get(
 ) -> Result<Option<File>, StoreError> {
     match store.get(key, range, max_len) {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.is_not_found() => Ok(None),
+        // Without its bucket a file is not merely missing: nothing can be written either.
+        Err(error) if error.is_not_found() && !error.message.starts_with("NoSuchBucket") => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

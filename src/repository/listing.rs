@@ -5,6 +5,7 @@
 //! one page costs one request.
 
 use crate::run::threads::for_each;
+use crate::store::pages::Pages;
 use crate::store::{ListPage, ObjectInfo, Store, StoreError};
 
 /// The folder of loose objects and packs.
@@ -19,13 +20,17 @@ pub(crate) fn pages<E: From<StoreError>>(
     prefix: &str,
     mut page: impl FnMut(Vec<ObjectInfo>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut next = None;
+    let (mut next, mut turned) = (None, Pages::default());
     loop {
         let listed = store.list(prefix, next.as_deref())?;
+        let entries = listed.objects.len();
         page(listed.objects)?;
-        next = listed.next;
-        if next.is_none() {
-            return Ok(());
+        match listed.next {
+            None => return Ok(()),
+            Some(token) => {
+                turned.turn(&store.describe(), entries, &token)?;
+                next = Some(token);
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ use super::listing;
 use super::packs;
 use super::replaced;
 use crate::git::refs::{
-    Advertisement, Head, Ref, head_file, info_refs, parse_head_file, parse_info_refs,
+    Advertisement, Head, Ref, head_file, info_refs, max_refs_bytes, parse_head_file,
+    parse_info_refs,
 };
 use crate::store::{Condition, Key, ObjectHeaders, Store, StoreErrorKind};
 
@@ -36,6 +37,11 @@ const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 
 /// An `info/refs` of a million refs is some 100 MB; more is not ours.
 const MAX_REFS_BYTES: u64 = 256 << 20;
+
+/// The most bytes of an `info/refs` that a run with so much memory reads, or writes.
+pub(crate) fn max_file_bytes(memory_bytes: u64) -> u64 {
+    max_refs_bytes(memory_bytes).min(MAX_REFS_BYTES)
+}
 
 /// Runs that add packs at the same moment make each other look again.
 const LIST_TRIES: u32 = 10;
@@ -69,9 +75,9 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// Reads `info/refs`, and `HEAD` if there is one.
-    pub(crate) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
-        let Some((file, etag)) = get(store, &key("info/refs"))? else {
+    /// Reads `info/refs`, which is no longer than this, and `HEAD` if there is one.
+    pub(crate) fn read(store: &dyn Store, max_bytes: u64) -> Result<Self, MirrorError> {
+        let Some((file, etag)) = files::get(store, &key("info/refs"), None, max_bytes)? else {
             return Ok(Published::default());
         };
         let refs = parse_info_refs(&file).map_err(|error| damaged(store, "info/refs", &error))?;
@@ -330,9 +336,6 @@ fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<
     }
     let key = key("info/refs");
     unchanged_since(store, seen.as_ref())?;
-    if store.is_read_by_path() {
-        put_packed_refs(store, refs)?;
-    }
     let condition = match &*seen {
         None => Some(Condition::Absent),
         Some((_, Some(etag))) => Some(Condition::Matches(etag.clone())),
@@ -355,20 +358,46 @@ fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<
         outcome => outcome?,
     };
     *seen = Some((file, written));
+    if store.is_read_by_path() {
+        put_packed_refs(store, refs)?;
+    }
     Ok(())
+}
+
+/// Makes `packed-refs` say what `info/refs` says. A run that was killed between the two, or that lost a
+/// race, may have left them different, and a run without news writes neither.
+pub(crate) fn mend_packed_refs(
+    store: &dyn Store,
+    published: &Published,
+) -> Result<(), MirrorError> {
+    if !store.is_read_by_path() || !published.exists() {
+        return Ok(());
+    }
+    let now = get(store, &key("packed-refs"))?;
+    if now.is_some_and(|(file, _)| file == packed_refs(&published.refs)) {
+        return Ok(());
+    }
+    // Only while they still are what everybody reads.
+    unchanged_since(store, published.seen.as_ref())?;
+    put_packed_refs(store, &published.refs)
 }
 
 /// What git wants of a directory that it opens itself: gitrepository-layout(5), git-pack-refs(1).
 /// Without `peeled` in its first line git peels tags itself. A name that begins with a dot is no
 /// ref; it only makes the folder.
 fn put_packed_refs(store: &dyn Store, refs: &[Ref]) -> Result<(), MirrorError> {
+    let file = packed_refs(refs);
+    store.put(&key("refs/.keep"), b"", PLAIN, None)?;
+    store.put(&key("packed-refs"), &file, PLAIN, None)?;
+    Ok(())
+}
+
+fn packed_refs(refs: &[Ref]) -> Vec<u8> {
     let mut file = b"# pack-refs with: sorted \n".to_vec();
     for r in refs {
         file.extend_from_slice(format!("{} {}\n", r.oid, r.name).as_bytes());
     }
-    store.put(&key("refs/.keep"), b"", PLAIN, None)?;
-    store.put(&key("packed-refs"), &file, PLAIN, None)?;
-    Ok(())
+    file
 }
 
 /// The compare before the write, for stores that ignore conditions.

@@ -43,7 +43,7 @@ pub enum AuthError {
 /// What the user gave to authenticate with, for all sources.
 #[derive(Clone, Default)]
 pub struct Auth {
-    headers: Arc<[(HeaderName, HeaderValue)]>,
+    sections: Arc<[Section]>,
     netrc: Arc<[Machine]>,
 }
 
@@ -66,7 +66,8 @@ impl Auth {
 
     /// Reads the given files.
     ///
-    /// A header file has a `Name: value` a line, `#` comments and blank lines. A file that others can
+    /// A header file has a `Name: value` a line, `#` comments and blank lines. Lines below
+    /// `[https://host/path]` are for sources there. A file that others can
     /// read is used, with a warning.
     pub fn from_files(
         header_file: Option<&Path>,
@@ -74,12 +75,34 @@ impl Auth {
     ) -> Result<Auth, AuthError> {
         let mut auth = Auth::default();
         if let Some(path) = header_file {
-            auth.headers = parse_headers(path, &read_secret(path)?)?.into();
+            auth.sections = parse_headers(path, &read_secret(path)?)?.into();
         }
         if let Some(path) = netrc_file {
             auth.netrc = parse_netrc(&read_secret(path)?).into();
         }
         Ok(auth)
+    }
+
+    /// The header lines that are for `url`: those without a section, and those of the section that
+    /// fits best.
+    fn headers_for(&self, url: &Url) -> Vec<Header> {
+        let of = |section: &Section| section.headers.clone();
+        let mut headers: Vec<Header> =
+            self.sections.iter().filter(|section| section.url.is_none()).flat_map(of).collect();
+        let scoped = self.sections.iter().filter_map(|section| {
+            Some((section, section.url.as_ref().filter(|scope| is_below(scope, url))?))
+        });
+        let best = scoped.max_by_key(|(_, scope)| scope.path().trim_end_matches('/').len());
+        for header in best.map(|(section, _)| of(section)).unwrap_or_default() {
+            headers.retain(|(name, _)| *name != header.0);
+            headers.push(header);
+        }
+        headers
+    }
+
+    /// Are there header lines that go to every source?
+    pub fn has_unscoped_headers(&self) -> bool {
+        self.sections.iter().any(|section| section.url.is_none() && !section.headers.is_empty())
     }
 
     /// The login for `host`: the first entry that fits, `default` where none does. With a `user`
@@ -96,7 +119,7 @@ impl Auth {
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth")
-            .field("headers", &self.headers.len())
+            .field("header_sections", &self.sections.len())
             .field("netrc", &self.netrc.len())
             .finish()
     }
@@ -138,7 +161,7 @@ impl Credentials {
         let password = url.password().map(decode);
         // Both only fail for URLs that can't have them, and those have none.
         let _ = (url.set_username(""), url.set_password(None));
-        let mut headers = auth.headers.to_vec();
+        let mut headers = auth.headers_for(url);
         if !headers.iter().any(|(name, _)| name == AUTHORIZATION) {
             let host = url.host_str().unwrap_or_default();
             let login = match (user, password) {
@@ -196,21 +219,57 @@ fn read_secret(path: &Path) -> Result<String, AuthError> {
     Ok(text)
 }
 
-fn parse_headers(path: &Path, text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, AuthError> {
-    let mut headers = Vec::new();
+/// A header line. Its value is a secret.
+type Header = (HeaderName, HeaderValue);
+
+/// The lines of a header file below `[URL]`, or before the first such line. Values are marked as
+/// sensitive, so `Debug` does not show them.
+#[derive(Clone, Debug)]
+struct Section {
+    url: Option<Url>,
+    headers: Vec<Header>,
+}
+
+/// Is `url` at `scope`, or below its path? As git's `http.<url>.*`.
+fn is_below(scope: &Url, url: &Url) -> bool {
+    let folder = scope.path().trim_end_matches('/');
+    scope.origin() == url.origin()
+        && url
+            .path()
+            .strip_prefix(folder)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `[https://host/path]`.
+fn parse_section(line: &str) -> Result<Url, &'static str> {
+    let text = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+    let url = text.and_then(|text| Url::parse(text.trim()).ok());
+    let plain = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    url.filter(plain).ok_or("not a section: want [https://HOST/PATH]")
+}
+
+fn parse_headers(path: &Path, text: &str) -> Result<Vec<Section>, AuthError> {
+    let mut sections = vec![Section { url: None, headers: Vec::new() }];
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let header = parse_header(line).map_err(|reason| AuthError::Line {
-            path: path.into(),
-            line: at + 1,
-            reason,
-        })?;
-        headers.push(header);
+        let bad = |reason| AuthError::Line { path: path.into(), line: at + 1, reason };
+        if line.starts_with('[') {
+            let url = Some(parse_section(line).map_err(bad)?);
+            sections.push(Section { url, headers: Vec::new() });
+        } else if let Some(section) = sections.last_mut() {
+            section.headers.push(parse_header(line).map_err(bad)?);
+        }
     }
-    Ok(headers)
+    Ok(sections)
 }
 
 fn parse_header(line: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
@@ -316,7 +375,7 @@ mod tests {
 
     fn auth(headers: &str, netrc: &str) -> Auth {
         let headers = parse_headers(Path::new("headers"), headers).unwrap();
-        Auth { headers: headers.into(), netrc: parse_netrc(netrc).into() }
+        Auth { sections: headers.into(), netrc: parse_netrc(netrc).into() }
     }
 
     fn login(url: &str, auth: &Auth) -> Option<String> {
@@ -371,6 +430,37 @@ mod tests {
     }
 
     #[test]
+    fn header_lines_below_a_url_are_for_sources_there_alone() {
+        let file = "X-All: all\n[https://git.example.com/]\nAuthorization: A\n\
+                    [ https://git.example.com/team/ ]\nAuthorization: B\nX-All: team\n\
+                    [https://other.example:8443]\nAuthorization: C\n";
+        let auth = auth(file, "");
+        let sent = |url: &str| {
+            let mut url = Url::parse(url).unwrap();
+            let credentials = Credentials::take_from(&mut url, &auth);
+            let values = credentials.headers_for(&url).iter();
+            values.map(|(_, value)| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(sent("https://git.example.com/r.git"), ["all", "A"]);
+        assert_eq!(sent("https://GIT.example.com:443/team/r.git"), ["B", "team"]);
+        assert_eq!(sent("https://git.example.com/teams/r.git"), ["all", "A"]);
+        assert_eq!(sent("https://other.example:8443/r"), ["all", "C"]);
+        for other in [
+            "http://git.example.com/r",
+            "https://git.example.com:8443/r",
+            "https://other.example/r",
+            "https://git.example.com.evil/r",
+            "https://a.git.example.com/r",
+        ] {
+            assert_eq!(sent(other), ["all"], "{other}");
+        }
+        assert!(auth.has_unscoped_headers());
+        for bad in ["[git.example.com]", "[https://h", "[https://u:p@h/]", "[https://h/?q]", "[]"] {
+            assert!(parse_headers(Path::new("f"), bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn nothing_is_sent_to_another_place() {
         let mut url = Url::parse("http://a:b@git.example/x").unwrap();
         let credentials = Credentials::take_from(&mut url, &Auth::none());
@@ -409,7 +499,7 @@ mod tests {
         std::fs::write(&headers, "X-A: b\n").unwrap();
         std::fs::write(&netrc, NETRC).unwrap();
         let auth = Auth::from_files(Some(&headers), Some(&netrc)).unwrap();
-        assert_eq!((auth.headers.len(), auth.netrc.len()), (1, 3));
+        assert_eq!((auth.sections[0].headers.len(), auth.netrc.len()), (1, 3));
     }
 
     #[test]

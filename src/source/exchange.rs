@@ -107,6 +107,9 @@ pub(super) fn redirect_target(
     let fail = |message: &str| fatal(&shown(url), message.to_owned());
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| fail("a redirect that says not whither"))?;
+    if location.contains('\\') {
+        return Err(fail("a redirect to a URL with a backslash is not followed"));
+    }
     let mut target = url.join(location).map_err(|_| fail("a redirect to what is no URL"))?;
     match (url.scheme(), target.scheme()) {
         (_, "https") | ("http", "http") => {}

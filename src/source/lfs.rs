@@ -26,7 +26,7 @@ use super::exchange::{
 };
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::pkt_line::clean_text;
-use crate::http::{self, Client};
+use crate::http::{self, Client, Reach};
 use crate::source::auth::{Auth, Credentials};
 use crate::source::error::{BatchError, SourceError, SourceErrorKind};
 pub use crate::source::exchange::Download;
@@ -50,6 +50,8 @@ pub struct LfsServer {
     credentials: Credentials,
     requests: Arc<AtomicU64>,
     first_wait: Duration,
+    /// Where the repository is, besides the endpoint.
+    source: Option<Url>,
 }
 
 impl LfsServer {
@@ -66,7 +68,30 @@ impl LfsServer {
             credentials,
             requests: Arc::default(),
             first_wait: Duration::from_millis(500),
+            source: None,
         }
+    }
+
+    /// The same for the repository at `source`: what is in the same network may be asked, too.
+    pub fn of_source(self, source: Url) -> Self {
+        LfsServer { source: Some(source), ..self }
+    }
+
+    /// The networks that it may send us to.
+    fn reach(&self) -> Reach {
+        let places = [Some(&self.endpoint), self.source.as_ref()].into_iter().flatten();
+        let uris = places.filter_map(|url| url.as_str().parse().ok());
+        uris.fold(Reach::default(), |reach, uri| reach.and(self.client.network_of(&uri)))
+    }
+
+    /// Refuses an address that is less secret than the server itself.
+    fn check_offer(&self, offer: Offer) -> Offer {
+        let download = offer?;
+        if self.endpoint.scheme() == "https" && download.href.scheme() == "http" {
+            let place = shown(&download.href);
+            return Err(format!("an https server names an http address, {place}: not asked"));
+        }
+        Ok(download)
     }
 
     /// The same, counting its requests in `requests`.
@@ -89,7 +114,8 @@ impl LfsServer {
             ];
             headers.extend_from_slice(self.credentials.headers_for(&url));
             self.requests.fetch_add(1, Ordering::Relaxed);
-            let response = send(&self.client, Method::POST, &url, &headers, body)?;
+            let reach = self.reach();
+            let response = send(&self.client, reach, Method::POST, &url, &headers, body)?;
             match redirect_target(&response, &url)? {
                 Some(target) => url = target,
                 None => return Ok((url, response)),
@@ -142,11 +168,11 @@ impl LfsSource for LfsServer {
         let mut input = response.into_body().into_reader().take(MAX_ANSWER_BYTES);
         input.read_to_end(&mut body).map_err(|error| from_ureq(&place, &error.into()))?;
         let answer = read_answer(&body, &media).map_err(|message| fatal(&place, message))?;
-        Ok(answer.offers(objects))
+        Ok(answer.offers(objects).into_iter().map(|offer| self.check_offer(offer)).collect())
     }
 
     fn open(&self, download: &Download, offset: u64) -> Result<Box<dyn Read + Send>, SourceError> {
-        open(&self.client, &self.requests, download, offset)
+        open(&self.client, self.reach(), &self.requests, download, offset)
     }
 
     fn first_wait(&self) -> Duration {
@@ -167,9 +193,11 @@ pub fn default_endpoint(repository: &Url) -> Url {
 
 /// Streams one object from `offset` on. Redirects are followed; the action's headers stay with the
 /// host that they are for. A server that does not know ranges is read from the start and what comes
-/// before `offset` is dropped. Every request is counted in `requests`.
+/// before `offset` is dropped. Every request is counted in `requests`, and none goes anywhere but to
+/// `reach`.
 pub fn open(
     client: &Client,
+    reach: Reach,
     requests: &AtomicU64,
     download: &Download,
     offset: u64,
@@ -185,7 +213,7 @@ pub fn open(
             headers.push((header::RANGE, value.expect("digits can be in a header")));
         }
         requests.fetch_add(1, Ordering::Relaxed);
-        let response = send(client, Method::GET, &url, &headers, ())?;
+        let response = send(client, reach, Method::GET, &url, &headers, ())?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && range_start > 0 {
             range_start = 0;
             continue;
@@ -255,6 +283,7 @@ impl Read for Stream {
 
 fn send(
     client: &Client,
+    reach: Reach,
     method: Method,
     url: &Url,
     headers: &[(HeaderName, HeaderValue)],
@@ -272,7 +301,8 @@ fn send(
     // Bytes are counted and hashed as they come.
     request = request.header(header::ACCEPT_ENCODING, "identity");
     let request = request.body(body).map_err(|error| fatal(&place, error.to_string()))?;
-    client.agent(&uri).run(request).map_err(|error| unanswered(client, &uri, &place, &error))
+    let answer = client.agent_within(&uri, reach).and_then(|agent| agent.run(request));
+    answer.map_err(|error| unanswered(client, &uri, &place, &error))
 }
 
 /// The server's own words beside a status: LFS's JSON, or plain text.

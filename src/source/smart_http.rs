@@ -23,7 +23,7 @@ use crate::git::handshake::{self, Greeting};
 use crate::git::lfs_pointer::lfs_url;
 use crate::git::object::Oid;
 use crate::git::pkt_line::{PacketError, Packets, clean_text};
-use crate::git::refs::{Advertised, Advertisement};
+use crate::git::refs::{Advertised, Advertisement, max_refs_bytes};
 use crate::git::sideband::{Demux, SidebandError};
 use crate::git::{ProtocolError, fetch_v0, fetch_v2};
 use crate::http::{self, Client};
@@ -41,9 +41,6 @@ use crate::source::lfs::{LfsServer, default_endpoint};
 
 /// Bodies above this are sent gzipped, as git does (`remote-curl.c`, `post_rpc`).
 const GZIP_ABOVE: usize = 1024;
-
-/// The most bytes of refs that are read: ten million refs would be some 700 MB.
-const MAX_REFS_BYTES: u64 = 1 << 30;
 
 /// How failures that may pass are dealt with, whatever the server asks for.
 const POLICY: Policy = Policy {
@@ -65,6 +62,8 @@ pub struct SmartHttp {
     policy: Policy,
     cancelled: Cancelled,
     requests: Arc<AtomicU64>,
+    /// The most bytes of refs that are read.
+    max_refs_bytes: u64,
     /// May `.lfsconfig` name another host?
     lfs_other_host: bool,
     /// May the server redirect to another host?
@@ -110,6 +109,7 @@ impl SmartHttp {
             policy: POLICY,
             cancelled: Box::new(|| false),
             requests: Arc::default(),
+            max_refs_bytes: max_refs_bytes(0),
             lfs_other_host: false,
             redirect_other_host: false,
             session: Mutex::new(None),
@@ -126,6 +126,11 @@ impl SmartHttp {
     #[must_use]
     pub fn with_cancel(self, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         SmartHttp { cancelled: Box::new(cancelled), ..self }
+    }
+
+    /// The same; refs are read as far as they fit so much working memory ([`max_refs_bytes`]).
+    pub fn with_memory(self, memory_bytes: u64) -> Self {
+        SmartHttp { max_refs_bytes: max_refs_bytes(memory_bytes), ..self }
     }
 
     /// The same; with `allowed`, `.lfsconfig` may name an LFS server on another host.
@@ -172,17 +177,24 @@ impl SmartHttp {
         let text = lfs_url(lfsconfig)?;
         let place = self.describe();
         let usable = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let usable = usable.filter(|url| {
+            url.query().is_none() && url.fragment().is_none() && !text.contains('\\')
+        });
         let Some(url) = usable else {
-            log::warn!("{place}: lfs.url of .lfsconfig is no http or https URL and is not used");
+            log::warn!(
+                "{place}: lfs.url of .lfsconfig is no plain http or https URL and is not used"
+            );
             return None;
         };
-        let own = [self.url.host_str(), self.url().host_str()].contains(&url.host_str());
-        if own || self.lfs_other_host {
+        let place_is = |known: &Url| {
+            is_same_host(known, &url) && (known.scheme() == "http" || url.scheme() == "https")
+        };
+        if self.lfs_other_host || place_is(&self.url) || place_is(&self.url()) {
             log::info!("{place}: .lfsconfig names the LFS server {}", shown(&url));
             return Some(url);
         }
         log::warn!(
-            "{place}: .lfsconfig names an LFS server on another host, {}, and is not followed: \
+            "{place}: .lfsconfig names an LFS server on another host or port, or by http, {}, and is not followed: \
              whoever can push could send this mirror anywhere; if it is right, allow it with \
              --lfs-allow-other-host",
             shown(&url)
@@ -233,7 +245,7 @@ impl SmartHttp {
         let place = shown(&url);
         let response = self.check_status(&url, response)?;
         let content_type = content_type(response.headers());
-        let mut body = response.into_body().into_reader().take(MAX_REFS_BYTES);
+        let mut body = Limited::new(response.into_body().into_reader(), self.max_refs_bytes);
         let start = read_start(&mut body).map_err(|error| from_io(&place, error))?;
         if content_type != "application/x-git-upload-pack-advertisement"
             && !handshake::looks_smart(&start)
@@ -260,7 +272,7 @@ impl SmartHttp {
     ) -> Result<Advertised, SourceError> {
         let body = fetch_v2::ls_refs_request(capabilities);
         self.patiently(|| {
-            let mut answer = self.post(session, &body)?.take(MAX_REFS_BYTES);
+            let mut answer = Limited::new(self.post(session, &body)?, self.max_refs_bytes);
             let refs = fetch_v2::read_refs(&mut answer)
                 .map_err(|error| from_protocol(&shown(&session.url), error))?;
             drain(&mut answer);
@@ -443,6 +455,7 @@ impl Source for SmartHttp {
             .and_then(|file| self.configured_lfs(file))
             .unwrap_or_else(|| default_endpoint(&self.url()));
         let server = LfsServer::new(endpoint, self.client.clone(), self.credentials.clone());
+        let server = server.of_source(self.url.clone());
         Some(Box::new(server.counting(self.requests.clone())))
     }
 
@@ -450,6 +463,36 @@ impl Source for SmartHttp {
         self.requests.load(Ordering::Relaxed)
     }
 }
+
+/// Refs that end with an error when they are too many for the memory.
+struct Limited<R> {
+    inner: R,
+    limit: u64,
+    left: u64,
+}
+
+impl<R> Limited<R> {
+    fn new(inner: R, limit: u64) -> Self {
+        Limited { inner, limit, left: limit }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(TooManyRefs(self.limit)));
+        }
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.inner.read(&mut buffer[..want])?;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// More refs than the memory is for.
+#[derive(Debug, thiserror::Error)]
+#[error("the source has more than {0} bytes of refs: more than --memory is enough for; raise it")]
+struct TooManyRefs(u64);
 
 /// Who hears the server's progress.
 type Words<'a> = Box<dyn FnMut(&str) + Send + 'a>;
@@ -491,6 +534,9 @@ fn drain(body: &mut impl Read) {
 
 /// An error from a body: of the side-bands, or of the connection.
 fn from_io(place: &str, error: io::Error) -> SourceError {
+    if let Some(many) = error.get_ref().and_then(|inner| inner.downcast_ref::<TooManyRefs>()) {
+        return fatal(place, many.to_string());
+    }
     match SidebandError::from_io(&error) {
         Some(cut @ SidebandError::Truncated) => transient(place, cut.to_string()),
         Some(SidebandError::Server(words)) => from_server(place, words),

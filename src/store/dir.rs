@@ -10,6 +10,10 @@
 //! rename; small immutable files are not, as a sync for each costs more than all else. Git makes
 //! the same choice for loose objects (`core.fsync` is `committed,-loose-object` by default).
 //!
+//! **Other users of the machine.** Who may write to the directory can plant links and FIFOs in it. What
+//! is opened is opened without following a link, without waiting for a FIFO's other end, and used only
+//! if it is a regular file; nothing is truncated. A temporary folder that is a link is refused.
+//!
 //! Conditions are compared under a file lock that only conditional writes take, so two programs
 //! that both set one see each other.
 //!
@@ -150,15 +154,16 @@ impl DirStore {
 
     fn open_file(&self, key: &Key) -> Done<(File, fs::Metadata)> {
         let path = self.path(key)?;
-        let file = File::open(&path).map_err(|error| match error.kind() {
+        let file = open_regular(&path, File::options().read(true)).map_err(|error| match error
+            .kind()
+        {
             // `a/b` where `a` is a file: there is no such key.
-            io::ErrorKind::NotADirectory => Trouble(StoreErrorKind::NotFound, error.to_string()),
+            io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                Trouble(StoreErrorKind::NotFound, error.to_string())
+            }
             _ => error.into(),
         })?;
         let about = file.metadata()?;
-        if about.is_dir() {
-            return Err(Trouble(StoreErrorKind::NotFound, "it is a directory".into()));
-        }
         Ok((file, about))
     }
 
@@ -175,7 +180,11 @@ impl DirStore {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         if alive.is_none() {
             let _lock = self.lock()?;
-            let file = File::create(self.run_file(&self.run))?;
+            let mut options = OpenOptions::new();
+            let file = open_regular(
+                &self.run_file(&self.run),
+                options.write(true).create(true).truncate(false),
+            )?;
             match file.try_lock() {
                 Err(fs::TryLockError::Error(error))
                     if error.kind() != io::ErrorKind::Unsupported =>
@@ -196,11 +205,25 @@ impl DirStore {
         self.root.join(PARTIAL)
     }
 
+    /// Makes the temporary folder; an error if a part of its path inside the directory is a link.
+    fn make_partial(&self) -> io::Result<()> {
+        fs::create_dir_all(self.partial())?;
+        let mut path = self.root.clone();
+        for part in PARTIAL.split('/') {
+            path.push(part);
+            if !fs::symlink_metadata(&path)?.is_dir() {
+                let what = format!("{} is no folder: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, what));
+            }
+        }
+        Ok(())
+    }
+
     /// A new file in the temporary folder. Removed when dropped, unless it was renamed.
     fn temporary(&self) -> Done<Temporary> {
         let path = self.partial().join(self.new_name(PUT_NAME)?);
         let file = again(|| {
-            fs::create_dir_all(self.partial())?;
+            self.make_partial()?;
             OpenOptions::new().write(true).create_new(true).open(&path)
         })?;
         Ok(Temporary { path, file })
@@ -250,8 +273,9 @@ impl DirStore {
         let path = self.partial().join(LOCK_FILE);
         loop {
             let lock = again(|| {
-                fs::create_dir_all(self.partial())?;
-                File::create(&path)
+                self.make_partial()?;
+                let mut options = OpenOptions::new();
+                open_regular(&path, options.write(true).create(true).truncate(false))
             })?;
             match lock.lock() {
                 Err(error) if error.kind() != io::ErrorKind::Unsupported => {
@@ -271,7 +295,7 @@ impl DirStore {
             return Err(gone());
         }
         let dir = self.partial().join(&upload.id);
-        match fs::read_to_string(dir.join(KEY_FILE)) {
+        match read_key(&dir) {
             Ok(key) if key == upload.key.as_str() => Ok(dir),
             _ => Err(gone()),
         }
@@ -309,7 +333,8 @@ impl DirStore {
         for part in parts {
             let name = part_name(part.number, &part.etag.0);
             let sound = part.etag.0.chars().all(|c| c.is_ascii_hexdigit());
-            let file = File::open(dir.join(name)).ok().filter(|_| sound);
+            let file = open_regular(&dir.join(name), File::options().read(true));
+            let file = file.ok().filter(|_| sound);
             let Some(mut file) = file else {
                 return Err(refused(format!("part {} is not stored", part.number)));
             };
@@ -326,7 +351,7 @@ impl DirStore {
             return None;
         }
         let key_file = entry.path().join(KEY_FILE);
-        let key = Key::new(fs::read_to_string(&key_file).ok()?).ok()?;
+        let key = Key::new(read_key(&entry.path()).ok()?).ok()?;
         let initiated = fs::metadata(&key_file).and_then(|about| about.modified()).ok();
         Some(OpenUpload { upload: Upload { key, id }, initiated })
     }
@@ -522,7 +547,34 @@ fn parse_name(name: &str) -> Option<(&'static str, &str)> {
 
 /// NFS wants to write what it locks.
 fn open_to_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).open(path)
+    open_regular(path, OpenOptions::new().write(true))
+}
+
+/// Opens a regular file and nothing else: no link is followed, and no FIFO or device waited for.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    }
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other(format!("{} is no regular file", path.display())));
+    }
+    Ok(file)
+}
+
+/// The key of an upload, whose folder this is.
+fn read_key(upload: &Path) -> io::Result<String> {
+    let file = open_regular(&upload.join(KEY_FILE), File::options().read(true))?;
+    let mut key = String::new();
+    // A key has at most 1,024 bytes; one that is cut is none that is looked for.
+    file.take(4096).read_to_string(&mut key)?;
+    Ok(key)
 }
 
 /// Is this open file still the one that `path` names?

@@ -31,7 +31,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use s3::serde_types::{
     CompleteMultipartUploadData, DeleteObjectsRequest, InitiateMultipartUploadResponse,
-    ListBucketResult, ObjectIdentifier,
+    ObjectIdentifier,
 };
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -42,12 +42,13 @@ use super::interface::{
     Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
     StoreErrorKind, Upload, outside,
 };
+use super::pages::Pages;
 use crate::http;
 
 use answer::{
-    CopyXml, DeleteXml, ErrorXml, MAX_DRAIN_BYTES, Stream, UploadXml, UploadsXml, decode_listed,
-    drain, etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque, parse_iso,
-    read_error_body, read_up_to, transport_kind,
+    CopyXml, DeleteXml, ErrorXml, ListXml, MAX_DRAIN_BYTES, Stream, UploadXml, UploadsXml,
+    decode_listed, drain, etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque,
+    parse_iso, read_error_body, read_up_to, transport_kind,
 };
 pub use config::{Addressing, S3Config};
 use place::Place;
@@ -588,7 +589,7 @@ impl Store for S3Store {
         call = call.query("prefix", &format!("{}{prefix}", self.place.prefix));
         let answer = self.request(&call)?;
         let text = self.xml(&call, answer)?;
-        let result: ListBucketResult = self.parse(&call, &text)?;
+        let result: ListXml = self.parse(&call, &text)?;
         let encoded = is_encoded(result.encoding_type.as_deref());
         let mut objects = Vec::with_capacity(result.contents.len());
         for object in result.contents {
@@ -600,11 +601,13 @@ impl Store for S3Store {
                 key,
                 len: object.size,
                 last_modified: parse_iso(&object.last_modified),
-                etag: object.e_tag.as_deref().and_then(opaque),
+                etag: object.etag.as_deref().and_then(opaque),
             }));
         }
-        let next = result.next_continuation_token.filter(|_| result.is_truncated);
-        if result.is_truncated && (next.is_none() || next.as_deref() == page) {
+        let is_truncated = result.is_truncated == "true";
+        // Some stores send both; the marker is of the older kind of listing.
+        let next = result.next_token.or(result.next_marker).filter(|_| is_truncated);
+        if is_truncated && (next.is_none() || next.as_deref() == page) {
             let message = "the listing does not say where it goes on".to_owned();
             return Err(self.error(&call, StoreErrorKind::Other, message));
         }
@@ -703,15 +706,15 @@ impl Store for S3Store {
     }
 
     fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        let mut all = Vec::new();
+        let (mut all, mut turned) = (Vec::new(), Pages::default());
         let mut from = None;
         loop {
             let (uploads, next) = self.list_uploads_page(prefix, from.as_ref())?;
+            let entries = uploads.len();
             all.extend(uploads);
-            match next {
-                None => return Ok(all),
-                next => from = next,
-            }
+            let Some((key, id)) = next else { return Ok(all) };
+            turned.turn(&self.describe(), entries, &format!("{key}\n{id}"))?;
+            from = Some((key, id));
         }
     }
 

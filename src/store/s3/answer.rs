@@ -80,6 +80,32 @@ pub(super) struct CopyXml {
 }
 
 #[derive(Deserialize)]
+pub(super) struct ListXml {
+    #[serde(rename = "EncodingType")]
+    pub(super) encoding_type: Option<String>,
+    #[serde(rename = "IsTruncated", default)]
+    pub(super) is_truncated: String,
+    #[serde(rename = "NextContinuationToken")]
+    pub(super) next_token: Option<String>,
+    #[serde(rename = "NextMarker")]
+    pub(super) next_marker: Option<String>,
+    #[serde(rename = "Contents", default)]
+    pub(super) contents: Vec<ObjectXml>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ObjectXml {
+    #[serde(rename = "Key")]
+    pub(super) key: String,
+    #[serde(rename = "Size")]
+    pub(super) size: u64,
+    #[serde(rename = "LastModified", default)]
+    pub(super) last_modified: String,
+    #[serde(rename = "ETag")]
+    pub(super) etag: Option<String>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct UploadsXml {
     #[serde(rename = "EncodingType")]
     pub(super) encoding_type: Option<String>,

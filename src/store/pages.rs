@@ -1,0 +1,79 @@
+//! A listing that never ends is an error, not a way to hold a run.
+//!
+//! Tokens that lead in a circle are found with Brent's algorithm: one token is kept, and another in
+//! its place after twice as many pages, so a circle of any length is noticed within a few rounds.
+//! Pages without a key are legal, but not many in a row.
+
+use super::interface::{StoreError, StoreErrorKind};
+
+/// Pages without anything on them that are borne in a row.
+const MAX_EMPTY: u32 = 1000;
+
+/// Watches over the pages of one listing.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    kept: Option<String>,
+    seen: u64,
+    renew_at: u64,
+    empty: u32,
+}
+
+impl Pages {
+    /// A page came with so many entries, and the next one has this token. `place` is for the error.
+    pub(crate) fn turn(
+        &mut self,
+        place: &str,
+        entries: usize,
+        next: &str,
+    ) -> Result<(), StoreError> {
+        self.empty = if entries == 0 { self.empty + 1 } else { 0 };
+        let circle = self.kept.as_deref() == Some(next);
+        if circle || self.empty > MAX_EMPTY {
+            let what = if circle { "leads in a circle" } else { "has empty pages without end" };
+            let message = format!("the store's listing {what}");
+            return Err(StoreError::new(StoreErrorKind::Other, "list", place, message));
+        }
+        if self.seen >= self.renew_at {
+            self.kept = Some(next.to_owned());
+            self.renew_at = (2 * self.renew_at).max(1);
+            self.seen = 0;
+        }
+        self.seen += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many pages are read of a listing whose tokens repeat after so many.
+    fn pages_read(before: u32, circle: u32) -> u32 {
+        let mut pages = Pages::default();
+        (0..1_000_000)
+            .find(|&page| {
+                let token = if page < before { page } else { before + (page - before) % circle };
+                pages.turn("s3://b", 1, &token.to_string()).is_err()
+            })
+            .expect("it ends")
+    }
+
+    #[test]
+    fn circle_of_any_length_is_found() {
+        for (before, circle) in [(0, 1), (0, 2), (1, 2), (5, 3), (100, 7), (0, 1000), (999, 1000)] {
+            let read = pages_read(before, circle);
+            assert!(read <= 4 * (before + circle) + 4, "{before} {circle}: {read}");
+        }
+    }
+
+    #[test]
+    fn long_listing_is_read_and_empty_pages_are_borne_for_a_while() {
+        let mut pages = Pages::default();
+        for page in 0..100_000 {
+            pages.turn("", usize::from(page % 900 == 0), &page.to_string()).unwrap();
+        }
+        let mut pages = Pages::default();
+        let ended = (0..10_000).find(|page: &u32| pages.turn("", 0, &page.to_string()).is_err());
+        assert_eq!(ended, Some(MAX_EMPTY));
+    }
+}
