@@ -129,7 +129,7 @@ impl Endpoints {
                 let source = SmartHttp::new(&url.with_userinfo(), client, auth)?;
                 let source = source.with_cancel(move || cancel.is_cancelled());
                 let source = source.with_lfs_other_host(self.settings.lfs_allow_other_host);
-                let source = source.with_memory(self.settings.memory_bytes.unwrap_or_default());
+                let source = source.with_memory(self.settings.memory_bytes.unwrap_or(64 << 20));
                 Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
             SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),

@@ -477,7 +477,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         out,
                         &"1".repeat(40),
                         |n| format!("refs/heads/../{n}"),
-                        64 * MIB,
+                        12 * MIB,
                     )
                 });
             },
@@ -565,7 +565,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         return git(head, out);
                     }
                     let name = |n: u64| format!("refs/heads/{n:08}");
-                    refs_without_end(out, &tip, name, 16 * MIB - 100_000)
+                    refs_without_end(out, &tip, name, 14 * MIB)
                 });
             },
             exit: 0,

@@ -231,11 +231,12 @@ fn several_failing_repositories_end_with_3_and_each_is_named() {
 }
 
 #[test]
-fn a_metrics_file_that_cannot_be_written_is_told_and_changes_no_code() {
+fn a_metrics_file_that_cannot_be_written_is_a_usage_error_before_anything_is_begun() {
     let dir = tempfile::tempdir().unwrap();
     let target = format!("--target=file://{}/m", dir.path().display());
     let ran = run(&["--source=bundle:/nowhere/b", &target, "--metrics-file=/dev/null/m.prom"]);
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(2));
+    assert!(!ran.err.contains("nowhere") && !dir.path().join("m").exists(), "{}", ran.err);
     assert!(
         ran.err.contains("error: cannot write the metrics file /dev/null/m.prom: "),
         "{}",

@@ -757,14 +757,19 @@ fn smart(server: &GitHttp, repo: &Repo) -> SmartHttp {
 }
 
 #[test]
-fn lfsconfig_on_head_is_followed_on_the_same_host() {
+fn lfsconfig_on_head_is_followed_to_another_port_where_that_is_allowed() {
     for layout in LAYOUTS {
         let lfs = LfsServer::start(Lfs::default());
         let repo = repo_with_lfsconfig(&lfs.url(), &[("f", &lfs.add(b"content"))]);
         let git = GitHttp::start(repo.path().parent().unwrap(), Default::default());
         let store = MemoryStore::new();
         let options = options_for(layout);
-        let summary = mirror(&smart(&git, &repo), &store, &options, &Silent).unwrap();
+        let source = smart(&git, &repo);
+        assert_eq!(mirror(&source, &store, &options, &Silent).unwrap().status, Status::Partial);
+        assert!(lfs.seen().is_empty());
+        let store = MemoryStore::new();
+        let source = smart(&git, &repo).with_lfs_other_host(true);
+        let summary = mirror(&source, &store, &options, &Silent).unwrap();
         assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1), "{layout:?}");
         // Greeting, refs, pack; batch, download.
         assert_eq!(summary.source_requests, 5);
@@ -782,7 +787,8 @@ fn lfsconfig_that_an_earlier_run_has_stored_is_read_in_whatever_layout() {
             let git = GitHttp::start(repo.path().parent().unwrap(), Default::default());
             let store = MemoryStore::new();
             let run = |layout| {
-                mirror(&smart(&git, &repo), &store, &options_for(layout), &Silent).unwrap()
+                let source = smart(&git, &repo).with_lfs_other_host(true);
+                mirror(&source, &store, &options_for(layout), &Silent).unwrap()
             };
             run(first);
             // The new pack has commit, tree and pointer, but not the file.
@@ -879,6 +885,7 @@ fn lacking_objects_end_the_program_with_4_and_are_named() {
         let target = format!("file://{}/m", target.path().display());
         let mut command = program();
         command.args(["--source", &source, "--target", &target, "--json"]).args(more);
+        command.arg("--lfs-allow-other-host");
         let output = command.output().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (output.status.code(), json, String::from_utf8(output.stderr).unwrap())

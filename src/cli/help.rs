@@ -27,8 +27,7 @@ What to mirror:
   --refs GLOB              only these refs, as refs/heads/*; repeatable
   --exclude-refs GLOB      not these refs; wins over --refs; repeatable
   --no-lfs                 leave LFS objects out
-  --max-object-size SIZE   refuse a repository with an object that is larger, such
-                           as 500m, 2g or 5t [default: 5t]
+  --max-object-size SIZE   refuse larger objects: 500m, 2g, 5t [default: 5t]
   --lfs-allow-other-host   follow .lfsconfig to an LFS server on another host
 
 How:
@@ -67,8 +66,8 @@ Connections:
   --ca-bundle PEM          CAs to trust besides the system's
   --source-header-file F   header lines for the source (Authorization: ...)
   --allow-redirect-host    follow a source's redirect to another host
-  --low-speed-limit BYTES  give up a connection that is slower than so many bytes
-                           a second [default: 100; 0: never]
+  --low-speed-limit BYTES  give up connections slower than so many bytes a
+                           second [default: 100; 0: never]
   --low-speed-time S       for so many seconds [default: 300; 0: never]
   --timeout S              give up a repository after so many seconds
 

@@ -79,7 +79,7 @@ impl Pack {
         let Some(info) = store.head(&key)? else {
             return Ok(Err((key, "listed in objects/info/packs, but missing".into())));
         };
-        let Some((bytes, _)) = files::get(store, &index_key, None, MAX_INDEX_BYTES)? else {
+        let Some((bytes, _)) = files::get(store, &index_key, None, max_index_len(info.len))? else {
             return Ok(Err((index_key, "its pack is listed, but the index is missing".into())));
         };
         let index = match parse_index(bytes) {
@@ -101,6 +101,12 @@ impl Pack {
         }
         Ok(Ok(Pack { name: name.to_owned(), len: info.len, index }))
     }
+}
+
+/// The longest index that a pack of so many bytes can have: an entry has nine bytes at least, and its
+/// place in an index 36 at most, beside the index's header, fan-out and checksums.
+fn max_index_len(pack_len: u64) -> u64 {
+    (pack_len.saturating_mul(4) + 1072).min(MAX_INDEX_BYTES)
 }
 
 /// What [`PackedReader`] wants to know of packs.

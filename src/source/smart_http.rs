@@ -109,7 +109,7 @@ impl SmartHttp {
             policy: POLICY,
             cancelled: Box::new(|| false),
             requests: Arc::default(),
-            max_refs_bytes: max_refs_bytes(0),
+            max_refs_bytes: max_refs_bytes(64 << 20),
             lfs_other_host: false,
             redirect_other_host: false,
             session: Mutex::new(None),
