@@ -491,6 +491,24 @@ fn listing_with_both_kinds_of_tokens_and_unknown_elements_is_read() {
 }
 
 #[test]
+fn store_that_wants_content_md5_gets_it_from_then_on() {
+    let body = "<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header \
+                is required for Put Object requests with Object Lock parameters</Message></Error>";
+    let refused = answer("400 Bad Request", "", body);
+    let ok = answer("200 OK", "ETag: \"e\"\r\n", "");
+    let server = Canned::new(&[&refused, &ok, &ok, &ok]);
+    let store = server.store();
+    let (key, headers) = (Key::new("a").unwrap(), ObjectHeaders::changing("text/plain"));
+    store.put(&key, b"hello", headers, None).unwrap();
+    store.put(&key, b"hello", headers, None).unwrap();
+    let upload = Upload { key, id: "1".into() };
+    store.put_part(&upload, 1, b"hello").unwrap();
+    let with_md5 = |head: &String| head.contains("content-md5: XUFAKrxLKna5cZ2REBfFkg==");
+    let sent: Vec<bool> = server.seen().iter().map(with_md5).collect();
+    assert_eq!(sent, [false, true, true, true]);
+}
+
+#[test]
 fn uploads_are_listed_over_pages() {
     let page = |rest: &str| {
         let body = format!(

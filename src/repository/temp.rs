@@ -14,7 +14,7 @@
 //! machine-id each, as systemd wants it anyway.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -194,7 +194,7 @@ impl<'e> TempKeys<'e> {
 
     /// Aborts the noted upload; on an error [`TempKeys::clean`] tries again.
     pub(crate) fn abort_noted_upload(&self, noted: &NotedUpload) -> Result<(), StoreError> {
-        self.store.abort_upload(&noted.upload)?;
+        bear_denied(self.store.abort_upload(&noted.upload))?;
         self.upload_ended(&noted.upload);
         self.delete(&noted.note)
     }
@@ -211,7 +211,7 @@ impl<'e> TempKeys<'e> {
 
     /// Deletes one temporary key now.
     pub(crate) fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.store.delete(std::slice::from_ref(key))?;
+        bear_denied(self.store.delete(std::slice::from_ref(key)))?;
         self.made().keys.remove(key);
         Ok(())
     }
@@ -227,17 +227,38 @@ impl<'e> TempKeys<'e> {
         let made = std::mem::take(&mut *self.made());
         let mut outcome = Ok(());
         for upload in &made.uploads {
-            outcome = outcome.and(self.store.abort_upload(upload));
+            outcome = outcome.and(bear_denied(self.store.abort_upload(upload)));
         }
         let mut keys: Vec<Key> = made.keys.into_iter().collect();
         if outcome.is_err() {
             keys.retain(|key| !TempKey::parse(key.clone()).is_some_and(|key| key.is_note));
         }
-        if keys.is_empty() { outcome } else { outcome.and(self.store.delete(&keys)) }
+        if keys.is_empty() {
+            return outcome;
+        }
+        outcome.and(bear_denied(self.store.delete(&keys)))
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A writer without the right to delete leaves temporary keys behind: they take room, and publishing
+/// does not depend on them. It is said once.
+fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    match outcome {
+        Err(error) if error.kind == StoreErrorKind::Denied => {
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                log::warn!(
+                    "{error}; what is temporary stays in the bucket: allow s3:DeleteObject and \
+                     s3:AbortMultipartUpload, or let a lifecycle rule expire mirror_tmp/"
+                );
+            }
+            Ok(())
+        }
+        outcome => outcome,
     }
 }
 

@@ -24,11 +24,9 @@ use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use s3::serde_types::{
     CompleteMultipartUploadData, DeleteObjectsRequest, InitiateMultipartUploadResponse,
     ObjectIdentifier,
@@ -69,6 +67,8 @@ pub struct S3Store {
     client: http::Client,
     credentials: Provider,
     signer: Signer,
+    /// The store has asked for Content-MD5.
+    wants_md5: AtomicBool,
     sent: AtomicU64,
 }
 
@@ -119,6 +119,7 @@ impl S3Store {
             page_size: None,
             client,
             credentials,
+            wants_md5: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         })
     }
@@ -168,6 +169,23 @@ impl S3Store {
             return Ok(answer);
         }
         Err(self.refusal(call, answer, &credentials))
+    }
+
+    /// Sends what is to be stored. Buckets with Object Lock want Content-MD5 with it, so once one has
+    /// asked for it, it gets it. Not before: MD5 is three times as slow as the SHA-256 of the signature
+    /// (145 against 544 MB a second, measured on a busy machine).
+    fn store_content(&self, call: &Call<'_>) -> Result<Answer, StoreError> {
+        if self.wants_md5.load(Ordering::Relaxed) {
+            return self.request(&call.clone().with_md5());
+        }
+        match self.request(call) {
+            Err(error) if wants_md5(&error) => {
+                log::info!("{}: the store wants Content-MD5, and gets it", self.describe());
+                self.wants_md5.store(true, Ordering::Relaxed);
+                self.request(&call.clone().with_md5())
+            }
+            answer => answer,
+        }
     }
 
     /// What an answer without success says.
@@ -318,12 +336,11 @@ impl S3Store {
             .map(|key| ObjectIdentifier::new(format!("{}{key}", self.place.prefix)))
             .collect();
         let body = DeleteObjectsRequest { objects, quiet: true }.to_string();
-        // Bulk delete needs a checksum; Content-MD5 is the one that every store knows.
         let call = Call::new("delete keys of", Method::POST, None)
             .query("delete", "")
-            .header("content-md5", BASE64.encode(md5::compute(&body).0))
             .header("content-type", "application/xml")
-            .body(body.as_bytes());
+            .body(body.as_bytes())
+            .with_md5();
         let answer = self.request(&call)?;
         let text = self.xml(&call, answer)?;
         let result: DeleteXml = self.parse(&call, &text)?;
@@ -556,7 +573,7 @@ impl Store for S3Store {
             // the others take both forms.
             Some(Condition::Matches(etag)) => call = call.header("if-match", etag.0.as_str()),
         }
-        let answer = self.request(&call)?;
+        let answer = self.store_content(&call)?;
         let etag = etag_of(answer.headers());
         self.finish(&call, answer)?;
         Ok(etag)
@@ -639,7 +656,7 @@ impl Store for S3Store {
             .query("partNumber", &number.to_string())
             .query("uploadId", &upload.id)
             .body(body);
-        let answer = self.request(&call)?;
+        let answer = self.store_content(&call)?;
         // Ceph 16 may leave it empty: a part's is the MD5 of its bytes there.
         let etag = etag_of(answer.headers()).unwrap_or_else(|| ETag(hex(&md5::compute(body).0)));
         self.finish(&call, answer)?;
@@ -721,6 +738,13 @@ impl Store for S3Store {
     fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
+}
+
+/// `InvalidRequest: Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with
+/// Object Lock parameters`, or words like it.
+fn wants_md5(error: &StoreError) -> bool {
+    let words = error.message.to_ascii_lowercase();
+    error.status == Some(400) && (words.contains("content-md5") || words.contains("contentmd5"))
 }
 
 /// The option that makes objects be written with this header.

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::Mac;
 use s3::{Region, signing};
 use sha2::{Digest, Sha256};
@@ -17,6 +19,7 @@ use crate::store::interface::Key;
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// One request, before it is signed.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     pub(super) verb: &'static str,
     pub(super) method: Method,
@@ -51,6 +54,13 @@ impl<'a> Call<'a> {
     pub(super) fn body(mut self, body: &'a [u8]) -> Self {
         self.body = Some(body);
         self
+    }
+
+    /// Adds the one checksum of the body that every store knows: bulk delete needs it, and what is
+    /// stored in a bucket with Object Lock.
+    pub(super) fn with_md5(self) -> Self {
+        let checksum = BASE64.encode(md5::compute(self.body.unwrap_or_default()).0);
+        self.header("content-md5", checksum)
     }
 }
 
