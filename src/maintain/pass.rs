@@ -56,6 +56,8 @@ impl Pass<'_> {
             // These threads only read again what has left memory.
             concurrency: self.concurrency.clamp(1, cores + 2),
             budget,
+            // What is stored was let in.
+            max_object_bytes: u64::MAX,
             written: Default::default(),
             look,
             thin: false,

@@ -36,7 +36,7 @@ use crate::store::{Condition, Key, ObjectHeaders, Store, StoreErrorKind};
 const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 
 /// An `info/refs` of a million refs is some 100 MB; more is not ours.
-const MAX_REFS_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_REFS_BYTES: u64 = 256 << 20;
 
 /// The most bytes of an `info/refs` that a run with so much memory reads, or writes.
 pub(crate) fn max_file_bytes(memory_bytes: u64) -> u64 {

@@ -5,7 +5,7 @@ use std::io::Read;
 use crate::git::object::Oid;
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
-use crate::repository::publish::Published;
+use crate::repository::publish::{MAX_REFS_BYTES, Published};
 use crate::repository::state::Recorded;
 use crate::source::{Source, SourceError, SourceErrorKind};
 use crate::store::{Store, StoreErrorKind};
@@ -52,7 +52,8 @@ impl Source for MirrorSource {
     }
 
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
-        let published = Published::read(&*self.store).map_err(|error| self.failed(error))?;
+        let published =
+            Published::read(&*self.store, MAX_REFS_BYTES).map_err(|error| self.failed(error))?;
         if !published.exists() {
             return Err(SourceError {
                 kind: SourceErrorKind::Fatal,
