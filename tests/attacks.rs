@@ -517,10 +517,10 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 20,
         },
         Attack {
-            name: "source: one object a hundred thousand times",
+            name: "source: one object eight hundred thousand times",
             begin: |lab| {
                 let (pack, tip) = with_objects(|pack| {
-                    (0..100_000).for_each(|_| {
+                    (0..800_000).for_each(|_| {
                         pack.blob(b"the same");
                     });
                 });
