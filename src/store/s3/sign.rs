@@ -56,6 +56,10 @@ impl<'a> Call<'a> {
         self
     }
 
+    pub(super) fn has_md5(&self) -> bool {
+        self.headers.iter().any(|(name, _)| *name == "content-md5")
+    }
+
     /// Adds the one checksum of the body that every store knows: bulk delete needs it, and what is
     /// stored in a bucket with Object Lock.
     pub(super) fn with_md5(self) -> Self {
