@@ -874,6 +874,31 @@ mod tests {
     }
 
     #[test]
+    fn name_that_leads_into_another_network_is_not_asked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client =
+            Client::with_environment(&Settings::default(), &Environment::default()).unwrap();
+        for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"] {
+            let uri: Uri = format!("http://{host}:{port}/").parse().unwrap();
+            let ask = |reach| {
+                let agent = client.agent_within(&uri, reach)?;
+                agent.get(uri.clone()).call()
+            };
+            // Twice: the second time the address is known.
+            for _ in 0..2 {
+                let error = ask(Reach::default()).unwrap_err();
+                assert!(explain(&error).contains("it is not asked"), "{host}: {error}");
+                assert!(!is_transient(&error));
+            }
+            assert_eq!(client.network_of(&uri), Network::Loopback, "{host}");
+        }
+        let nobody = listener.accept().unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
     fn endless_retry_after_can_be_added_to_a_time() {
         for value in ["18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT", "31536000000"] {
             let mut headers = HeaderMap::new();

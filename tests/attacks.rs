@@ -350,6 +350,34 @@ fn nobody_holds_a_run_for_ever() {
             seconds: 20,
         },
         Attack {
+            name: "source: not available, and asks for half a trillion years",
+            begin: |lab| {
+                lab.mirror(|_: &str, out: &mut TcpStream| {
+                    out.write_all(
+                        b"HTTP/1.1 503 Busy\r\nRetry-After: 18446744073709551615\r\n\
+                          Content-Length: 0\r\n\r\n",
+                    )
+                });
+            },
+            exit: 5,
+            says: "HTTP 503",
+            seconds: 20,
+        },
+        Attack {
+            name: "proxy: refuses",
+            begin: |lab| {
+                let proxy = lab.serve(|_: &str, out: &mut TcpStream| {
+                    out.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                });
+                lab.command.env("HTTP_PROXY", proxy);
+                let target = lab.target();
+                lab.options(&["--source", "http://git.example/r.git", "--target", &target]);
+            },
+            exit: 12,
+            says: "through the proxy 127.0.0.1:",
+            seconds: 20,
+        },
+        Attack {
             name: "proxy: down",
             begin: |lab| {
                 lab.command.env("HTTP_PROXY", "http://user:hush@127.0.0.1:1");

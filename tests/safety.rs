@@ -18,6 +18,7 @@ use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::{Source, SourceError};
+use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation, StoredObject};
 use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
 
@@ -455,4 +456,64 @@ fn state_of_an_older_program_names_the_source_too() {
         state.insert("source".to_owned(), "bundle:/a".into());
     });
     mirror(&source, &store, &Options::default(), &Silent).unwrap();
+}
+
+/// A source during whose fetch another run publishes to the same directory.
+struct Overtaken<'r> {
+    repo: &'r Repo,
+    inner: LocalGit,
+    target: &'r std::path::Path,
+}
+
+impl Source for Overtaken<'_> {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.inner.advertisement()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.repo.commit("refs/heads/faster", &[("c", b"faster")]);
+        run_mirror(self.repo, &DirStore::new(self.target).unwrap()).unwrap();
+        self.inner.fetch(wants, haves, words)
+    }
+
+    fn requests(&self) -> u64 {
+        self.inner.requests()
+    }
+}
+
+/// What git reads of a directory by path, and what it reads over HTTP: `oid name` lines.
+fn both_refs(target: &std::path::Path) -> [Vec<String>; 2] {
+    ["packed-refs", "info/refs"].map(|file| {
+        let text = std::fs::read_to_string(target.join(file)).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with("^{}"));
+        lines.map(|line| line.replace('\t', " ")).collect()
+    })
+}
+
+#[test]
+fn loser_of_a_race_leaves_nothing_in_packed_refs_and_what_is_stale_is_mended() {
+    let repo = sample();
+    let dir = tempfile::tempdir().unwrap();
+    run_mirror(&repo, &DirStore::new(dir.path()).unwrap()).unwrap();
+    repo.commit("refs/heads/main", &[("c", b"slower")]);
+    let source = Overtaken { repo: &repo, inner: LocalGit::new(repo.path()), target: dir.path() };
+    let store = DirStore::new(dir.path()).unwrap();
+    let lost = mirror(&source, &store, &Options::default(), &Silent);
+    assert!(matches!(lost, Err(MirrorError::Conflict)), "{lost:?}");
+    let [packed, info] = both_refs(dir.path());
+    assert!(packed == info && packed.len() == 2, "{packed:?} {info:?}");
+    // A run that was killed between the two files; the next one has nothing new.
+    std::fs::write(dir.path().join("packed-refs"), "# pack-refs with: sorted \n").unwrap();
+    let next = run_mirror(&repo, &DirStore::new(dir.path()).unwrap()).unwrap();
+    assert_eq!(next.status, mirror_git_to_s3::mirror::Status::Unchanged);
+    assert_eq!(both_refs(dir.path()), [info.clone(), info]);
 }

@@ -488,6 +488,22 @@ mod tests {
     }
 
     #[test]
+    fn https_server_does_not_send_us_to_http() {
+        let client = Client::with_environment(&http::Settings::default(), &Default::default());
+        let server = |url: &str| {
+            let mut url = Url::parse(url).unwrap();
+            let credentials = Credentials::take_from(&mut url, &Auth::none());
+            LfsServer::new(url, client.as_ref().unwrap().clone(), credentials)
+        };
+        let offer = |url: &str| Ok(Download::new(Url::parse(url).unwrap(), Vec::new()));
+        let secure = server("https://h/info/lfs");
+        assert!(secure.check_offer(offer("https://cdn/x?sig=1")).is_ok());
+        let why = secure.check_offer(offer("http://h/x?sig=hush")).unwrap_err();
+        assert!(why.contains("http address") && !why.contains("hush"), "{why}");
+        assert!(server("http://h/info/lfs").check_offer(offer("http://h/x")).is_ok());
+    }
+
+    #[test]
     fn the_endpoint_is_below_the_repository_with_its_dot_git() {
         for (repository, endpoint) in [
             ("https://h/a", "https://h/a.git/info/lfs"),

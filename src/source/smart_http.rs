@@ -650,6 +650,29 @@ mod tests {
     }
 
     #[test]
+    fn lfsconfig_may_name_the_own_scheme_host_and_port_and_nothing_cunning() {
+        for (own, named, followed) in [
+            ("https://h/r", "https://h/lfs", true),
+            ("https://h/r", "https://h:443/lfs", true),
+            ("http://h/r", "https://h/lfs", true),
+            ("https://h/r", "http://h/lfs", false),
+            ("https://h/r", "https://h:8443/lfs", false),
+            ("http://h:8080/r", "http://h/lfs", false),
+            ("https://h/r", "https://h.evil/lfs", false),
+            ("https://h/r", "https://h@evil/lfs", false),
+            ("https://h/r", "https://evil/?https://h/lfs", false),
+            ("https://h/r", "https://h/lfs?to=evil", false),
+            ("https://h/r", "https://h/lfs#x", false),
+            ("https://h/r", "https://h\\\\@evil/lfs", false),
+            ("https://h/r", "file:///etc", false),
+        ] {
+            let file = format!("[lfs]\n\turl = \"{named}\"\n");
+            let found = source(own).unwrap().configured_lfs(file.as_bytes());
+            assert_eq!(found.is_some(), followed, "{own} {named}: {found:?}");
+        }
+    }
+
+    #[test]
     fn gzip_is_read_back_by_an_inflater_and_given_up_when_it_does_not_help() {
         let bytes = b"0032have 1111111111111111111111111111111111111111\n".repeat(100);
         let zipped = gzip(&bytes).unwrap();
