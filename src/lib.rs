@@ -36,6 +36,8 @@
 //!     │
 //!   cli/        exit_code                       words and environment → options; codes
 //!     │
+//!   repair                                      verify → mend → mirror what is damaged → verify
+//!     │
 //!   fleet → mirror                              several at once; one repository: plan → ingest → publish
 //!     │
 //!   maintain/ → lfs/    transfer/               verify, gc; LFS pointers, fetch, missing; mirror to mirror
@@ -120,6 +122,7 @@ pub mod maintain;
 pub mod mirror;
 pub mod pack;
 pub mod progress;
+pub mod repair;
 pub mod report;
 mod repository;
 mod run;

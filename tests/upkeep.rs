@@ -547,3 +547,65 @@ fn gc_of_a_mirror_that_is_not_whole_ends_with_1_and_names_what_lacks() {
     }
     assert_eq!(keys(&world.dir("m")), before);
 }
+
+#[test]
+fn verify_repairs_on_s3_what_it_finds_and_says_what() {
+    let world = World::new();
+    let source = format!("{}/", world.source.url());
+    for layout in ["loose", "pack"] {
+        world.mirror(layout, layout);
+        let key = match layout {
+            "loose" => loose_key(&world.repo.rev("main:noise").unwrap()),
+            _ => files(&world.dir(layout), ".idx").remove(0),
+        };
+        let file = world.dir(layout).join(&key);
+        change(&file, |bytes| bytes.truncate(bytes.len() / 2));
+        let target = format!("s3://bucket/{layout}");
+        let ran = world.run(&["verify", "--target", &target]);
+        assert_eq!(ran.code, Some(1), "{}", ran.out);
+        let words = ["verify", "--repair", "--source", &source, "--target", &target];
+        let ran = world.run(&words);
+        assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains(&format!("{key}: mended\n")), "{}", ran.out);
+        assert!(ran.out.contains(": sound: "), "{}", ran.out);
+        let ran = world.run(&[&words[..], &["--json"]].concat());
+        assert_eq!(ran.json()["mended"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn several_mirrors_are_told_each_and_end_with_3_if_one_is_faulty() {
+    let world = World::new();
+    world.mirror("good", "pack");
+    world.mirror("bad", "loose");
+    std::fs::remove_file(world.dir("bad").join("HEAD")).unwrap();
+    let manifest = world.home.path().join("manifest");
+    let line = |name: &str| format!("{} s3://bucket/{name}\n", world.source.url());
+    std::fs::write(&manifest, line("good") + &line("bad")).unwrap();
+    let (manifest, metrics) = (manifest.display().to_string(), world.home.path().join("m.prom"));
+    let metrics_words = metrics.display().to_string();
+    let words = ["--manifest", &manifest, "--jobs", "2", "--json"];
+    let verify = ["verify", "--metrics-file", &metrics_words];
+    let ran = world.run(&[&verify[..], &words[..]].concat());
+    assert_eq!(ran.code, Some(3), "{}", ran.err);
+    let told = |name: &str| -> serde_json::Value {
+        let target = format!("s3://bucket/{name}");
+        let line = ran.out.lines().find(|line| line.contains(&target)).unwrap();
+        serde_json::from_str(line).unwrap()
+    };
+    assert_eq!(
+        (&told("good")["status"], &told("bad")["status"]),
+        (&"sound".into(), &"faulty".into())
+    );
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    for line in [
+        "mirror_git_to_s3_verify_findings{target=\"s3://bucket/bad\"} 1",
+        "mirror_git_to_s3_verify_exit_code{target=\"s3://bucket/good\"} 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{text}");
+    }
+    let ran = world.run(&[&["gc", "-n"][..], &words[..]].concat());
+    // Without HEAD the refs are not those that the state describes.
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(3), 2), "{}", ran.err);
+    assert!(ran.out.contains("\"exit_code\":13") && ran.out.contains("\"exit_code\":0"));
+}

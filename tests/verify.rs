@@ -348,8 +348,44 @@ fn unreachable_damage_in_loose_objects_is_nobodys() {
     let repo = sample();
     let store = loose(&repo);
     put(&store, &loose_key(&"cd".repeat(20)), b"garbage");
-    put(&store, "mirror_state/state.json", b"not even JSON");
+    put(&store, "mirror_state/others", b"not even JSON");
     assert!(check(&store, false).is_sound());
+}
+
+/// No run begins and gc deletes nothing with such a state.
+#[test]
+fn state_that_is_damaged_or_describes_other_refs_is_found() {
+    let repo = sample();
+    let store = loose(&repo);
+    put(&store, "mirror_state/state.json", b"not even JSON");
+    findings(&store, true, "mirror_state/state.json");
+    let other = Repo::new();
+    other.commit("refs/heads/main", &[("a", b"of another repository\n")]);
+    let state = loose(&other).bytes("mirror_state/state.json").unwrap();
+    put(&store, "mirror_state/state.json", &state);
+    let report = check(&store, true);
+    assert!(report.damaged.contains("mirror_state/state.json"), "{report:?}");
+    assert!(findings(&store, true, "info/refs").contains("describes other refs"));
+    delete(&store, "mirror_state/state.json");
+    assert!(check(&store, false).is_sound(), "older programs wrote none");
+}
+
+#[test]
+fn list_of_packs_that_is_lost_or_names_what_is_not_there_is_the_one_finding() {
+    let repo = sample();
+    let (store, _) = packed(&repo);
+    let another = format!("P pack-{}.pack\n\n", "d".repeat(40));
+    for list in [None, Some(another.as_bytes()), Some(b"<html>\n"), Some(b"")] {
+        match list {
+            None => delete(&store, "objects/info/packs"),
+            Some(list) => put(&store, "objects/info/packs", list),
+        }
+        for quick in [false, true] {
+            let words = words(&store, quick);
+            let is_it = words.len() == 1 && words[0].starts_with("objects/info/packs: ");
+            assert!(is_it, "{list:?}: {words:?}");
+        }
+    }
 }
 
 #[test]
@@ -371,7 +407,8 @@ fn store_that_fails_is_an_error_and_no_finding() {
         (Operation::Open, StoreErrorKind::Other),
     ] {
         let store = loose(&repo);
-        store.inject(Fault::new(kind).on(operation).nth(3));
+        // Not the third GET: that is the state's, without which everything else can be verified.
+        store.inject(Fault::new(kind).on(operation).nth(4));
         let error = verify(&store, &VerifyOptions::default()).unwrap_err();
         assert!(matches!(&error, MirrorError::Store(e) if e.kind == kind), "{error}");
     }

@@ -179,6 +179,27 @@ pub(super) struct VerifyArgs {
     /// which mirror
     #[argh(option)]
     pub target: Vec<String>,
+    /// mend what is wrong
+    #[argh(switch)]
+    pub repair: bool,
+    /// where it comes from
+    #[argh(option)]
+    pub source: Vec<String>,
+    /// file of header lines
+    #[argh(option)]
+    pub source_header_file: Option<PathBuf>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub storage_class: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse_kms_key_id: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub acl: Option<String>,
     /// by name and size
     #[argh(switch)]
     pub quick: bool,

@@ -87,6 +87,8 @@ pub struct VerifyCommand {
     pub upkeep: Upkeep,
     /// By name and size.
     pub quick: bool,
+    /// Mend what is wrong.
+    pub repair: bool,
 }
 
 /// `gc`.

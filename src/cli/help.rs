@@ -128,6 +128,7 @@ Read a mirror back and prove it: refs, every object that they reach, packs, LFS
 objects. What is wrong goes to standard output.
 
 Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
+  or:  mirror-git-to-s3 verify --target URL --repair [--source URL] [options]
 
   --target URL             s3://BUCKET/PREFIX, file:///DIRECTORY, or the
                            https://... URL that git clones from; repeatable
@@ -135,6 +136,15 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
   --shard I/N              of the manifest, only the share I of N (from 0)
   --jobs N                 mirrors at once [default: 1]
   --quick                  blobs, packs and LFS objects by name and size only
+  --repair                 mend what is wrong; without a source only what can be
+                           mended from the mirror itself
+  --source URL             for --repair: the repository; the n-th belongs to the
+                           n-th target. A manifest names it
+  --source-header-file F   header lines for the source (Authorization: ...)
+  --storage-class C        of what a repair writes
+  --sse S                  of what a repair writes: AES256, aws:kms
+  --sse-kms-key-id K       key for --sse aws:kms
+  --acl A                  canned ACL of what a repair writes
   --concurrency N          requests in flight, of all jobs [default: 64]
   --memory MIB             memory for packs, of all jobs [default: 64]
   --endpoint-url URL       address of an S3-compatible store
@@ -154,9 +164,11 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
 Examples:
   mirror-git-to-s3 verify --target s3://mirrors/project.git
   mirror-git-to-s3 verify --target https://example.com/project.git --quick
+  mirror-git-to-s3 verify --target s3://mirrors/a.git --repair \\
+      --source https://host/a.git
 
-Exit codes: 0 sound; 1 faulty, or failed; 2 usage; 3 some of several; 5 try
-again later; 12 access denied; 130, 143 interrupted.
+Exit codes: 0 sound (again); 1 faulty, or failed; 2 usage; 3 some of several;
+5 try again later; 12 access denied; 130, 143 interrupted.
 ";
 
 /// Help for `gc`.

@@ -14,7 +14,7 @@ use super::command::{
 use super::error::CliError;
 use super::help;
 use super::manifest::Pair;
-use super::urls::{self, TargetUrl};
+use super::urls::{self, SourceUrl, TargetUrl};
 use crate::run::Cancel;
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -22,6 +22,9 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Both structs have the same fields besides their own; argh can't share them.
 macro_rules! as_mirror_args {
     ($args:ident) => {
+        as_mirror_args!($args, MirrorArgs::default())
+    };
+    ($args:ident, $others:expr) => {
         MirrorArgs {
             target: $args.target,
             concurrency: $args.concurrency,
@@ -39,7 +42,7 @@ macro_rules! as_mirror_args {
             shard: $args.shard,
             jobs: $args.jobs,
             metrics_file: $args.metrics_file,
-            ..MirrorArgs::default()
+            ..$others
         }
     };
 }
@@ -54,9 +57,25 @@ pub(super) fn verify(
         Argv::Version => Ok(Command::Print(help::version())),
         Argv::Words(words) => {
             let args = from_args::<VerifyArgs>(&words)?;
-            let quick = args.quick;
-            let upkeep = upkeep(as_mirror_args!(args), true, env, stdin)?;
-            Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick })))
+            let (quick, repair) = (args.quick, args.repair);
+            if quick && repair {
+                return Err(CliError::new("--repair reads everything: it can't be --quick"));
+            }
+            if !repair && !args.source.is_empty() {
+                return Err(CliError::new("--source is for --repair"));
+            }
+            let of_what_is_written = MirrorArgs {
+                source: args.source,
+                source_header_file: args.source_header_file,
+                storage_class: args.storage_class,
+                sse: args.sse,
+                sse_kms_key_id: args.sse_kms_key_id,
+                acl: args.acl,
+                ..MirrorArgs::default()
+            };
+            let args = as_mirror_args!(args, of_what_is_written);
+            let upkeep = upkeep(args, !repair, env, stdin)?;
+            Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick, repair })))
         }
     }
 }
@@ -117,10 +136,17 @@ fn mirrors(
     if args.target.is_empty() {
         return Err(CliError::new("no --target, or --manifest"));
     }
+    if !args.source.is_empty() && args.source.len() != args.target.len() {
+        let (sources, targets) = (args.source.len(), args.target.len());
+        return Err(CliError::new(format!(
+            "each --source needs its --target: {sources} and {targets} were given"
+        )));
+    }
     let mut mirrors: Vec<UpkeepMirror> = Vec::new();
-    for text in &args.target {
-        let mirror = UpkeepMirror { target: target(text, http)?, source: None };
-        if mirrors.contains(&mirror) {
+    for (number, text) in args.target.iter().enumerate() {
+        let source = args.source.get(number).map(|text| SourceUrl::parse(text)).transpose()?;
+        let mirror = UpkeepMirror { target: target(text, http)?, source };
+        if mirrors.iter().any(|other| other.target == mirror.target) {
             return Err(CliError::new(format!("--target {} was given twice", mirror.target)));
         }
         mirrors.push(mirror);
@@ -191,6 +217,13 @@ mod tests {
             ("verify --target s3://b --manifest m", "--manifest stands instead of"),
             ("verify --target s3://b --jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
             ("verify --target s3://b --jobs 9", "--jobs 9 share --memory 64"),
+            ("verify --target s3://b --source https://h/r", "--source is for --repair"),
+            ("verify --target s3://b --repair --quick", "--repair reads everything"),
+            ("verify --target https://h/m --repair", "target: want s3://"),
+            (
+                "verify --repair --target s3://b --target s3://c --source https://h/r",
+                "each --source needs its --target: 1 and 2",
+            ),
             ("verify --target s3://b -n", "unknown option -n"),
             ("gc --target s3://b --quick", "unknown option --quick"),
             ("verify --target ftp://h/m", "target: want s3://"),

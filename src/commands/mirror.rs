@@ -14,7 +14,7 @@ use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
 use crate::logging;
-use crate::mirror::{MirrorError, MirrorSource, Options, mirror, mirror_mirror};
+use crate::mirror::{MirrorError, MirrorSource, Options, Summary, mirror, mirror_mirror};
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
 use crate::report::{self, Report};
 use crate::run::Cancel;
@@ -76,12 +76,36 @@ pub(super) fn bars(output: &Output, repositories: usize) -> Option<Bars> {
 type Ends = (From, Box<dyn Store>);
 
 /// Where a mirror comes from.
-enum From {
+pub(super) enum From {
     Repository(Box<dyn Source>),
     Mirror(Box<MirrorSource>),
 }
 
 impl From {
+    pub(super) fn open(
+        endpoints: &Endpoints,
+        url: &SourceUrl,
+        cancel: &Cancel,
+    ) -> Result<Self, MirrorError> {
+        Ok(match url {
+            SourceUrl::Mirror(url) => From::Mirror(Box::new(endpoints.open_mirror(url, cancel)?)),
+            other => From::Repository(endpoints.open_source(other, cancel)?),
+        })
+    }
+
+    /// Mirrors it.
+    pub(super) fn mirror(
+        &self,
+        store: &dyn Store,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Summary, MirrorError> {
+        match self {
+            From::Repository(source) => mirror(source.as_ref(), store, options, progress),
+            From::Mirror(source) => mirror_mirror(source, store, options, progress),
+        }
+    }
+
     fn source(&self) -> &dyn Source {
         match self {
             From::Repository(source) => source.as_ref(),
@@ -119,13 +143,7 @@ impl Work<'_> {
                 // The bar is gone again before the result is told.
                 let result = {
                     let progress = self.progress(pair);
-                    let (store, progress) = (store.as_ref(), progress.as_ref());
-                    match &source {
-                        From::Repository(source) => {
-                            mirror(source.as_ref(), store, &options, progress)
-                        }
-                        From::Mirror(from) => mirror_mirror(from, store, &options, progress),
-                    }
+                    source.mirror(store.as_ref(), &options, progress.as_ref())
                 };
                 match result {
                     Ok(summary) => Report::of_summary(pair, summary, self.options.dry_run),
@@ -198,11 +216,7 @@ impl Work<'_> {
 
 fn open(endpoints: &Endpoints, pair: &Pair, cancel: &Cancel) -> Result<Ends, MirrorError> {
     let store = endpoints.open_store(&pair.target, cancel)?;
-    let from = match &pair.source {
-        SourceUrl::Mirror(url) => From::Mirror(Box::new(endpoints.open_mirror(url, cancel)?)),
-        other => From::Repository(endpoints.open_source(other, cancel)?),
-    };
-    Ok((from, store))
+    Ok((From::open(endpoints, &pair.source, cancel)?, store))
 }
 
 /// The signal's code if it cut something short; else that of the repositories.

@@ -1,4 +1,5 @@
-//! `verify --target T [--quick]`: reads a mirror back, says what lacks, ends with 0 or 1.
+//! `verify --target T [--quick] [--repair]`: reads a mirror back, says what is wrong or mends it, ends
+//! with 0 or 1.
 //!
 //! Findings go to standard output, one a line and the summary last, or as one JSON object; they are
 //! what was asked for. A failing store is an error on standard error with its own exit code: then
@@ -8,21 +9,28 @@ use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::maintain::verify::{Finding, VerifyOptions, VerifyReport, verify_with};
-use crate::mirror::MirrorError;
+use crate::mirror::{MirrorError, Options};
+use crate::progress::Progress;
+use crate::repair::{Mirroring, RepairReport, repair};
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
 
+use super::mirror::From;
 use super::upkeep::{self, Done, Means};
 
 /// Verifies the mirrors. `Err` is a usage error: nothing was begun.
 pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
     upkeep::run_all(&command.upkeep, "verify", |mirror, means| {
-        let report = look(command, mirror, means)?;
+        let Outcome { report, repaired } = match command.repair {
+            false => Outcome { report: look(command, mirror, means)?, repaired: None },
+            true => mend(command, mirror, means)?,
+        };
+        let repaired = repaired.as_ref();
         let target = mirror.target.to_string();
         Ok(Done {
             code: if report.is_sound() { ExitCode::Done } else { ExitCode::Failed },
-            text: text(command, &target, &report),
-            json: json(command, &target, &report),
+            text: text(command, &target, &report, repaired),
+            json: json(command, &target, &report, repaired),
             gauges: vec![
                 ("findings", "What is wrong.", report.finding_count as f64),
                 ("objects", "Objects that were looked at.", report.objects as f64),
@@ -32,18 +40,65 @@ pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
     })
 }
 
+/// What is wrong, after a repair: what is still wrong.
+struct Outcome {
+    report: VerifyReport,
+    repaired: Option<Repaired>,
+}
+
+/// What a repair did.
+struct Repaired {
+    mended: Vec<String>,
+    source_error: Option<String>,
+}
+
+fn mend(
+    command: &VerifyCommand,
+    mirror: &UpkeepMirror,
+    means: &Means<'_>,
+) -> Result<Outcome, MirrorError> {
+    let cancel = &command.upkeep.cancel;
+    let UpkeepTarget::Store(target) = &mirror.target else {
+        return Err(MirrorError::Mirror("plain HTTP can't be written to".to_owned()));
+    };
+    let store = means.endpoints.open_store(target, cancel)?;
+    let from = mirror.source.as_ref().map(|url| From::open(means.endpoints, url, cancel));
+    let from = from.transpose()?;
+    let verifying = options(command, means);
+    let mirroring = Options {
+        concurrency: means.concurrency,
+        memory_bytes: means.memory_bytes,
+        cancel: cancel.clone(),
+        ..Options::default()
+    };
+    let run = from.as_ref().map(|from| {
+        |store: &dyn Store, options: &Options, progress: &dyn Progress| {
+            from.mirror(store, options, progress)
+        }
+    });
+    let run = run.as_ref().map(|run| -> &Mirroring<'_> { run });
+    let report = repair(run, store.as_ref(), &verifying, &mirroring, means.progress)?;
+    let RepairReport { after, mended, source_error, elapsed, .. } = report;
+    let report = VerifyReport { elapsed, ..after };
+    Ok(Outcome { report, repaired: Some(Repaired { mended, source_error }) })
+}
+
+fn options(command: &VerifyCommand, means: &Means<'_>) -> VerifyOptions {
+    VerifyOptions {
+        quick: command.quick,
+        concurrency: means.concurrency,
+        memory_bytes: means.memory_bytes,
+        cancel: command.upkeep.cancel.clone(),
+    }
+}
+
 fn look(
     command: &VerifyCommand,
     mirror: &UpkeepMirror,
     means: &Means<'_>,
 ) -> Result<VerifyReport, MirrorError> {
     let upkeep = &command.upkeep;
-    let options = VerifyOptions {
-        quick: command.quick,
-        concurrency: means.concurrency,
-        memory_bytes: means.memory_bytes,
-        cancel: upkeep.cancel.clone(),
-    };
+    let options = options(command, means);
     let endpoints: &Endpoints = means.endpoints;
     let (store, seen): (Box<dyn Store>, ReaderFindings) = match &mirror.target {
         UpkeepTarget::Store(url) => {
@@ -75,8 +130,24 @@ fn readable(store: &dyn Store) -> bool {
     store.get(&key, None, 256 << 20).is_ok()
 }
 
-fn text(command: &VerifyCommand, target: &str, report: &VerifyReport) -> String {
+fn text(
+    command: &VerifyCommand,
+    target: &str,
+    report: &VerifyReport,
+    repaired: Option<&Repaired>,
+) -> String {
     let mut text = String::new();
+    let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
+    if let Some(Repaired { mended, source_error }) = repaired {
+        for key in mended.iter().filter(|_| !quietly) {
+            text += &crate::logging::printable(&format!("{key}: mended"));
+            text.push('\n');
+        }
+        if let Some(error) = source_error {
+            text += &crate::logging::printable(&format!("the source could not help: {error}"));
+            text.push('\n');
+        }
+    }
     for finding in &report.findings {
         text += &crate::logging::printable(&finding.to_string());
         text.push('\n');
@@ -86,7 +157,6 @@ fn text(command: &VerifyCommand, target: &str, report: &VerifyReport) -> String 
         1 => "1 fault".to_owned(),
         many => format!("{many} faults"),
     };
-    let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
     if !quietly || report.finding_count > 0 {
         text += &format!(
             "{target}: {verdict}: {} refs, {} objects, {} packs, {} LFS objects{}, {} requests, {:.1} s\n",
@@ -102,7 +172,12 @@ fn text(command: &VerifyCommand, target: &str, report: &VerifyReport) -> String 
     text
 }
 
-fn json(command: &VerifyCommand, target: &str, report: &VerifyReport) -> serde_json::Value {
+fn json(
+    command: &VerifyCommand,
+    target: &str,
+    report: &VerifyReport,
+    repaired: Option<&Repaired>,
+) -> serde_json::Value {
     let findings: Vec<_> = report
         .findings
         .iter()
@@ -113,7 +188,7 @@ fn json(command: &VerifyCommand, target: &str, report: &VerifyReport) -> serde_j
             })
         })
         .collect();
-    serde_json::json!({
+    let mut json = serde_json::json!({
         "target": target,
         "status": if report.is_sound() { "sound" } else { "faulty" },
         "exit_code": if report.is_sound() { 0 } else { 1 },
@@ -127,5 +202,10 @@ fn json(command: &VerifyCommand, target: &str, report: &VerifyReport) -> serde_j
         "requests": report.store_requests,
         "seconds": report.elapsed.as_secs_f64(),
         "error": null,
-    })
+    });
+    if let Some(Repaired { mended, source_error }) = repaired {
+        json["mended"] = serde_json::json!(mended);
+        json["source_error"] = serde_json::json!(source_error);
+    }
+    json
 }

@@ -9,7 +9,7 @@
 //! there and not told again. Memory: indices as they are and 60 bytes an object of the pack that is
 //! being read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,10 +58,16 @@ struct State {
 type Index = IndexReader<Vec<u8>>;
 
 impl Diagnosis<'_> {
-    /// Finds what is wrong, and what the refs reach.
-    pub(crate) fn find(&self, names: &[String]) -> Result<Reached, MirrorError> {
+    /// Finds what is wrong, and what the refs reach. `names`: of the packs that are listed;
+    /// `list_is_sound`: as far as is known.
+    pub(crate) fn find(
+        &self,
+        names: &[String],
+        list_is_sound: bool,
+    ) -> Result<Reached, MirrorError> {
         let mut state = State::default();
-        for name in names {
+        let names = self.names(names, list_is_sound)?;
+        for name in &names {
             self.pass.progress.phase("packs");
             self.look_at_pack(name, &mut state)?;
             if self.pass.cancel.is_cancelled() {
@@ -70,6 +76,37 @@ impl Diagnosis<'_> {
         }
         self.pass.progress.phase("objects");
         self.walk(state)
+    }
+
+    /// The packs to look at. Where the list is wrong, those that are there belong to it.
+    fn names(
+        &self,
+        listed: &[String],
+        mut list_is_sound: bool,
+    ) -> Result<Vec<String>, MirrorError> {
+        let mut names = Vec::new();
+        for name in listed {
+            let exists = |extension| -> Result<bool, StoreError> {
+                Ok(self.pass.store.head(&packs::key(name, extension))?.is_some())
+            };
+            if exists("pack")? || exists("idx")? {
+                names.push(name.clone());
+                continue;
+            }
+            let what = format!("lists {name}, of which neither the pack nor the index is there");
+            self.findings.add("objects/info/packs", what, None);
+            list_is_sound = false;
+        }
+        if !list_is_sound {
+            let there = match inventory::whole_packs(self.pass.store, &BTreeSet::new()) {
+                Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
+                    Vec::new()
+                }
+                there => there?,
+            };
+            names.extend(there.into_iter().filter(|name| !listed.contains(name)));
+        }
+        Ok(names)
     }
 
     fn look_at_pack(&self, name: &str, state: &mut State) -> Result<(), MirrorError> {

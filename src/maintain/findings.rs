@@ -1,6 +1,6 @@
 //! What is wrong with a mirror, cause first: one finding a cause, with how many objects it takes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +48,8 @@ pub(crate) struct Findings(Mutex<Inner>);
 struct Inner {
     found: Vec<Finding>,
     count: u64,
+    /// All keys that something is wrong with.
+    keys: BTreeSet<String>,
     /// Files of many objects: which finding, and which objects of it.
     files: HashMap<String, (Option<usize>, HashSet<Oid>)>,
 }
@@ -66,6 +68,11 @@ impl Findings {
     ) {
         let (key, what) = (key.into(), what.into());
         self.lock().push(Finding { key, what, reached_by, objects: 0 });
+    }
+
+    /// A finding that was told may be this key's fault as well.
+    pub(crate) fn blame(&self, key: &str) {
+        self.lock().keys.insert(key.to_owned());
     }
 
     /// A file that makes `objects` unreadable.
@@ -102,18 +109,19 @@ impl Findings {
         }
     }
 
-    /// What was found, sorted, and how much that was.
-    pub(crate) fn finish(self) -> (Vec<Finding>, u64) {
-        let Inner { mut found, count, .. } =
+    /// What was found, sorted, how much that was, and all keys that something is wrong with.
+    pub(crate) fn finish(self) -> (Vec<Finding>, u64, BTreeSet<String>) {
+        let Inner { mut found, count, keys, .. } =
             self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort();
-        (found, count)
+        (found, count, keys)
     }
 }
 
 impl Inner {
     fn push(&mut self, finding: Finding) -> Option<usize> {
         self.count += 1;
+        self.keys.insert(finding.key.clone());
         if self.found.len() == MAX_FINDINGS {
             return None;
         }
@@ -135,7 +143,8 @@ mod tests {
         findings.add_object("pack", &oid(1), || unreachable!(), Some("refs/heads/b".into()));
         findings.add_file("index", "missing", 525);
         findings.add("HEAD", "missing", None);
-        let (found, count) = findings.finish();
+        let (found, count, keys) = findings.finish();
+        assert_eq!(keys.len(), 3);
         let words: Vec<String> = found.iter().map(Finding::to_string).collect();
         let wanted = [
             "HEAD: missing",
@@ -151,7 +160,8 @@ mod tests {
         (0..MAX_FINDINGS + 5).for_each(|n| findings.add(format!("{n}"), "missing", None));
         findings.add_file("pack", "missing", 3);
         findings.add_object("pack", &Oid::NULL, || unreachable!(), None);
-        let (found, count) = findings.finish();
+        let (found, count, keys) = findings.finish();
+        assert_eq!(keys.len(), MAX_FINDINGS + 6);
         assert_eq!((found.len(), count as usize), (MAX_FINDINGS, MAX_FINDINGS + 6));
     }
 }

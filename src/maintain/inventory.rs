@@ -1,11 +1,15 @@
 //! Lists what a mirror holds, for those who can be interrupted.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use super::walk::Stored;
+use crate::git::object::Oid;
 use crate::repository::error::MirrorError;
 use crate::repository::listing;
 use crate::repository::loose;
+use crate::repository::packs;
+use crate::repository::replaced::Replaced;
 use crate::run::Cancel;
 use crate::store::{ObjectInfo, Store};
 
@@ -40,4 +44,36 @@ pub(crate) fn stored(
         Ok(())
     })?;
     Ok(Stored::new(found.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Packs that are there with their indices, that no other stands for, and whose key is not among those
+/// of `without`. The largest comes first: readers try the last one first, and what is new is small.
+pub(crate) fn whole_packs(
+    store: &dyn Store,
+    without: &BTreeSet<String>,
+) -> Result<Vec<String>, MirrorError> {
+    let replaced = Replaced::read(store)?;
+    let (mut found, mut indices) = (Vec::new(), BTreeSet::new());
+    let is_pack = |name: &&str| {
+        let hex = name.strip_prefix("pack-").map(str::as_bytes);
+        hex.and_then(Oid::from_hex).is_some()
+    };
+    listing::pages(store, "objects/pack/", |page| {
+        for info in page {
+            let name = info.key.as_str().strip_prefix("objects/pack/").unwrap_or_default();
+            if let Some(name) = name.strip_suffix(".pack").filter(is_pack) {
+                found.push((info.len, name.to_owned()));
+            } else if let Some(name) = name.strip_suffix(".idx").filter(is_pack) {
+                indices.insert(name.to_owned());
+            }
+        }
+        Ok::<_, MirrorError>(())
+    })?;
+    found.sort_by(|a, b| b.cmp(a));
+    found.retain(|(_, name)| {
+        indices.contains(name)
+            && replaced.since(name).is_none()
+            && !without.contains(packs::key(name, "pack").as_str())
+    });
+    Ok(found.into_iter().map(|(_, name)| name).collect())
 }

@@ -17,7 +17,7 @@
 //! Memory: as `survey`; of damaged mirrors indices as they are and 32 bytes an object of the pack that
 //! is being read, and as `walk`. Nothing is written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use super::pass::Pass;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Pointers, Problem, Walk, io_error};
 use crate::git::object::Kind;
-use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
+use crate::git::refs::{Head, Ref, info_refs, parse_head_file, parse_info_refs};
 use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::files;
@@ -40,6 +40,7 @@ use crate::repository::lfs_objects;
 use crate::repository::listing::LFS;
 use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::reopen::Reopening;
+use crate::repository::state::{self, Recorded};
 use crate::run::Cancel;
 use crate::run::threads::for_each;
 use crate::store::{Key, ObjectInfo, Store, StoreError, StoreErrorKind};
@@ -83,6 +84,8 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// How much is wrong in all.
     pub finding_count: u64,
+    /// All keys that something is wrong with.
+    pub damaged: BTreeSet<String>,
     /// Requests to the store.
     pub store_requests: u64,
     /// Wall time.
@@ -113,16 +116,55 @@ pub fn verify_with(
     let findings = Findings::default();
     let mut report = VerifyReport::default();
     if let Some((refs, head)) = read_refs(store, &findings)? {
+        if head.is_some() {
+            check_state(store, &refs, head.as_ref(), &findings)?;
+        }
         let checked =
             Verification { store, options, progress, findings: &findings, tips: tips(&refs, head) };
         report.refs = refs.len();
         checked.run(&mut report)?;
     }
-    (report.findings, report.finding_count) = findings.finish();
+    (report.findings, report.finding_count, report.damaged) = findings.finish();
     report.store_requests = store.requests() - requests_before;
     report.elapsed = started.elapsed();
     Ok(report)
 }
+
+/// The state must be readable, or no run begins and gc deletes nothing; and it must not be another
+/// mirror's. A run writes it right after it has published, so it gets the time for that.
+fn check_state(
+    store: &dyn Store,
+    refs: &[Ref],
+    head: Option<&Head>,
+    findings: &Findings,
+) -> Result<(), MirrorError> {
+    for is_last in [false, true] {
+        match Recorded::read(store) {
+            Ok(None) => return Ok(()),
+            Ok(Some(state)) if state.describes(refs, head) != Some(false) => return Ok(()),
+            Ok(Some(_)) if !is_last => std::thread::sleep(STATE_GRACE),
+            Ok(Some(_)) => {
+                let same = files::get(store, &files::key("info/refs"), None, 256 << 20)?;
+                // A run has published meanwhile.
+                if same.is_some_and(|(file, _)| file != info_refs(refs)) {
+                    return Ok(());
+                }
+                let what = format!("{} describes other refs: one of both is damaged", state::KEY);
+                findings.add("info/refs", what, None);
+                findings.blame(state::KEY);
+            }
+            Err(MirrorError::Mirror(what)) => {
+                findings.add(state::KEY, what, None);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// So long after the refs a run may write its state.
+const STATE_GRACE: Duration = Duration::from_secs(1);
 
 /// Without `info/refs`: is there a damaged mirror, or none? Who can't list is told nothing more.
 fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
@@ -226,6 +268,10 @@ impl Verification<'_> {
             list_is_sound = false;
             self.findings.add(key, what, None);
         })?;
+        if names.is_empty() && list_is_sound && self.list_is_lost()? {
+            list_is_sound = false;
+            self.findings.add("objects/info/packs", "missing, but there are packs", None);
+        }
         report.packs = names.len();
         // Without a pack, the walk is all that there is to do.
         let may_prove = !self.options.quick && list_is_sound && !names.is_empty();
@@ -238,13 +284,27 @@ impl Verification<'_> {
             findings: self.findings,
             tips: &self.tips,
         };
-        let reached = diagnosis.find(&names)?;
+        let reached = diagnosis.find(&names, list_is_sound)?;
         report.objects = reached.objects.len() as u64;
         report.lfs_objects = reached.lfs.len() as u64;
         drop(reached.objects);
         let faults = self.lfs_faults(reached.lfs.into_iter().collect())?;
         self.tell(faults);
         Ok(())
+    }
+
+    /// Is there no list of packs, though there are packs? (git bears a missing one.)
+    fn list_is_lost(&self) -> Result<bool, MirrorError> {
+        let is_there = self.store.head(&files::key("objects/info/packs"))?.is_some();
+        if is_there {
+            return Ok(false);
+        }
+        match inventory::whole_packs(self.store, &BTreeSet::new()) {
+            Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
+                Ok(false)
+            }
+            packs => Ok(!packs?.is_empty()),
+        }
     }
 
     /// One pass over all packs, and the loose objects that refs and packs name. `false`: something is

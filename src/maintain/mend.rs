@@ -1,0 +1,104 @@
+//! What of a damaged mirror can be mended without its source.
+//!
+//! An index is made again from its pack; a list of packs from the packs that are there; and damaged
+//! loose objects that a sound pack holds are deleted, or readers, who ask for the loose one first,
+//! would stumble over them.
+
+use std::collections::BTreeSet;
+
+use super::inventory::whole_packs;
+use super::pass::Pass;
+use super::rebuild::rebuild;
+use crate::git::object::Oid;
+use crate::progress::Progress;
+use crate::repository::error::MirrorError;
+use crate::repository::files;
+use crate::repository::loose;
+use crate::repository::packed::{self, Packs};
+use crate::repository::packs;
+use crate::run::Cancel;
+use crate::store::{Key, ObjectHeaders, Store};
+
+/// As git's own http-backend serves it (`http-backend.c`, `get_idx_file`).
+const INDEX: ObjectHeaders = ObjectHeaders::immutable("application/x-git-packed-objects-toc");
+
+const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
+
+const LIST: &str = "objects/info/packs";
+
+/// How to read what is there.
+pub struct Mender<'m> {
+    /// The mirror.
+    pub store: &'m dyn Store,
+    /// Memory for packs, in bytes.
+    pub memory_bytes: u64,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// To stop it.
+    pub cancel: &'m Cancel,
+    /// Who watches.
+    pub progress: &'m dyn Progress,
+}
+
+impl Mender<'_> {
+    /// Mends what of these keys can be mended from the mirror itself; answers which are. Keys that are
+    /// written are right then, whatever else is wrong.
+    pub fn mend(&self, damaged: &BTreeSet<String>) -> Result<Vec<String>, MirrorError> {
+        let mut mended = Vec::new();
+        if damaged.contains(LIST) {
+            let file = packs::list_file(&whole_packs(self.store, damaged)?);
+            self.store.put(&files::key(LIST), &file, PLAIN, None)?;
+            mended.push(LIST.to_owned());
+        }
+        for name in packed::listed_names(self.store, |_, _| {})? {
+            let (key, index_key) = (packs::key(&name, "pack"), packs::key(&name, "idx"));
+            if damaged.contains(index_key.as_str())
+                && !damaged.contains(key.as_str())
+                && let Some(index) = self.index_of(&name, &key)?
+            {
+                self.store.put(&index_key, &index, INDEX, None)?;
+                mended.push(index_key.to_string());
+            }
+        }
+        mended.extend(self.drop_loose(damaged)?);
+        Ok(mended)
+    }
+
+    fn index_of(&self, name: &str, key: &Key) -> Result<Option<Vec<u8>>, MirrorError> {
+        let Some(info) = self.store.head(key)? else { return Ok(None) };
+        let pass = Pass {
+            store: self.store,
+            memory_bytes: self.memory_bytes,
+            concurrency: self.concurrency,
+            cancel: self.cancel,
+            progress: self.progress,
+        };
+        Ok(rebuild(&pass, name, info.len)?.ok().map(|rebuilt| rebuilt.index))
+    }
+
+    /// Deletes damaged loose objects that a pack holds, once that has given them back right.
+    fn drop_loose(&self, damaged: &BTreeSet<String>) -> Result<Vec<String>, MirrorError> {
+        let loose: Vec<Oid> = damaged.iter().filter_map(|key| loose::oid_of_key(key)).collect();
+        if loose.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = packed::listed_names(self.store, |_, _| {})?;
+        let packs: Packs = packed::open_all(self.store, &names, |_, _| {})?;
+        let mut reader = packed::PackedReader::new(self.store, &packs, self.memory_bytes);
+        let mut keys = Vec::new();
+        for oid in loose {
+            let Some(place) = packs.find(&oid) else { continue };
+            match reader.read(place) {
+                Ok((kind, content)) if crate::git::object::hash_object(kind, &content) == oid => {
+                    keys.push(loose::key(&oid));
+                }
+                Err(packed::ReadError::Store(error)) if !error.is_not_found() => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        self.store.delete(&keys)?;
+        Ok(keys.iter().map(Key::to_string).collect())
+    }
+}
