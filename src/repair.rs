@@ -56,7 +56,7 @@ pub fn repair(
 ) -> Result<RepairReport, MirrorError> {
     let started = Instant::now();
     // By name and size nothing damaged would be seen.
-    let verifying = VerifyOptions { quick: false, ..verifying.clone() };
+    let verifying = VerifyOptions { quick: false, sample: None, ..verifying.clone() };
     let look = || verify_with(store, &verifying, progress);
     let before = look()?;
     let mut now = before.clone();

@@ -6,7 +6,7 @@ mod local_git;
 use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
-use mirror_git_to_s3::maintain::verify::{VerifyOptions, VerifyReport, verify};
+use mirror_git_to_s3::maintain::verify::{Sample, VerifyOptions, VerifyReport, verify};
 use mirror_git_to_s3::mirror::{MirrorError, Options, mirror};
 use mirror_git_to_s3::pack::index::{parse_index, write_index};
 use mirror_git_to_s3::progress::Silent;
@@ -421,6 +421,97 @@ fn interrupted_verification_says_so() {
     let options = VerifyOptions::default();
     options.cancel.cancel();
     assert!(matches!(verify(&store, &options), Err(MirrorError::Interrupted)));
+}
+
+/// Runs of a sample of `parts` of `of`, a whole round; the findings of all.
+fn round(store: &MemoryStore, parts: u32, of: u32) -> Vec<String> {
+    let sample = Some(Sample { parts, of });
+    let options = VerifyOptions { sample, concurrency: 4, ..VerifyOptions::default() };
+    let runs = (0..of / parts).map(|_| verify(store, &options).unwrap());
+    runs.flat_map(|run| run.findings).map(|finding| finding.to_string()).collect()
+}
+
+#[test]
+fn samples_of_a_round_read_all_and_each_damage_is_found_once() {
+    let repo = sample();
+    for (parts, of) in [(1, 1), (1, 5), (2, 6)] {
+        let store = loose(&repo);
+        assert_eq!(round(&store, parts, of), [""; 0]);
+        for oid in repo.objects() {
+            let key = loose_key(&oid);
+            let sound = store.bytes(&key).unwrap();
+            let mut damaged = sound.to_vec();
+            let middle = damaged.len() / 2;
+            damaged[middle] ^= 1;
+            put(&store, &key, &damaged);
+            let found = round(&store, parts, of);
+            assert!(found.len() == 1 && found[0].starts_with(&key), "{parts}/{of}: {found:?}");
+            put(&store, &key, &sound);
+        }
+        put(&store, &lfs_key(), b"abd");
+        let found = round(&store, parts, of);
+        assert!(found.len() == 1 && found[0].starts_with(&lfs_key()), "{found:?}");
+    }
+}
+
+#[test]
+fn samples_of_a_round_read_every_byte_of_a_pack_once() {
+    let repo = sample();
+    let (store, pack) = packed(&repo);
+    let key = format!("{pack}.pack");
+    let sound = store.bytes(&key).unwrap().to_vec();
+    assert_eq!(round(&store, 1, 7), [""; 0]);
+    // The first twelve bytes are the header, which no entry has.
+    for at in (12..sound.len() - 20).step_by(11) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        put(&store, &key, &damaged);
+        let found = round(&store, 1, 7);
+        assert!(found.len() == 1 && found[0].starts_with(&key), "{at}: {found:?}");
+    }
+    put(&store, &key, &sound[..sound.len() / 2]);
+    assert_eq!(round(&store, 1, 7).len(), 7, "each run looks at the end");
+    put(&store, &key, &sound);
+    store.clear_recorded();
+    assert_eq!(round(&store, 1, 7), [""; 0]);
+}
+
+#[test]
+fn missing_objects_are_found_by_the_sample_that_reads_what_names_them() {
+    let repo = sample();
+    for name in ["main", "main~3", "main^{tree}", "main:grows", "v1"] {
+        let store = loose(&repo);
+        let key = loose_key(&repo.rev(name).unwrap());
+        delete(&store, &key);
+        let found = round(&store, 1, 4);
+        assert!(found.iter().all(|line| line.starts_with(&key)) && !found.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn sample_keeps_its_turn_and_what_was_found_in_the_mirror_and_needs_no_right_to_write() {
+    let repo = sample();
+    let store = loose(&repo);
+    let options = VerifyOptions {
+        sample: Some(Sample { parts: 2, of: 5 }),
+        concurrency: 4,
+        ..VerifyOptions::default()
+    };
+    let kept = || -> serde_json::Value {
+        let file = store.bytes("mirror_state/verified.json").unwrap();
+        serde_json::from_slice(&file).unwrap()
+    };
+    verify(&store, &options).unwrap();
+    let first = kept()["next"].as_u64().unwrap();
+    for run in 1..=5 {
+        verify(&store, &options).unwrap();
+        assert_eq!(kept()["next"].as_u64(), Some((first + 2 * run) % 5));
+    }
+    let results = kept()["results"].as_array().unwrap().clone();
+    assert_eq!(results.len(), 5, "{results:?}");
+    assert!(results.iter().all(|result| result["findings"] == 0));
+    store.inject(Fault::new(StoreErrorKind::Denied).on(Operation::Put).always());
+    assert!(verify(&store, &options).unwrap().is_sound());
 }
 
 #[test]

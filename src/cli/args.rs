@@ -203,6 +203,9 @@ pub(super) struct VerifyArgs {
     /// by name and size
     #[argh(switch)]
     pub quick: bool,
+    /// a share a run
+    #[argh(option, from_str_fn(sample))]
+    pub sample: Option<(u32, u32)>,
     /// requests in flight
     #[argh(option, from_str_fn(concurrency))]
     pub concurrency: Option<usize>,
@@ -360,6 +363,13 @@ fn shard(text: &str) -> Result<Shard, String> {
     let (index, count) = text.split_once('/').ok_or_else(wanted)?;
     let (index, count) = (decimal(index).ok_or_else(wanted)?, decimal(count).ok_or_else(wanted)?);
     if index < count { Ok(Shard { index, count }) } else { Err(wanted()) }
+}
+
+fn sample(text: &str) -> Result<(u32, u32), String> {
+    let wanted = || "want N/T with 1 <= N <= T <= 10000, such as 1/30".to_owned();
+    let (parts, of) = text.split_once('/').ok_or_else(wanted)?;
+    let (parts, of) = (decimal(parts).ok_or_else(wanted)?, decimal(of).ok_or_else(wanted)?);
+    if 1 <= parts && parts <= of && of <= 10_000 { Ok((parts, of)) } else { Err(wanted()) }
 }
 
 // The upper bounds catch slips of the finger; the lower bound of memory is what one upload part

@@ -87,6 +87,8 @@ pub struct VerifyCommand {
     pub upkeep: Upkeep,
     /// By name and size.
     pub quick: bool,
+    /// So many of so many parts, in turn.
+    pub sample: Option<(u32, u32)>,
     /// Mend what is wrong.
     pub repair: bool,
 }

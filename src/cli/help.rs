@@ -136,6 +136,8 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
   --shard I/N              of the manifest, only the share I of N (from 0)
   --jobs N                 mirrors at once [default: 1]
   --quick                  blobs, packs and LFS objects by name and size only
+  --sample N/T             read N parts of T, the next ones in each run: 1/30
+                           daily reads all in a month
   --repair                 mend what is wrong; without a source only what can be
                            mended from the mirror itself
   --source URL             for --repair: the repository; the n-th belongs to the

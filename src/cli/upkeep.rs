@@ -57,9 +57,15 @@ pub(super) fn verify(
         Argv::Version => Ok(Command::Print(help::version())),
         Argv::Words(words) => {
             let args = from_args::<VerifyArgs>(&words)?;
-            let (quick, repair) = (args.quick, args.repair);
-            if quick && repair {
-                return Err(CliError::new("--repair reads everything: it can't be --quick"));
+            let (quick, sample, repair) = (args.quick, args.sample, args.repair);
+            if repair && (quick || sample.is_some()) {
+                let what = if quick { "--quick" } else { "a --sample" };
+                return Err(CliError::new(format!(
+                    "--repair reads everything: it can't be {what}"
+                )));
+            }
+            if quick && sample.is_some() {
+                return Err(CliError::new("--quick conflicts with --sample"));
             }
             if !repair && !args.source.is_empty() {
                 return Err(CliError::new("--source is for --repair"));
@@ -74,8 +80,9 @@ pub(super) fn verify(
                 ..MirrorArgs::default()
             };
             let args = as_mirror_args!(args, of_what_is_written);
-            let upkeep = upkeep(args, !repair, env, stdin)?;
-            Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick, repair })))
+            // A web server lists nothing.
+            let upkeep = upkeep(args, !repair && sample.is_none(), env, stdin)?;
+            Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick, sample, repair })))
         }
     }
 }
@@ -220,6 +227,10 @@ mod tests {
             ("verify --target s3://b --source https://h/r", "--source is for --repair"),
             ("verify --target s3://b --repair --quick", "--repair reads everything"),
             ("verify --target https://h/m --repair", "target: want s3://"),
+            ("verify --target https://h/m --sample 1/30", "target: want s3://"),
+            ("verify --target s3://b --sample 1/30 --quick", "--quick conflicts with --sample"),
+            ("verify --target s3://b --sample 0/30", "cannot use option"),
+            ("verify --target s3://b --sample 31/30", "cannot use option"),
             (
                 "verify --repair --target s3://b --target s3://c --source https://h/r",
                 "each --source needs its --target: 1 and 2",

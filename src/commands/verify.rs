@@ -8,7 +8,7 @@
 use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
-use crate::maintain::verify::{Finding, VerifyOptions, VerifyReport, verify_with};
+use crate::maintain::verify::{Finding, Sample, VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{MirrorError, Options};
 use crate::progress::Progress;
 use crate::repair::{Mirroring, RepairReport, repair};
@@ -86,6 +86,7 @@ fn mend(
 fn options(command: &VerifyCommand, means: &Means<'_>) -> VerifyOptions {
     VerifyOptions {
         quick: command.quick,
+        sample: command.sample.map(|(parts, of)| Sample { parts, of }),
         concurrency: means.concurrency,
         memory_bytes: means.memory_bytes,
         cancel: command.upkeep.cancel.clone(),
@@ -152,6 +153,11 @@ fn text(
         text += &crate::logging::printable(&finding.to_string());
         text.push('\n');
     }
+    let mode = match (command.quick, command.sample) {
+        (true, _) => " (quick)".to_owned(),
+        (_, Some((parts, of))) => format!(" (a sample of {parts}/{of})"),
+        _ => String::new(),
+    };
     let verdict = match report.finding_count {
         0 => "sound".to_owned(),
         1 => "1 fault".to_owned(),
@@ -164,7 +170,7 @@ fn text(
             report.objects,
             report.packs,
             report.lfs_objects,
-            if command.quick { " (quick)" } else { "" },
+            mode,
             report.store_requests,
             report.elapsed.as_secs_f64()
         );
@@ -203,6 +209,9 @@ fn json(
         "seconds": report.elapsed.as_secs_f64(),
         "error": null,
     });
+    if let Some((parts, of)) = command.sample {
+        json["sample"] = serde_json::json!(format!("{parts}/{of}"));
+    }
     if let Some(Repaired { mended, source_error }) = repaired {
         json["mended"] = serde_json::json!(mended);
         json["source_error"] = serde_json::json!(source_error);

@@ -109,6 +109,19 @@ impl Findings {
         }
     }
 
+    /// The first finding of a file; later ones of it are dropped.
+    pub(crate) fn add_first(&self, file: &str, what: impl FnOnce() -> String) {
+        let is_new = !self.lock().files.contains_key(file);
+        if is_new {
+            self.add_file(file, what(), 0);
+        }
+    }
+
+    /// How much was found.
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().count
+    }
+
     /// What was found, sorted, how much that was, and all keys that something is wrong with.
     pub(crate) fn finish(self) -> (Vec<Finding>, u64, BTreeSet<String>) {
         let Inner { mut found, count, keys, .. } =

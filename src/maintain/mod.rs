@@ -10,6 +10,7 @@ mod links;
 pub mod mend;
 mod pass;
 mod rebuild;
+pub mod sample;
 mod scratch;
 mod survey;
 pub mod verify;

@@ -29,6 +29,8 @@ use super::findings::Findings;
 pub use super::findings::{Finding, MAX_FINDINGS};
 use super::inventory;
 use super::pass::Pass;
+pub use super::sample::Sample;
+use super::sample::Sampler;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Pointers, Problem, Walk, io_error};
 use crate::git::object::Kind;
@@ -50,6 +52,8 @@ use crate::store::{Key, ObjectInfo, Store, StoreError, StoreErrorKind};
 pub struct VerifyOptions {
     /// Ask for blobs, packs and LFS objects by name and size instead of reading them.
     pub quick: bool,
+    /// Read a share alone; its turn is kept in the mirror.
+    pub sample: Option<Sample>,
     /// Requests in flight; at least 1.
     pub concurrency: usize,
     /// Memory for packs, in bytes: blocks, bases, and the largest object that is held.
@@ -62,6 +66,7 @@ impl Default for VerifyOptions {
     fn default() -> Self {
         VerifyOptions {
             quick: false,
+            sample: None,
             concurrency: 64,
             memory_bytes: 64 << 20,
             cancel: Cancel::default(),
@@ -273,6 +278,13 @@ impl Verification<'_> {
             self.findings.add("objects/info/packs", "missing, but there are packs", None);
         }
         report.packs = names.len();
+        if let Some(sample) = self.options.sample {
+            let (pass, findings, tips) = (self.pass(), self.findings, &self.tips[..]);
+            let looked = Sampler { pass, sample, findings, tips }.run(&names)?;
+            report.objects = looked.objects;
+            report.lfs_objects = looked.lfs_objects;
+            return Ok(());
+        }
         // Without a pack, the walk is all that there is to do.
         let may_prove = !self.options.quick && list_is_sound && !names.is_empty();
         if may_prove && self.prove(&names, report)? {
