@@ -6,6 +6,7 @@
 //! S3.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::git::object::{Kind, Oid};
@@ -13,6 +14,7 @@ use crate::git::refs::{Advertisement, Head, Ref, RefFilter, RefName, default_bra
 use crate::ingest::budget::Budget;
 use crate::ingest::env::{Env, Written};
 use crate::ingest::run::{Complete, store_pack};
+use crate::ingest::slices::{Counted, SlicedFetch};
 use crate::ingest::thin;
 use crate::lfs;
 use crate::progress::Progress;
@@ -21,6 +23,7 @@ use crate::repository::existing::Existing;
 pub use crate::repository::layout::Layout;
 pub use crate::repository::publish::RefChange;
 use crate::repository::publish::{self, Published};
+use crate::repository::slices::Slices;
 use crate::repository::temp::{self, TempKeys};
 use crate::repository::{fence, objects, peeled, state};
 use crate::run::retry::{Backoff, Policy, sleep};
@@ -48,6 +51,8 @@ pub struct Options {
     pub force: bool,
     /// Take over a mirror of another source.
     pub move_source: bool,
+    /// Pack layout: fetch a first run in slices from the start, not only once the whole has broken.
+    pub slices: bool,
     /// Say what would change and write nothing.
     pub dry_run: bool,
     /// Store requests in flight; at least 1.
@@ -72,6 +77,7 @@ impl Default for Options {
             full: false,
             force: false,
             move_source: false,
+            slices: false,
             dry_run: false,
             concurrency: 64,
             memory_bytes: 64 << 20,
@@ -216,7 +222,11 @@ fn run(
                 fence.check(store)?;
             }
             publish::list_copied(store, &copied)?;
+            let in_slices = complete.is_in_slices();
             publish::publish(store, complete, &published, &wanted, &replaced)?;
+            if in_slices {
+                Slices::forget(store);
+            }
         }
         let is_stale = match &recorded {
             None => true,
@@ -532,6 +542,7 @@ fn fetch(
         });
     }
     let haves: Vec<Oid> = haves.into_iter().collect();
+    let may_slice = layout == Layout::Pack && !published.exists();
     let temp = TempKeys::new(store);
     let mut existing = Existing::default();
     if !incremental && layout == Layout::Loose {
@@ -559,10 +570,18 @@ fn fetch(
         written: Default::default(),
         look: &look,
         thin,
-        increment: incremental,
+        increment: incremental || may_slice,
     };
     progress.phase("mirroring");
-    let outcome = fetch_with_retries(source, &mut env, &wants, &haves);
+    let tip = match &wanted.head {
+        Head::Branch(name) => wanted.find(name).map(|found| found.oid),
+        Head::Detached(oid) => Some(*oid),
+        Head::Unborn(_) | Head::Absent => None,
+    };
+    let outcome = match may_slice {
+        false => fetch_with_retries(source, &mut env, &wants, &haves),
+        true => fetch_first(source, &mut env, tip, &wants, options.slices),
+    };
     match (outcome, temp.clean()) {
         (Ok(complete), Ok(())) => {
             let Written { objects, bytes } = env.written;
@@ -577,6 +596,36 @@ fn fetch(
             Err(error)
         }
     }
+}
+
+/// A first run: the whole at once, and once that has broken, in slices.
+fn fetch_first(
+    source: &dyn Source,
+    env: &mut Env<'_>,
+    tip: Option<Oid>,
+    wants: &[Oid],
+    slices: bool,
+) -> Result<Complete, MirrorError> {
+    let begun = SlicedFetch::begin(source, env, None)?;
+    let mut cut_at = None;
+    if !slices && !begun.is_begun() {
+        let words = Box::new(|line: &str| env.progress.source_says(line));
+        let stream = Counted::new(source.fetch(wants, &[], words)?);
+        let received = stream.received();
+        match store_pack(stream, wants, env) {
+            Err(error) if is_broken_stream(&error) => {
+                log::warn!("{error}; going on in slices");
+                let _ = env.temp.clean();
+                cut_at = Some(received.load(Ordering::Relaxed));
+            }
+            outcome => return outcome,
+        }
+    }
+    if SlicedFetch::begin(source, env, cut_at)?.run(tip, wants)? {
+        return Ok(Complete::in_slices());
+    }
+    log::info!("{} sends no slices", source.describe());
+    fetch_with_retries(source, env, wants, &[])
 }
 
 /// A stream that breaks in the middle is begun again; what it brought is not stored twice. (Packs

@@ -13,4 +13,4 @@ pub mod lfs;
 pub mod smart_http;
 
 pub use error::{BatchError, SourceError, SourceErrorKind};
-pub use interface::{LfsSource, Offer, Source};
+pub use interface::{LfsSource, Offer, Slice, Sliced, Source};

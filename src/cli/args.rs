@@ -74,6 +74,9 @@ pub(super) struct MirrorArgs {
     /// ask for everything again
     #[argh(switch)]
     pub full: bool,
+    /// fetch a first run in slices
+    #[argh(switch)]
+    pub slices: bool,
     /// let the mirror lose its refs
     #[argh(switch)]
     pub force: bool,

@@ -423,6 +423,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         refs,
         lfs: !args.no_lfs,
         full: args.full,
+        slices: args.slices,
         force: args.force,
         move_source: args.move_source,
         dry_run: args.dry_run,

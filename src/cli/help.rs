@@ -36,6 +36,8 @@ How:
   --max-packs N            pack layout: above N packs, take the whole as one
                            [default: 50]
   --full                   ask for everything again, store what is missing
+  --slices                 pack layout: fetch a first run in slices from the
+                           start, not only once the whole has broken off
   --force                  let the mirror lose all or most of its refs
   --move-source            take over a mirror of another source
   -n, --dry-run            say what would change, write nothing

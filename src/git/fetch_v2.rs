@@ -18,6 +18,32 @@ pub struct Capabilities {
     agent: bool,
     object_format: bool,
     ls_refs_unborn: bool,
+    shallow: bool,
+}
+
+impl Capabilities {
+    /// Can the server send history down to a depth only?
+    pub(crate) fn can_deepen(self) -> bool {
+        self.shallow
+    }
+}
+
+/// How much of history is asked for, and where what is there ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Deepen<'a> {
+    /// Commits that are there without their parents.
+    pub shallow: &'a [Oid],
+    /// How many generations from the wants on, the wants themselves counted; at least 1.
+    pub depth: u32,
+}
+
+/// What changes where history is cut: the section `shallow-info`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShallowInfo {
+    /// Commits that come without their parents.
+    pub shallow: Vec<Oid>,
+    /// Commits whose parents come now.
+    pub unshallow: Vec<Oid>,
 }
 
 /// Reads the capabilities after the line `version 2`, up to the flush packet.
@@ -33,7 +59,10 @@ pub(crate) fn read_capabilities<R: Read>(
         let value = halves.next().unwrap_or_default();
         match key {
             b"agent" => found.agent = true,
-            b"fetch" => fetch = true,
+            b"fetch" => {
+                fetch = true;
+                found.shallow = value.split(|&b| b == b' ').any(|word| word == b"shallow");
+            }
             b"ls-refs" => {
                 ls_refs = true;
                 found.ls_refs_unborn = value.split(|&b| b == b' ').any(|word| word == b"unborn");
@@ -115,6 +144,25 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<Option<()>, ProtocolErr
 
 /// The body of the POST that asks for a pack: `wants`, of which there must be one, `haves`, `done`.
 pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -> Vec<u8> {
+    request(capabilities, wants, haves, None)
+}
+
+/// The same for a part of history.
+pub fn deepen_request(
+    capabilities: Capabilities,
+    wants: &[Oid],
+    haves: &[Oid],
+    deepen: Deepen<'_>,
+) -> Vec<u8> {
+    request(capabilities, wants, haves, Some(deepen))
+}
+
+fn request(
+    capabilities: Capabilities,
+    wants: &[Oid],
+    haves: &[Oid],
+    deepen: Option<Deepen<'_>>,
+) -> Vec<u8> {
     let mut body = begin_command(capabilities, "fetch");
     write_line(&mut body, "ofs-delta");
     write_line(&mut body, "include-tag");
@@ -124,6 +172,12 @@ pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -
     for have in haves {
         write_line(&mut body, &format!("have {have}"));
     }
+    if let Some(Deepen { shallow, depth }) = deepen {
+        for commit in shallow {
+            write_line(&mut body, &format!("shallow {commit}"));
+        }
+        write_line(&mut body, &format!("deepen {depth}"));
+    }
     write_line(&mut body, "done");
     body.extend_from_slice(pkt_line::FLUSH);
     body
@@ -132,6 +186,22 @@ pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -
 /// Reads the sections of the answer to [`fetch_request`] up to the line `packfile`; the pack's
 /// side-bands follow.
 pub fn read_until_pack<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
+    read_sections(packets, None)
+}
+
+/// The same for the answer to [`deepen_request`].
+pub fn read_until_deepened_pack<R: Read>(
+    packets: &mut Packets<R>,
+) -> Result<ShallowInfo, ProtocolError> {
+    let mut info = ShallowInfo::default();
+    read_sections(packets, Some(&mut info))?;
+    Ok(info)
+}
+
+fn read_sections<R: Read>(
+    packets: &mut Packets<R>,
+    mut info: Option<&mut ShallowInfo>,
+) -> Result<(), ProtocolError> {
     loop {
         let section = match next_data(packets)? {
             Some(line) => line,
@@ -141,9 +211,36 @@ pub fn read_until_pack<R: Read>(packets: &mut Packets<R>) -> Result<(), Protocol
             b"packfile" => return Ok(()),
             // A server must leave the first one out after `done`, but one that sends it is understood.
             b"acknowledgments" | b"wanted-refs" => skip_section(packets)?,
-            b"shallow-info" => return Err(ProtocolError::Shallow),
+            b"shallow-info" => match &mut info {
+                None => return Err(ProtocolError::Shallow),
+                Some(info) => read_shallow_info(packets, info)?,
+            },
             other => return Err(ProtocolError::unexpected("section", other)),
         }
+    }
+}
+
+fn read_shallow_info<R: Read>(
+    packets: &mut Packets<R>,
+    info: &mut ShallowInfo,
+) -> Result<(), ProtocolError> {
+    loop {
+        let line = match packets.read()? {
+            Packet::Data(line) => chomp(line),
+            Packet::Delimiter => return Ok(()),
+            other => {
+                let got = format!("{other:?}");
+                return Err(ProtocolError::unexpected("end before the pack", got.as_bytes()));
+            }
+        };
+        let (list, oid) = match line.strip_prefix(b"shallow ") {
+            Some(oid) => (&mut info.shallow, Oid::from_hex(oid)),
+            None => {
+                let oid = line.strip_prefix(b"unshallow ").and_then(Oid::from_hex);
+                (&mut info.unshallow, oid)
+            }
+        };
+        list.push(oid.ok_or_else(|| ProtocolError::unexpected("shallow line", line))?);
     }
 }
 
@@ -191,7 +288,8 @@ mod tests {
 
     #[test]
     fn recorded_capabilities_are_read() {
-        let all = Capabilities { agent: true, object_format: true, ls_refs_unborn: true };
+        let all =
+            Capabilities { agent: true, object_format: true, ls_refs_unborn: true, shallow: true };
         assert_eq!(read_greeting(CAPABILITIES).unwrap(), Greeting::V2(all));
     }
 
@@ -252,7 +350,8 @@ mod tests {
         let oid = Oid::from_bytes([0x11; 20]);
         let bare = Capabilities::default();
         assert_eq!(ls_refs_request(bare), b"0014command=ls-refs\n00010009peel\n000csymrefs\n0000");
-        let all = Capabilities { agent: true, object_format: true, ls_refs_unborn: true };
+        let all =
+            Capabilities { agent: true, object_format: true, ls_refs_unborn: true, shallow: true };
         let text = String::from_utf8(ls_refs_request(all)).unwrap();
         assert!(text.contains("object-format=sha1\n0001") && text.ends_with("000bunborn\n0000"));
         let text = String::from_utf8(fetch_request(bare, &[oid], &[oid])).unwrap();

@@ -30,5 +30,6 @@ mod scheduler;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod sink;
+pub(crate) mod slices;
 mod table;
 pub(crate) mod thin;

@@ -24,19 +24,30 @@ use crate::store::Key;
 pub(crate) struct Complete {
     /// The pack that holds them, if they are not loose.
     pub(crate) pack: Option<StoredPack>,
+    in_slices: bool,
     _private: (),
 }
 
 impl Complete {
     /// Every wanted object is stored already: each is reached by a ref that is published.
     pub(crate) fn nothing_to_fetch() -> Self {
-        Complete { pack: None, _private: () }
+        Complete { pack: None, in_slices: false, _private: () }
+    }
+
+    /// Everything was stored in slices: for `slices.rs` and its caller alone.
+    pub(crate) fn in_slices() -> Self {
+        Complete { in_slices: true, pack: None, _private: () }
+    }
+
+    /// Did it come in slices?
+    pub(crate) fn is_in_slices(&self) -> bool {
+        self.in_slices
     }
 
     /// Everything was copied from a whole mirror, and proven: for `transfer` alone, whose own proof
     /// comes before this one.
     pub(crate) fn by_copying() -> Self {
-        Complete { pack: None, _private: () }
+        Complete { pack: None, in_slices: false, _private: () }
     }
 }
 
@@ -75,7 +86,7 @@ fn store_stream(
     }
     let sink = sink_of(env, pack.object_count(), wants)?;
     let stored = run_pack(pack, starved, &*sink, env)?;
-    Ok(Complete { pack: stored, _private: () })
+    Ok(Complete { pack: stored, in_slices: false, _private: () })
 }
 
 /// Checks a pack that is stored: `stream` has its bytes. `examiner` hears every object, and so does

@@ -20,6 +20,7 @@ pub(crate) mod prefetch;
 pub mod publish;
 pub(crate) mod reopen;
 pub(crate) mod replaced;
+pub(crate) mod slices;
 pub mod state;
 pub(crate) mod temp;
 pub(crate) mod writer;

@@ -239,6 +239,11 @@ fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
     Ok(packs)
 }
 
+/// Lists a pack before anything needs it: of a first fetch in slices.
+pub(crate) fn list_pack(store: &dyn Store, name: &str) -> Result<(), MirrorError> {
+    list_packs(store, Some(name), &[])
+}
+
 /// Lists the packs that were copied from another mirror, in its order. They are all that it has, so
 /// others that are listed here are retired. None: nothing changes.
 pub(crate) fn list_copied(store: &dyn Store, copied: &[String]) -> Result<(), MirrorError> {

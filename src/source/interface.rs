@@ -41,6 +41,17 @@ pub trait Source: Send + Sync {
         words: Box<dyn FnMut(&str) + Send + 'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, SourceError>;
 
+    /// As [`Source::fetch`] of one commit, but only the newest `depth` generations of it; `cut` are
+    /// commits that the reader has without their parents. `None`: this source can't.
+    fn fetch_slice<'a>(
+        &'a self,
+        slice: &Slice<'_>,
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Sliced<'a>>, SourceError> {
+        let _ = (slice, words);
+        Ok(None)
+    }
+
     /// Commits that the reader must have, with everything that they reach: this source is only what
     /// was new since (a bundle). Then its pack may be thin, and a ref that it does not advertise is
     /// one that did not move. None: the source is a whole repository.
@@ -57,6 +68,29 @@ pub trait Source: Send + Sync {
 
     /// How many requests have been sent so far, each try counted, those for LFS included.
     fn requests(&self) -> u64;
+}
+
+/// A part of history.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'s> {
+    /// The commit that it goes down from.
+    pub want: Oid,
+    /// Commits that the reader has, as far as they are not cut.
+    pub haves: &'s [Oid],
+    /// Commits that the reader has without their parents.
+    pub cut: &'s [Oid],
+    /// Generations from `want` on, itself counted; at least 1.
+    pub depth: u32,
+}
+
+/// A slice as it comes.
+pub struct Sliced<'a> {
+    /// The pack: [`Source::fetch`] says how it is.
+    pub pack: Box<dyn Read + Send + 'a>,
+    /// Commits that come without their parents.
+    pub cut: Vec<Oid>,
+    /// Commits that were cut and are no longer.
+    pub uncut: Vec<Oid>,
 }
 
 /// What an LFS server says to one object: where it is to be had, or why not, in words.

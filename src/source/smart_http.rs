@@ -19,6 +19,7 @@ use url::Url;
 use zlib_rs::{Deflate, DeflateFlush, Status};
 
 use crate::git::fetch_v0::CapabilitiesV0;
+use crate::git::fetch_v2::{Deepen, ShallowInfo};
 use crate::git::handshake::{self, Greeting};
 use crate::git::lfs_pointer::lfs_url;
 use crate::git::object::Oid;
@@ -36,7 +37,7 @@ use crate::source::exchange::{
     MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
     unanswered, warn_of_skipped,
 };
-use crate::source::interface::{LfsSource, Source};
+use crate::source::interface::{LfsSource, Slice, Sliced, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
 
 /// Bodies above this are sent gzipped, as git does (`remote-curl.c`, `post_rpc`).
@@ -442,6 +443,35 @@ impl Source for SmartHttp {
         };
         let demux = demux.on_sign_of_life(http::sign_of_life);
         Ok(Box::new(PackStream { demux, place }))
+    }
+
+    fn fetch_slice<'a>(
+        &'a self,
+        slice: &Slice<'_>,
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Sliced<'a>>, SourceError> {
+        let session = match self.last_session() {
+            Some(session) => session,
+            None => self.begin()?.0,
+        };
+        let capabilities = match session.protocol {
+            Protocol::V2(capabilities) if capabilities.can_deepen() => capabilities,
+            _ => return Ok(None),
+        };
+        let place = shown(&session.url);
+        let deepen = Deepen { shallow: slice.cut, depth: slice.depth };
+        let haves = distinct(slice.haves);
+        let body = fetch_v2::deepen_request(capabilities, &[slice.want], &haves, deepen);
+        let (info, input) = self.patiently(|| {
+            let mut packets = Packets::new(self.post(&session, &body)?);
+            let info = fetch_v2::read_until_deepened_pack(&mut packets)
+                .map_err(|error| from_protocol(&place, error))?;
+            Ok((info, packets.into_inner()))
+        })?;
+        let ShallowInfo { shallow: cut, unshallow: uncut } = info;
+        let demux = Demux::new(input, words).on_sign_of_life(http::sign_of_life);
+        let pack = PackStream { demux, place };
+        Ok(Some(Sliced { pack: Box::new(pack), cut, uncut }))
     }
 
     fn redirected_to(&self) -> Option<String> {
