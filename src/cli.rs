@@ -17,6 +17,7 @@ mod command;
 mod completions;
 mod error;
 mod help;
+mod helper;
 pub mod manifest;
 mod upkeep;
 pub mod urls;
@@ -31,8 +32,8 @@ pub use self::args::{Addressing, ProgressMode};
 use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
-    AgentCommand, Command, GcCommand, MirrorCommand, MirrorUrl, Output, Settings, Upkeep,
-    UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
+    AgentCommand, Command, GcCommand, HelperCommand, InstallCommand, MirrorCommand, MirrorUrl,
+    Output, Settings, Upkeep, UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
 };
 pub use self::error::CliError;
 pub use self::manifest::Shard;
@@ -53,6 +54,8 @@ pub fn parse(
         Some("verify") => return upkeep::verify(&words[1..], &Environment(env), stdin),
         Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
         Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),
+        Some("remote-helper") => return helper::remote_helper(&words[1..], &Environment(env)),
+        Some("install-helper") => return helper::install_helper(&words[1..]),
         Some("completions") => return completions::completions(&words[1..]),
         _ => {}
     }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use ureq::http::{HeaderName, HeaderValue};
+
 use crate::cli::urls::{SourceUrl, TargetUrl};
 use crate::cli::{self, CliError, Settings};
 use crate::http;
@@ -222,6 +224,17 @@ impl Endpoints {
     /// A mirror as a public reader sees it at `url` (`http(s)://…`), with the same retries.
     pub fn open_reader(&self, url: &str, cancel: &Cancel) -> Retry<HttpRead> {
         self.with_retries(HttpRead::new(url, self.store_client.clone()), cancel)
+    }
+
+    /// The same, with headers for every request: who the reader is.
+    pub fn open_reader_with(
+        &self,
+        url: &str,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        cancel: &Cancel,
+    ) -> Retry<HttpRead> {
+        let reader = HttpRead::new(url, self.store_client.clone()).with_headers(headers);
+        self.with_retries(reader, cancel)
     }
 
     /// Puts retries around `store` that end when `cancel` is.

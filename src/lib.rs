@@ -40,7 +40,7 @@
 //!     │
 //!   fleet → mirror                              several at once; one repository: plan → ingest → publish
 //!     │
-//!   maintain/ → lfs/    transfer/               verify, gc; LFS pointers, fetch, missing; mirror to mirror
+//!   maintain/ → lfs/    transfer/    read/      verify, gc; LFS; mirror to mirror; remote helper
 //!     │
 //!   ingest/                                     a stream of pack bytes → stored objects
 //!     │
@@ -122,6 +122,7 @@ pub mod maintain;
 pub mod mirror;
 pub mod pack;
 pub mod progress;
+mod read;
 pub mod repair;
 pub mod report;
 mod repository;

@@ -14,7 +14,12 @@ use mirror_git_to_s3::exit_code::ExitCode;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> Exit {
-    let words = std::env::args_os().skip(1);
+    let mut words = std::env::args_os();
+    let is_helper = words.next().is_some_and(|name| {
+        std::path::Path::new(&name).file_stem().is_some_and(|name| name == "git-remote-mirror")
+    });
+    // Git calls the program by that name.
+    let words = is_helper.then(|| "remote-helper".into()).into_iter().chain(words);
     let code = cli::parse(words, &|name| std::env::var(name).ok(), &mut io::stdin())
         .and_then(|command| match command {
             Command::Print(text) => {
@@ -26,6 +31,8 @@ fn main() -> Exit {
             Command::LfsAgent(command) => commands::lfs_agent::run(&command),
             Command::Verify(command) => commands::verify::run(&command),
             Command::Gc(command) => commands::gc::run(&command),
+            Command::RemoteHelper(command) => commands::remote_helper::run(&command),
+            Command::InstallHelper(command) => commands::install_helper::run(&command),
         })
         .unwrap_or_else(complain);
     code.into()

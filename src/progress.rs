@@ -8,11 +8,13 @@
 
 mod bars;
 mod counters;
+mod fetching;
 mod lines;
 mod watcher;
 
 pub use self::bars::{Bars, Screen};
 pub use self::counters::{Counters, Counts};
 pub(crate) use self::counters::{bytes, grouped};
+pub use self::fetching::Fetching;
 pub use self::lines::Lines;
 pub use self::watcher::{Progress, Silent};

@@ -19,6 +19,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("repository", &["git", "pack", "progress", "run", "source", "store"]),
         ("ingest", &["git", "pack", "progress", "repository", "run", "source", "store"]),
         ("lfs", &["git", "ingest", "progress", "repository", "run", "source", "store"]),
+        ("read", &["git", "ingest", "pack", "progress", "repository", "run", "store"]),
         ("transfer", &["git", "pack", "progress", "repository", "run", "source", "store"]),
         ("maintain", &["git", "ingest", "lfs", "pack", "progress", "repository", "run", "store"]),
         (
@@ -57,6 +58,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "mirror",
                 "pack",
                 "progress",
+                "read",
                 "repair",
                 "report",
                 "run",

@@ -1126,3 +1126,33 @@ fn git_lfs_http_mirror_reads_a_mirror() {
         home.assert_work_is(&contents);
     }
 }
+
+#[test]
+fn git_lfs_reads_mirror_remotes_through_the_agent_once_it_is_installed() {
+    if !has_git_lfs() {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let store = DirStore::new(target.path().join("m.git")).unwrap();
+    let contents = mirror_of_lfs(&store, Layout::Pack);
+    let home = Home::new();
+    let said = home.sh("mkdir bin; mirror-git-to-s3 install-helper bin").unwrap();
+    assert!(said.contains("git-remote-mirror") && said.contains("add bin to PATH"), "{said}");
+    let url = format!("mirror::file://{}/m.git", target.path().display());
+    home.sh(&format!("PATH=$PWD/bin:$PATH; git clone -q {url} work")).unwrap();
+    home.assert_work_is(&contents);
+    // Other remotes are read as before, and a second time changes nothing.
+    home.sh("mirror-git-to-s3 install-helper bin").unwrap();
+    let bucket = StaticHttp::start(target.path());
+    let plain = format!("{}/m.git", bucket.url());
+    home.sh(&format!("git clone -q {plain} plain")).unwrap_err();
+    // Without it, git's own config stays as it is; a file in the way stays, too.
+    let other = Home::new();
+    let before = other.sh("cat .gitconfig").unwrap();
+    other.sh("mkdir bin; mirror-git-to-s3 install-helper bin --no-lfs").unwrap();
+    assert_eq!(other.sh("cat .gitconfig").unwrap(), before);
+    let refused = other.sh("rm bin/git-remote-mirror; echo mine > bin/git-remote-mirror; \
+         mirror-git-to-s3 install-helper bin --no-lfs");
+    assert!(refused.unwrap_err().contains("a file of that name"));
+    assert_eq!(other.sh("cat bin/git-remote-mirror").unwrap(), "mine\n");
+}

@@ -344,11 +344,19 @@ fn layout(text: &str) -> Result<Layout, String> {
 }
 
 fn addressing(text: &str) -> Result<Addressing, String> {
-    match text {
-        "auto" => Ok(Addressing::Auto),
-        "path" => Ok(Addressing::Path),
-        "virtual" => Ok(Addressing::Virtual),
-        _ => Err("want auto, path or virtual".to_owned()),
+    text.parse()
+}
+
+impl std::str::FromStr for Addressing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Addressing::Auto),
+            "path" => Ok(Addressing::Path),
+            "virtual" => Ok(Addressing::Virtual),
+            _ => Err("want auto, path or virtual".to_owned()),
+        }
     }
 }
 

@@ -32,6 +32,10 @@ pub enum Command {
     Verify(Box<VerifyCommand>),
     /// Delete what no ref reaches.
     Gc(Box<GcCommand>),
+    /// Speak with git.
+    RemoteHelper(Box<HelperCommand>),
+    /// Let git find the helper.
+    InstallHelper(Box<InstallCommand>),
 }
 
 /// Which mirror.
@@ -115,6 +119,36 @@ pub struct AgentCommand {
     pub output: Output,
 }
 
+impl MirrorUrl {
+    /// Reads the URL of a git remote: `mirror::…`.
+    pub fn of_remote(url: &str) -> Result<Self, CliError> {
+        match url.strip_prefix("mirror::") {
+            Some(url) => mirror_url(url, "mirror::"),
+            None => Err(CliError::new("the remote's URL does not begin with mirror::")),
+        }
+    }
+}
+
+/// `remote-helper REMOTE URL`, or the binary called as `git-remote-mirror`.
+#[derive(Debug)]
+pub struct HelperCommand {
+    /// Where the mirror is read from.
+    pub mirror: MirrorUrl,
+    /// How to reach it.
+    pub settings: Settings,
+    /// What is said on standard error.
+    pub output: Output,
+}
+
+/// `install-helper [DIR]`.
+#[derive(Debug)]
+pub struct InstallCommand {
+    /// Where the link goes; `None`: beside the program.
+    pub dir: Option<PathBuf>,
+    /// Leave git-lfs as it is configured.
+    pub no_lfs: bool,
+}
+
 /// Where a mirror is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MirrorUrl {
@@ -122,6 +156,18 @@ pub enum MirrorUrl {
     Http(urls::SourceUrl),
     /// As its writer sees it.
     Target(urls::TargetUrl),
+    /// Wherever the `mirror::` URL of git's remote says.
+    OfRemote,
+}
+
+impl fmt::Display for MirrorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MirrorUrl::Http(url) => url.fmt(f),
+            MirrorUrl::Target(url) => url.fmt(f),
+            MirrorUrl::OfRemote => f.pad("mirror::"),
+        }
+    }
 }
 
 /// The default action.
@@ -289,22 +335,26 @@ pub(super) fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Comma
     };
     let url = url.ok_or_else(|| CliError::new("lfs-agent needs the mirror's URL, first of all"))?;
     Ok(Command::LfsAgent(Box::new(AgentCommand {
-        mirror: mirror_url(url)?,
+        mirror: match url.as_str() {
+            "mirror::" => MirrorUrl::OfRemote,
+            url => mirror_url(url, "lfs-agent")?,
+        },
         settings: settings(&args, env, 2)?,
         output: output(args, env)?,
     })))
 }
 
-fn mirror_url(text: &str) -> Result<MirrorUrl, CliError> {
+pub(super) fn mirror_url(text: &str, command: &str) -> Result<MirrorUrl, CliError> {
+    let text = text.strip_prefix("mirror::").unwrap_or(text);
     if text.starts_with("s3://") || text.starts_with("file://") {
         return urls::TargetUrl::parse(text).map(MirrorUrl::Target);
     }
     match urls::SourceUrl::parse(text) {
         Ok(url @ urls::SourceUrl::Http { .. }) => Ok(MirrorUrl::Http(url)),
         Err(error) if text.starts_with("http") => Err(error),
-        _ => {
-            Err(CliError::new("lfs-agent: want https://…, s3://BUCKET/PREFIX or file:///DIRECTORY"))
-        }
+        _ => Err(CliError::new(format!(
+            "{command}: want https://…, s3://BUCKET/PREFIX or file:///DIRECTORY"
+        ))),
     }
 }
 

@@ -124,6 +124,45 @@ Example:
       clone https://host/a.git
 ";
 
+/// Help for `remote-helper`.
+pub(super) const REMOTE_HELPER: &str = "\
+Read a mirror with git, also from a private bucket: git starts this program as
+git-remote-mirror (see install-helper) and speaks with it on standard input and
+output.
+
+Usage: git clone mirror::URL [DIRECTORY]
+
+URL is s3://BUCKET/PREFIX (with credentials, as in the AWS CLI), https://... (as
+git clones it) or file:///DIRECTORY. Clone, fetch, --depth, --shallow-since,
+--filter and ls-remote work; push does not.
+
+Git config, for all mirrors (mirror.NAME) or those below a URL (mirror.URL.NAME);
+the environment beats it:
+  endpoint-url, region, profile, addressing-style, ca-bundle
+  trustIndex               true: take the stored index of a pack after its
+                           checksums, and the mirror's word that nothing is
+                           missing, instead of hashing every object
+
+Example:
+  git -c mirror.endpoint-url=https://minio.example.com \\
+      clone mirror::s3://mirrors/a.git
+";
+
+/// Help for `install-helper`.
+pub(super) const INSTALL_HELPER: &str = "\
+Let git find this program as its remote helper for mirror:: URLs, and git-lfs as
+its agent for them.
+
+Usage: mirror-git-to-s3 install-helper [DIR] [--no-lfs]
+
+Makes the link git-remote-mirror in DIR, which must be in PATH [default: the
+folder of this program].
+
+  --no-lfs                 leave git-lfs as it is configured
+  -h, --help               this text
+  -V, --version            the version
+";
+
 /// Help for `verify`.
 pub(super) const VERIFY: &str = "\
 Read a mirror back and prove it: refs, every object that they reach, packs, LFS

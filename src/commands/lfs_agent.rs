@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::cli::{AgentCommand, CliError, MirrorUrl};
+use super::git_config::{configure, git_config};
+use crate::cli::{AgentCommand, CliError, MirrorUrl, Settings};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::git::lfs_pointer::{LfsPointer, sha256};
@@ -44,11 +45,14 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 /// Speaks with git-lfs until it says `terminate` or goes away. `Err` is a usage error.
 pub fn run(command: &AgentCommand) -> Result<ExitCode, CliError> {
     logging::start(&command.output, Screen::default());
-    let endpoints = Endpoints::new(&command.settings)?;
-    let mirror = Mirror::open(&endpoints, command)?;
+    let mirror = match &command.mirror {
+        MirrorUrl::OfRemote => None,
+        mirror => Some(Mirror::open(&Endpoints::new(&command.settings)?, mirror)?),
+    };
     let folder = incomplete_folder();
     let (stdin, stdout) = (io::stdin().lock(), io::stdout().lock());
-    match (Agent { mirror, folder, output: stdout }.serve(stdin)) {
+    let settings = &command.settings;
+    match (Agent { mirror, settings, folder, output: stdout }.serve(stdin)) {
         Ok(()) => Ok(ExitCode::Done),
         Err(error) => {
             log::error!("cannot speak with git-lfs: {error}");
@@ -93,9 +97,10 @@ impl From<io::Error> for Failure {
 }
 
 impl Mirror {
-    fn open(endpoints: &Endpoints, command: &AgentCommand) -> Result<Self, CliError> {
+    fn open(endpoints: &Endpoints, mirror: &MirrorUrl) -> Result<Self, CliError> {
         let usage = |words: String| CliError::new(words);
-        match &command.mirror {
+        match mirror {
+            MirrorUrl::OfRemote => Err(usage("git-lfs names no remote".into())),
             MirrorUrl::Target(target) => {
                 let store = endpoints.open_store(target, &Cancel::default());
                 Ok(Mirror::Store(store.map_err(|error| usage(error.to_string()))?))
@@ -109,6 +114,18 @@ impl Mirror {
                 Ok(Mirror::Http { url, client: endpoints.source_client().clone(), credentials })
             }
         }
+    }
+
+    /// The mirror that git's remote `name` is, with what git config says of it.
+    fn of_remote(name: &str, settings: &Settings) -> Result<Self, CliError> {
+        let url = match name.starts_with("mirror::") {
+            true => name.to_owned(),
+            false => remote_url(name)?,
+        };
+        let mirror = MirrorUrl::of_remote(&url)?;
+        let mut settings = settings.clone();
+        configure(&mut settings, &git_config(&mirror.to_string()))?;
+        Mirror::open(&Endpoints::new(&settings)?, &mirror)
     }
 
     /// The object's bytes from `offset` on, unchecked.
@@ -134,20 +151,22 @@ impl Mirror {
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Message {
-    Init { operation: String },
+    Init { operation: String, remote: Option<String> },
     Download { oid: String, size: u64 },
     Upload { oid: String },
     Terminate,
 }
 
-struct Agent<W> {
-    mirror: Mirror,
+struct Agent<'s, W> {
+    /// `None`: not known yet, for git-lfs has not named its remote.
+    mirror: Option<Mirror>,
+    settings: &'s Settings,
     /// Where downloads are until git-lfs takes them.
     folder: PathBuf,
     output: W,
 }
 
-impl<W: Write> Agent<W> {
+impl<W: Write> Agent<'_, W> {
     fn serve(mut self, mut input: impl BufRead) -> io::Result<()> {
         loop {
             let mut line = Vec::new();
@@ -159,7 +178,10 @@ impl<W: Write> Agent<W> {
                 .map_err(|error| io::Error::other(format!("not a message of git-lfs: {error}")))?;
             match message {
                 Message::Terminate => return Ok(()),
-                Message::Init { operation } if operation == "download" => self.say(&json!({}))?,
+                Message::Init { operation, remote } if operation == "download" => {
+                    let answer = self.begin(remote.as_deref());
+                    self.say(&answer)?;
+                }
                 Message::Init { .. } => {
                     self.say(&json!({ "error": { "code": 1, "message": READ_ONLY } }))?;
                 }
@@ -167,6 +189,19 @@ impl<W: Write> Agent<W> {
                 Message::Download { oid, size } => self.download(&oid, size)?,
             }
         }
+    }
+
+    /// Opens the mirror, if the command line does not say which.
+    fn begin(&mut self, remote: Option<&str>) -> Value {
+        if self.mirror.is_none() {
+            match Mirror::of_remote(remote.unwrap_or("origin"), self.settings) {
+                Ok(mirror) => self.mirror = Some(mirror),
+                Err(error) => {
+                    return json!({ "error": { "code": 1, "message": error.to_string() } });
+                }
+            }
+        }
+        json!({})
     }
 
     fn say(&mut self, message: &Value) -> io::Result<()> {
@@ -233,7 +268,9 @@ impl<W: Write> Agent<W> {
         // An object that is there already, whole, is only told; one of no bytes is asked for, to
         // see that it is there.
         if partial.len < pointer.size || pointer.size == 0 {
-            let mut stream = self.mirror.stream(&oid, partial.len)?;
+            let begun = || io::Error::other("git-lfs has not begun with init");
+            let mirror = self.mirror.as_ref().ok_or_else(begun)?;
+            let mut stream = mirror.stream(&oid, partial.len)?;
             let mut buffer = vec![0; 64 << 10];
             loop {
                 let read = match stream.read(&mut buffer) {
@@ -284,6 +321,17 @@ fn broken(error: &io::Error) -> Failure {
     match inner {
         Some(error) => error.clone().into(),
         None => Failure { words: error.to_string(), transient: true },
+    }
+}
+
+/// The URL of git's remote `name`.
+fn remote_url(name: &str) -> Result<String, CliError> {
+    let words = ["remote", "get-url", "--", name];
+    let asked = std::process::Command::new("git").args(words).output();
+    let asked = asked.map_err(|error| CliError::new(format!("cannot run git: {error}")))?;
+    match asked.status.success() {
+        true => Ok(String::from_utf8_lossy(&asked.stdout).trim_end().to_owned()),
+        false => Err(CliError::new(format!("git has no remote {name:?}"))),
     }
 }
 
@@ -414,7 +462,9 @@ mod tests {
         let input: String = messages.iter().map(|message| format!("{message}\n")).collect();
         let mut output = Vec::new();
         let mirror = Mirror::Store(Box::new(store.clone()));
-        let agent = Agent { mirror, folder: folder.into(), output: &mut output };
+        let settings = &Settings::default();
+        let mirror = Some(mirror);
+        let agent = Agent { mirror, settings, folder: folder.into(), output: &mut output };
         agent.serve(input.as_bytes()).unwrap();
         let lines = output.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()

@@ -4,7 +4,10 @@
 
 mod deadline;
 pub mod gc;
+mod git_config;
+pub mod install_helper;
 pub mod lfs_agent;
 pub mod mirror;
+pub mod remote_helper;
 mod upkeep;
 pub mod verify;

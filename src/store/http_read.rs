@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ureq::http::{HeaderMap, Method, Request, Response, Uri};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 
 use super::interface::{
     Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
@@ -22,6 +22,7 @@ pub struct HttpRead {
     /// Without a slash at its end.
     base: String,
     client: http::Client,
+    headers: Vec<(HeaderName, HeaderValue)>,
     sent: AtomicU64,
     /// The server answers 403 for what is missing, as S3 does without `s3:ListBucket`.
     forbidden_is_missing: AtomicBool,
@@ -47,9 +48,17 @@ impl HttpRead {
         HttpRead {
             base: base.trim_end_matches('/').to_owned(),
             client,
+            headers: Vec::new(),
             sent: AtomicU64::new(0),
             forbidden_is_missing: AtomicBool::new(false),
         }
+    }
+
+    /// Sends these with every request: who the reader is.
+    #[must_use]
+    pub fn with_headers(mut self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        self.headers = headers;
+        self
     }
 
     /// Checks what git's dumb client needs besides the files themselves.
@@ -117,6 +126,9 @@ impl HttpRead {
         let mut request = Request::builder().method(method).uri(uri.clone());
         if let Some(range) = range {
             request = request.header("Range", range);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
         }
         let request = request.body(()).map_err(|error| {
             StoreError::new(StoreErrorKind::Other, verb, self.at(key), error.to_string())

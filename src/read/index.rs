@@ -1,0 +1,380 @@
+//! Stored files in pieces, and the index of a pack read that way.
+//!
+//! [`Pieces`] is what has been read of a file; [`fetch`] brings what is missing of many ranges, near ones
+//! as one and all at once. Of an index come the fan-out table, the names that begin like those that are
+//! looked for, and the offsets, which also tell where each entry ends; never the CRCs. Nothing of it is
+//! trusted: what is read at an offset is hashed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::git::object::Oid;
+use crate::repository::error::MirrorError;
+use crate::repository::packs;
+use crate::run::threads::for_each;
+use crate::store::{Key, Store};
+
+use super::stream::damaged;
+
+/// What is read of an index at first: all of it, if it lists up to some 2,000 objects.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// Requests at once.
+pub(super) const THREADS: usize = 64;
+
+/// No GET is for more.
+const MAX_GET_BYTES: u64 = 1 << 20;
+
+const NAMES_AT: u64 = 8 + 256 * 4;
+
+/// What has been read of a file: by offset, none overlaps another.
+#[derive(Default)]
+pub(super) struct Pieces {
+    pieces: BTreeMap<u64, Vec<u8>>,
+    pub(super) bytes: u64,
+}
+
+impl Pieces {
+    fn end((start, bytes): (&u64, &Vec<u8>)) -> u64 {
+        start + bytes.len() as u64
+    }
+
+    /// The bytes of `range`, if all are there.
+    pub(super) fn read(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).ok()?);
+        let mut at = range.start;
+        while at < range.end {
+            let (start, bytes) = self.pieces.range(..=at).next_back()?;
+            let piece = bytes.get((at - start) as usize..)?;
+            if piece.is_empty() {
+                return None;
+            }
+            let wanted = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(piece.len());
+            out.extend_from_slice(&piece[..wanted]);
+            at += wanted as u64;
+        }
+        Some(out)
+    }
+
+    fn has(&self, range: &Range<u64>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match self.pieces.range(..=at).next_back().map(Self::end) {
+                Some(end) if end > at => at = end,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn insert(&mut self, start: u64, mut bytes: Vec<u8>) {
+        let covered: Vec<u64> = {
+            let end = start + bytes.len() as u64;
+            let inside = self.pieces.range(start..end).filter(|piece| Self::end(*piece) <= end);
+            inside.map(|(start, _)| *start).collect()
+        };
+        for start in covered {
+            self.bytes -= self.pieces.remove(&start).map_or(0, |piece| piece.len() as u64);
+        }
+        let mut at = start;
+        if let Some(before) = self.pieces.range(..=at).next_back().map(Self::end)
+            && before > at
+        {
+            bytes.drain(..((before - at) as usize).min(bytes.len()));
+            at = before;
+        }
+        let end = at + bytes.len() as u64;
+        if let Some((next, _)) = self.pieces.range(at..end).next() {
+            bytes.truncate((next - at) as usize);
+        }
+        if !bytes.is_empty() {
+            self.bytes += bytes.len() as u64;
+            self.pieces.insert(at, bytes);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Pieces::default();
+    }
+}
+
+/// Brings what is missing of `wanted`, ranges of the files `keys`. Two that are at most `gap` bytes apart
+/// are read as one. What lies past a file's end is left out.
+pub(super) fn fetch(
+    store: &dyn Store,
+    files: &mut [(Key, &mut Pieces)],
+    wanted: Vec<(usize, Range<u64>)>,
+    gap: u64,
+) -> Result<(), MirrorError> {
+    let gets = coalesce(files, wanted, gap);
+    let fetched = Mutex::new(Vec::new());
+    {
+        let keys: Vec<Key> = files.iter().map(|(key, _)| key.clone()).collect();
+        for_each(&gets, THREADS, "range", |(file, range)| {
+            let (bytes, _) =
+                store.get(&keys[*file], Some(range.clone()), range.end - range.start)?;
+            let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
+            fetched.push((*file, range.start, bytes));
+            Ok::<_, MirrorError>(())
+        })?;
+    }
+    for (file, start, bytes) in fetched.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        files[file].1.insert(start, bytes);
+    }
+    Ok(())
+}
+
+fn coalesce(
+    files: &[(Key, &mut Pieces)],
+    mut wanted: Vec<(usize, Range<u64>)>,
+    gap: u64,
+) -> Vec<(usize, Range<u64>)> {
+    wanted.retain(|(file, range)| range.start < range.end && !files[*file].1.has(range));
+    wanted.sort_unstable_by_key(|(file, range)| (*file, range.start, range.end));
+    let mut gets: Vec<(usize, Range<u64>)> = Vec::new();
+    for (file, range) in wanted {
+        match gets.last_mut() {
+            Some((last, get))
+                if *last == file
+                    && range.start <= get.end.saturating_add(gap)
+                    && range.end.max(get.end) - get.start <= MAX_GET_BYTES =>
+            {
+                get.end = get.end.max(range.end);
+            }
+            _ => {
+                let mut at = range.start;
+                while at < range.end {
+                    let end = range.end.min(at + MAX_GET_BYTES);
+                    gets.push((file, at..end));
+                    at = end;
+                }
+            }
+        }
+    }
+    gets
+}
+
+/// The index of a stored pack.
+pub(super) struct RemoteIndex {
+    key: Key,
+    pieces: Pieces,
+    fanout: [u32; 256],
+    /// By the place of the name; empty before they are needed.
+    offsets: Vec<u64>,
+    /// The same by offset.
+    sorted: Vec<u64>,
+}
+
+impl RemoteIndex {
+    /// Reads its head. One that is gone is an error of kind NotFound.
+    pub(super) fn open(store: &dyn Store, name: &str) -> Result<Self, MirrorError> {
+        let key = packs::key(name, "idx");
+        let (head, _) = store.get(&key, Some(0..HEAD_BYTES), HEAD_BYTES)?;
+        let bad = || damaged(store, &key, "not a pack index of version 2");
+        let table =
+            head.strip_prefix(b"\xfftOc\0\0\0\x02").and_then(|rest| rest.first_chunk::<1024>());
+        let mut fanout = [0; 256];
+        let (words, _) = table.ok_or_else(bad)?.as_chunks::<4>();
+        for (count, word) in fanout.iter_mut().zip(words) {
+            *count = u32::from_be_bytes(*word);
+        }
+        if !fanout.is_sorted() {
+            return Err(bad());
+        }
+        let mut pieces = Pieces::default();
+        pieces.insert(0, head);
+        Ok(RemoteIndex { key, pieces, fanout, offsets: Vec::new(), sorted: Vec::new() })
+    }
+
+    pub(super) fn object_count(&self) -> u32 {
+        self.fanout[255]
+    }
+
+    /// Some of its names: names are hashes, so those that come first are as good as any.
+    pub(super) fn some_names(&self, most: usize) -> Vec<Oid> {
+        let count = most.min(self.object_count() as usize);
+        let whole = (0..=count)
+            .rev()
+            .find_map(|count| self.pieces.read(&(NAMES_AT..NAMES_AT + count as u64 * 20)));
+        let names = whole.unwrap_or_default();
+        names.as_chunks::<20>().0.iter().map(|name| Oid::from_bytes(*name)).collect()
+    }
+
+    /// The places of the names that begin with `byte`.
+    fn bucket(&self, byte: u8) -> Range<u64> {
+        let at = |byte: u8| u64::from(self.fanout[usize::from(byte)]);
+        byte.checked_sub(1).map_or(0, at)..at(byte)
+    }
+
+    /// Where each of `oids` (sorted) is in the pack, if it is. The names that are needed are fetched.
+    pub(super) fn look_up(
+        &mut self,
+        store: &dyn Store,
+        oids: &[Oid],
+    ) -> Result<Vec<(Oid, u64)>, MirrorError> {
+        let range = |bucket: &Range<u64>| NAMES_AT + bucket.start * 20..NAMES_AT + bucket.end * 20;
+        let by_byte = |a: &Oid, b: &Oid| a.as_bytes()[0] == b.as_bytes()[0];
+        let groups: Vec<&[Oid]> = oids.chunk_by(by_byte).collect();
+        let bucket_of = |group: &[Oid]| self.bucket(group[0].as_bytes()[0]);
+        let wanted = groups.iter().map(|group| (0, range(&bucket_of(group)))).collect();
+        // Names lie close; a request costs more than some of them.
+        fetch(store, &mut [(self.key.clone(), &mut self.pieces)], wanted, 32 << 10)?;
+        let mut places = Vec::new();
+        for group in groups {
+            let bucket = self.bucket(group[0].as_bytes()[0]);
+            let names = self.pieces.read(&range(&bucket));
+            let names = names.ok_or_else(|| self.too_short(store))?;
+            let (names, _) = names.as_chunks::<20>();
+            for oid in group {
+                if let Ok(place) = names.binary_search(oid.as_bytes()) {
+                    places.push((*oid, bucket.start + place as u64));
+                }
+            }
+        }
+        if !places.is_empty() {
+            self.load_offsets(store)?;
+        }
+        let offset = |(oid, place): (Oid, u64)| Some((oid, *self.offsets.get(place as usize)?));
+        places.into_iter().map(|found| offset(found).ok_or_else(|| self.too_short(store))).collect()
+    }
+
+    fn too_short(&self, store: &dyn Store) -> MirrorError {
+        damaged(store, &self.key, "it is shorter than its fan-out table says")
+    }
+
+    fn load_offsets(&mut self, store: &dyn Store) -> Result<(), MirrorError> {
+        if !self.offsets.is_empty() {
+            return Ok(());
+        }
+        let count = u64::from(self.object_count());
+        let small_at = NAMES_AT + count * 24;
+        let small = self.load(store, small_at..small_at + count * 4)?;
+        let words = small.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
+        let words: Vec<u32> = words.collect();
+        let large_count = words.iter().filter(|word| **word >> 31 == 1).count() as u64;
+        let large_at = small_at + count * 4;
+        let large = self.load(store, large_at..large_at + large_count * 8)?;
+        let (large, _) = large.as_chunks::<8>();
+        let offset = |word: u32| match word >> 31 {
+            0 => Some(u64::from(word)),
+            _ => Some(u64::from_be_bytes(*large.get((word & 0x7fff_ffff) as usize)?)),
+        };
+        let offsets: Option<Vec<u64>> = words.into_iter().map(offset).collect();
+        self.offsets = offsets.ok_or_else(|| self.too_short(store))?;
+        self.sorted = self.offsets.clone();
+        self.sorted.sort_unstable();
+        Ok(())
+    }
+
+    fn load(&mut self, store: &dyn Store, range: Range<u64>) -> Result<Vec<u8>, MirrorError> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted = vec![(0, range.clone())];
+        fetch(store, &mut [(self.key.clone(), &mut self.pieces)], wanted, 0)?;
+        self.pieces.read(&range).ok_or_else(|| self.too_short(store))
+    }
+
+    /// Where the entry at `offset` ends, in a pack of `pack_len` bytes.
+    pub(super) fn end_of(&self, offset: u64, pack_len: u64) -> u64 {
+        let next = self.sorted.partition_point(|other| *other <= offset);
+        let last = pack_len.saturating_sub(20);
+        self.sorted.get(next).copied().unwrap_or(last).min(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::index::{IndexEntry, write_index_with_limit};
+    use crate::store::ObjectHeaders;
+    use crate::store::memory::{MemoryStore, Operation};
+
+    #[test]
+    fn pieces_are_read_across_their_edges_and_never_overlap() {
+        let file: Vec<u8> = (0..=255).collect();
+        let mut pieces = Pieces::default();
+        let put = |pieces: &mut Pieces, range: Range<usize>| {
+            pieces.insert(range.start as u64, file[range].to_vec());
+        };
+        for range in [10..20, 30..40, 15..35, 0..5, 4..12, 38..39, 9..41] {
+            put(&mut pieces, range);
+        }
+        assert_eq!(pieces.read(&(0..41)).unwrap(), file[..41]);
+        assert_eq!(pieces.bytes, 41);
+        assert!(pieces.read(&(40..42)).is_none() && pieces.has(&(3..41)) && !pieces.has(&(0..42)));
+    }
+
+    #[test]
+    fn near_ranges_are_one_request_and_what_is_there_is_not_asked_for_again() {
+        let (store, key) = (MemoryStore::new(), Key::new("file").unwrap());
+        let body: Vec<u8> = (0..3_000_000u32).map(|n| (n / 7) as u8).collect();
+        store.put(&key, &body, ObjectHeaders::changing("x"), None).unwrap();
+        let mut pieces = Pieces::default();
+        let mut get = |ranges: &[Range<u64>], gap| {
+            store.clear_recorded();
+            let wanted = ranges.iter().map(|range| (0, range.clone())).collect();
+            fetch(&store, &mut [(key.clone(), &mut pieces)], wanted, gap).unwrap();
+            for range in ranges {
+                let wanted = &body[range.start as usize..range.end as usize];
+                assert!(pieces.read(range).unwrap() == wanted, "{range:?}");
+            }
+            store.count(Operation::Get)
+        };
+        assert_eq!(get(&[500..600, 0..100, 650..700], 400), 1);
+        assert_eq!(get(&[500..600, 50..90], 0), 0);
+        assert_eq!(get(&[1000..1100, 1200..1300], 99), 2);
+        assert_eq!(get(&[0..2_500_000, 7..8], 0), 3);
+    }
+
+    #[test]
+    fn objects_are_found_in_small_and_large_indices_with_small_and_large_offsets() {
+        for count in [1u32, 700, 9000] {
+            let oid = |n: u32| {
+                let mut bytes = [0; 20];
+                bytes[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b1).to_be_bytes());
+                Oid::from_bytes(bytes)
+            };
+            let offset = |n: u32| 12 + u64::from(n) * 100;
+            let entry = |n| IndexEntry { oid: oid(n), crc32: 1, offset: offset(n) };
+            let mut entries: Vec<IndexEntry> = (0..count).map(entry).collect();
+            let mut file = Vec::new();
+            write_index_with_limit(&mut entries, &Oid::NULL, 5000, &mut file).unwrap();
+            let store = MemoryStore::new();
+            let name = format!("pack-{}", Oid::NULL);
+            let key = packs::key(&name, "idx");
+            store.put(&key, &file, ObjectHeaders::changing("x"), None).unwrap();
+            let mut index = RemoteIndex::open(&store, &name).unwrap();
+            assert_eq!(index.object_count(), count);
+            assert!(index.some_names(50).len() == 50.min(count as usize));
+            let mut asked: Vec<Oid> = (0..count).step_by(7).chain([count + 5]).map(oid).collect();
+            asked.sort_unstable();
+            let found = index.look_up(&store, &asked).unwrap();
+            assert_eq!(found.len(), asked.len() - 1);
+            for n in (0..count).step_by(7) {
+                assert!(found.contains(&(oid(n), offset(n))));
+                let end = if n + 1 == count { 1_000_000 - 20 } else { offset(n + 1) };
+                assert_eq!(index.end_of(offset(n), 1_000_000), end);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_index_is_an_error_with_its_key_whatever_its_bytes() {
+        let mut file = Vec::new();
+        let mut entries = [IndexEntry { oid: Oid::from_bytes([7; 20]), crc32: 1, offset: 12 }];
+        write_index_with_limit(&mut entries, &Oid::NULL, 0, &mut file).unwrap();
+        let name = format!("pack-{}", Oid::NULL);
+        let key = packs::key(&name, "idx");
+        // The place of the large offset's, and the checksums, are not looked at.
+        for cut in 0..file.len() - 40 {
+            let store = MemoryStore::new();
+            store.put(&key, &file[..cut], ObjectHeaders::changing("x"), None).unwrap();
+            let opened = RemoteIndex::open(&store, &name);
+            let found = opened.and_then(|mut index| index.look_up(&store, &[entries[0].oid]));
+            let error = found.expect_err("must fail").to_string();
+            assert!(error.contains(".idx"), "{cut}: {error}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! From wanted objects to all that they need and the repository does not have.
+//!
+//! Commits first, a generation a round; then trees, a level a round; then blobs. An object that the
+//! repository has is not followed: what it leads to is there as well, or cut off, or left out on
+//! purpose; git checks that in the end. How far history is followed is each commit's [`Reach`]; what
+//! of trees is left out, the [`Filter`].
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem::take;
+use std::path::PathBuf;
+
+use super::connected::tree_entries;
+use super::local::Local;
+use super::objects::{Around, Item, Objects};
+use super::written::PackWriter;
+use crate::git::object::{Kind, Oid};
+use crate::progress::Progress;
+use crate::repository::error::MirrorError;
+use crate::repository::links::{commit_links, tag_link};
+
+/// Commits lie together in a pack: so much is read behind each.
+const COMMITS: Around = Around(0, 64 << 10);
+
+/// Blobs that are read in one go.
+const BLOBS: usize = 16_384;
+
+/// How far history is followed from a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Down to what the repository has.
+    All,
+    /// All that lies behind a commit that was cut off.
+    Open,
+    /// So many commits, this one counted, whatever the repository has.
+    Depth(u32),
+    /// Commits that are not older than this, in seconds since 1970.
+    Since(i64),
+}
+
+/// What of trees is left out: git-rev-list(1), `--filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// `blob:none`.
+    NoBlobs,
+    /// `blob:limit=N`: blobs of this size and above.
+    BlobLimit(u64),
+    /// `tree:N`: trees and blobs so deep below the root and deeper; the root is at 0.
+    TreeDepth(u32),
+}
+
+impl Filter {
+    /// Reads git's words; `None`: a filter that is not known here.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text == "blob:none" {
+            return Some(Filter::NoBlobs);
+        }
+        if let Some(depth) = text.strip_prefix("tree:") {
+            return depth.parse().ok().map(Filter::TreeDepth);
+        }
+        let limit = text.strip_prefix("blob:limit=")?;
+        let (digits, unit) = match limit.char_indices().last()? {
+            (at, 'k' | 'K') => (&limit[..at], 1 << 10),
+            (at, 'm' | 'M') => (&limit[..at], 1 << 20),
+            (at, 'g' | 'G') => (&limit[..at], 1 << 30),
+            _ => (limit, 1u64),
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit).map(Filter::BlobLimit)
+    }
+}
+
+/// One walk.
+pub(super) struct Walk<'w, 'e> {
+    objects: &'w mut Objects<'e>,
+    local: &'w Local,
+    progress: &'w dyn Progress,
+    filter: Option<Filter>,
+    pack: Option<PackWriter>,
+    /// Commits and objects of unknown kind that are read next.
+    next: HashMap<Oid, Reach>,
+    /// Of commits that were read: the greatest depth that was left, and whether they have parents.
+    depths: HashMap<Oid, (u32, bool)>,
+    /// Commits whose parents are cut off by their date.
+    cut: BTreeSet<Oid>,
+    /// Commits that were read and are too old.
+    too_old: HashSet<Oid>,
+    /// By parent: its children, which are cut off if it is too old.
+    children: HashMap<Oid, Vec<Oid>>,
+    trees: Vec<Oid>,
+    blobs: Vec<Oid>,
+    /// Everything that is in the pack, or will be.
+    seen: HashSet<Oid>,
+}
+
+/// What a walk has made.
+pub(super) struct Walked {
+    /// The `.keep` of the new pack, if there was anything new.
+    pub(super) keep: Option<PathBuf>,
+    /// Commits at which history is cut off.
+    pub(super) shallow: BTreeSet<Oid>,
+    /// Commits whose parents are all there.
+    pub(super) unshallow: BTreeSet<Oid>,
+    /// Commits that were read and not taken, because of their date.
+    pub(super) too_old: HashSet<Oid>,
+}
+
+impl<'w, 'e> Walk<'w, 'e> {
+    pub(super) fn new(
+        objects: &'w mut Objects<'e>,
+        local: &'w Local,
+        filter: Option<Filter>,
+        progress: &'w dyn Progress,
+    ) -> Self {
+        Walk {
+            objects,
+            local,
+            progress,
+            filter,
+            pack: None,
+            next: HashMap::new(),
+            depths: HashMap::new(),
+            cut: BTreeSet::new(),
+            too_old: HashSet::new(),
+            children: HashMap::new(),
+            trees: Vec::new(),
+            blobs: Vec::new(),
+            seen: HashSet::new(),
+        }
+    }
+
+    /// An object to begin with.
+    pub(super) fn want(&mut self, oid: Oid, reach: Reach) {
+        self.next.insert(oid, reach);
+    }
+
+    /// Is the object in the new pack?
+    pub(super) fn has_taken(&self, oid: &Oid) -> bool {
+        self.seen.contains(oid)
+    }
+
+    /// Walks on until nothing is missing. The answer: what was wanted and the mirror does not have.
+    /// May be called again after more was wanted.
+    pub(super) fn run(&mut self) -> Result<Vec<Oid>, MirrorError> {
+        let mut missing = Vec::new();
+        let mut is_first = true;
+        while !self.next.is_empty() {
+            let wave = take(&mut self.next);
+            let oids: Vec<Oid> = wave.keys().copied().collect();
+            let absent = self.read(&oids, COMMITS, |walk, item| {
+                walk.take_one(item, |oid| wave.get(oid).copied().unwrap_or(Reach::All))
+            })?;
+            match is_first {
+                true => missing = absent,
+                false => self.must_have(&absent)?,
+            }
+            is_first = false;
+        }
+        self.walk_trees()?;
+        self.take_blobs()?;
+        Ok(missing)
+    }
+
+    /// Ends the pack.
+    pub(super) fn finish(self, promisor: bool) -> Result<Walked, MirrorError> {
+        let keep = self.pack.map(|pack| pack.finish(promisor)).transpose()?;
+        let ends = |(oid, (left, has_parents)): (&Oid, &(u32, bool))| {
+            (*left == 1 && *has_parents).then_some(*oid)
+        };
+        let mut shallow: BTreeSet<Oid> = self.depths.iter().filter_map(ends).collect();
+        shallow.extend(self.cut);
+        let goes_on = |(oid, (left, _)): (&Oid, &(u32, bool))| (*left > 1).then_some(*oid);
+        let unshallow = self.depths.iter().filter_map(goes_on);
+        let unshallow = unshallow.filter(|oid| !shallow.contains(oid)).collect();
+        Ok(Walked { keep, shallow, unshallow, too_old: self.too_old })
+    }
+
+    fn must_have(&self, absent: &[Oid]) -> Result<(), MirrorError> {
+        match absent.iter().min() {
+            Some(oid) => Err(MirrorError::Mirror(format!(
+                "the mirror is missing the object {oid}, which its refs need; run verify on it"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        oids: &[Oid],
+        around: Around,
+        mut each: impl FnMut(&mut Self, Item<'_>) -> Result<(), MirrorError>,
+    ) -> Result<Vec<Oid>, MirrorError> {
+        // The objects are lent out for the while: what is done with one does not read others.
+        let mut objects = std::mem::replace(self.objects, self.objects.empty());
+        let read = objects.read(oids, around, &mut |item| each(self, item));
+        *self.objects = objects;
+        read
+    }
+
+    fn pack(&mut self) -> Result<&mut PackWriter, MirrorError> {
+        match &mut self.pack {
+            Some(pack) => Ok(pack),
+            empty => Ok(empty.insert(PackWriter::begin(&self.local.objects.join("pack"))?)),
+        }
+    }
+
+    fn add(&mut self, item: Item<'_>) -> Result<(), MirrorError> {
+        match item {
+            Item::Whole { oid, kind, content, raw } => {
+                self.progress.received(content.len() as u64);
+                self.pack()?.add(&oid, kind, content, raw)?;
+            }
+            Item::Large { oid, kind, len, content } => {
+                self.progress.received(len);
+                self.pack()?.add_stream(&oid, kind, len, content)?;
+            }
+        }
+        self.progress.objects_done(1);
+        Ok(())
+    }
+
+    /// Is it to be fetched? Only the first who asks is told so.
+    fn is_new(&mut self, oid: &Oid) -> bool {
+        !self.seen.contains(oid) && !self.local.has(oid) && self.seen.insert(*oid)
+    }
+
+    fn take_one(
+        &mut self,
+        item: Item<'_>,
+        reach: impl Fn(&Oid) -> Reach,
+    ) -> Result<(), MirrorError> {
+        let Item::Whole { oid, kind, content, .. } = item else {
+            // Only blobs and trees are so large; a tree is not followed, and git says so.
+            return self.add(item);
+        };
+        match kind {
+            Kind::Commit => self.take_commit(item, reach(&oid)),
+            Kind::Tree if self.is_new(&oid) => {
+                self.follow_tree(content, 0)?;
+                self.add(item)
+            }
+            Kind::Tag => {
+                let (target, _) = tag_link(content).ok_or_else(|| unreadable(&oid))?;
+                let reach = reach(&oid);
+                if reach != Reach::All || !self.local.has(&target) {
+                    self.next.insert(target, reach);
+                }
+                if self.is_new(&oid) { self.add(item) } else { Ok(()) }
+            }
+            _ if self.is_new(&oid) => self.add(item),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_commit(&mut self, item: Item<'_>, reach: Reach) -> Result<(), MirrorError> {
+        let Item::Whole { oid, content, .. } = item else { return Ok(()) };
+        let (tree, parents) = commit_links(content).ok_or_else(|| unreadable(&oid))?;
+        match reach {
+            Reach::All | Reach::Open => {
+                if reach == Reach::Open {
+                    self.depths.insert(oid, (u32::MAX, true));
+                }
+                for parent in parents {
+                    if !self.seen.contains(&parent) && !self.local.has(&parent) {
+                        self.next.entry(parent).or_insert(Reach::All);
+                    }
+                }
+            }
+            Reach::Depth(left) => {
+                let known = self.depths.get(&oid).map_or(0, |(known, _)| *known);
+                if known >= left {
+                    return Ok(());
+                }
+                self.depths.insert(oid, (left, !parents.is_empty()));
+                if left > 1 {
+                    for parent in parents {
+                        let known = self.depths.get(&parent).map_or(0, |(known, _)| *known);
+                        if known < left - 1 {
+                            self.next.insert(parent, Reach::Depth(left - 1));
+                        }
+                    }
+                }
+            }
+            Reach::Since(oldest) => {
+                if committed_at(content).is_none_or(|at| at < oldest) {
+                    self.too_old.insert(oid);
+                    self.cut.extend(self.children.remove(&oid).unwrap_or_default());
+                    return Ok(());
+                }
+                self.children.remove(&oid);
+                for parent in parents {
+                    if self.too_old.contains(&parent) {
+                        self.cut.insert(oid);
+                    } else if !self.depths.contains_key(&parent) {
+                        self.children.entry(parent).or_default().push(oid);
+                        self.next.insert(parent, reach);
+                    }
+                }
+                self.depths.insert(oid, (u32::MAX, true));
+            }
+        }
+        if self.is_new(&oid) {
+            self.want_tree(tree, 0);
+            self.add(item)?;
+        }
+        Ok(())
+    }
+
+    fn want_tree(&mut self, tree: Oid, depth: u32) {
+        let is_left_out = matches!(self.filter, Some(Filter::TreeDepth(most)) if depth >= most);
+        if !is_left_out && self.is_new(&tree) {
+            self.trees.push(tree);
+        }
+    }
+
+    /// Notes what a tree at `depth` leads to.
+    fn follow_tree(&mut self, content: &[u8], depth: u32) -> Result<(), MirrorError> {
+        let bad = || MirrorError::Mirror("a tree of the mirror cannot be read".into());
+        for entry in tree_entries(content) {
+            match entry.ok_or_else(bad)? {
+                (Some(Kind::Tree), oid) => self.want_tree(oid, depth + 1),
+                (Some(_), oid) => self.want_blob(oid, depth + 1),
+                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn want_blob(&mut self, blob: Oid, depth: u32) {
+        let is_left_out = match self.filter {
+            Some(Filter::NoBlobs) => true,
+            Some(Filter::TreeDepth(most)) => depth >= most,
+            _ => false,
+        };
+        if !is_left_out && self.is_new(&blob) {
+            self.blobs.push(blob);
+        }
+    }
+
+    fn walk_trees(&mut self) -> Result<(), MirrorError> {
+        for depth in 0.. {
+            let trees = take(&mut self.trees);
+            if trees.is_empty() {
+                break;
+            }
+            let absent = self.read(&trees, Around::default(), |walk, item| {
+                match item {
+                    Item::Whole { kind: Kind::Tree, content, .. } => {
+                        walk.follow_tree(content, depth)?;
+                    }
+                    Item::Whole { oid, .. } | Item::Large { oid, .. } => {
+                        return Err(unreadable(&oid));
+                    }
+                }
+                walk.add(item)
+            })?;
+            self.must_have(&absent)?;
+            if self.blobs.len() >= BLOBS {
+                self.take_blobs()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_blobs(&mut self) -> Result<(), MirrorError> {
+        let mut blobs = take(&mut self.blobs);
+        let limit = match self.filter {
+            Some(Filter::BlobLimit(limit)) => limit,
+            _ => u64::MAX,
+        };
+        if limit != u64::MAX {
+            // Deflated data is never longer than the content by more than a thousandth and a header: a
+            // longer entry is a larger blob, or a delta that makes one.
+            let most = limit.saturating_add(limit / 1000 + 64);
+            let lens = self.objects.stored_lens(&blobs)?;
+            blobs.retain(|blob| lens.get(blob).is_none_or(|len| *len <= most));
+        }
+        let absent = self.read(&blobs, Around::default(), |walk, item| match &item {
+            Item::Whole { content, .. } if content.len() as u64 >= limit => Ok(()),
+            Item::Large { len, .. } if *len >= limit => Ok(()),
+            _ => walk.add(item),
+        })?;
+        self.must_have(&absent)
+    }
+}
+
+fn unreadable(oid: &Oid) -> MirrorError {
+    MirrorError::Mirror(format!("the object {oid} of the mirror is not what leads to it says"))
+}
+
+/// The time of the `committer` line: `committer <name> <<mail>> <seconds> <zone>`.
+fn committed_at(commit: &[u8]) -> Option<i64> {
+    let line = commit.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"committer "))?;
+    let end = line.iter().rposition(|byte| *byte == b'>')?;
+    let text = std::str::from_utf8(&line[end + 1..]).ok()?;
+    text.split_ascii_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,225 @@
+//! A pack that is made here, of single objects that have been read and hashed.
+//!
+//! Whole objects only: one that was whole in the mirror keeps its deflate blocks, what a delta made is
+//! deflated. Git makes deltas again when it repacks.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sha1::{Digest, Sha1};
+
+use super::local::{TEMPORARY, failed};
+use super::whole::install;
+use crate::git::object::{Kind, ObjectHasher, Oid};
+use crate::pack::deflate::Deflater;
+use crate::pack::index::{IndexEntry, write_index};
+use crate::repository::error::MirrorError;
+
+/// A pack on its way into the repository. Removed when dropped, unless it is installed.
+pub(super) struct PackWriter {
+    folder: PathBuf,
+    path: PathBuf,
+    file: BufWriter<File>,
+    deflater: Deflater,
+    entries: Vec<IndexEntry>,
+    at: u64,
+}
+
+impl PackWriter {
+    /// Begins a pack in `folder`, a folder of packs.
+    pub(super) fn begin(folder: &Path) -> Result<Self, MirrorError> {
+        fs::create_dir_all(folder).map_err(|error| failed("create", folder, &error))?;
+        let name = format!("{TEMPORARY}{}-{:08x}.pack", std::process::id(), fastrand::u32(..));
+        let path = folder.join(name);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = BufWriter::new(file.map_err(|error| failed("create", &path, &error))?);
+        let (folder, deflater) = (folder.to_owned(), Deflater::new(1));
+        let mut pack = PackWriter { folder, path, file, deflater, entries: Vec::new(), at: 12 };
+        // The count is written last.
+        pack.write(b"PACK\0\0\0\x02\0\0\0\0")?;
+        Ok(pack)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
+        self.file.write_all(bytes).map_err(|error| failed("write", &self.path, &error))
+    }
+
+    /// Adds an object. `raw`: its zlib stream, if there is one.
+    pub(super) fn add(
+        &mut self,
+        oid: &Oid,
+        kind: Kind,
+        content: &[u8],
+        raw: Option<&[u8]>,
+    ) -> Result<(), MirrorError> {
+        let mut entry = entry_header(kind, content.len() as u64);
+        match raw {
+            Some(raw) => entry.extend_from_slice(raw),
+            None => self.deflater.compress_into(&[content], &mut entry),
+        }
+        self.write(&entry)?;
+        let crc32 = zlib_rs::crc32::crc32(0, &entry);
+        self.entries.push(IndexEntry { oid: *oid, crc32, offset: self.at });
+        self.at += entry.len() as u64;
+        Ok(())
+    }
+
+    /// Adds an object of `len` bytes that is too large for memory, and checks its name.
+    pub(super) fn add_stream(
+        &mut self,
+        oid: &Oid,
+        kind: Kind,
+        len: u64,
+        content: &mut dyn Read,
+    ) -> Result<(), MirrorError> {
+        let bad = |what: String| {
+            MirrorError::Mirror(format!("the stored object {oid} is damaged: {what}"))
+        };
+        let (offset, mut hasher) = (self.at, ObjectHasher::new(kind, len));
+        let (mut crc32, mut left) = (0, len);
+        let mut out = entry_header(kind, len);
+        let mut buffer = vec![0; 64 << 10];
+        self.deflater.begin();
+        loop {
+            let read = match content.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(|error| bad(error.to_string()))?,
+            };
+            left = left.checked_sub(read as u64).ok_or_else(|| bad("it is too long".into()))?;
+            match read {
+                0 => self.deflater.finish(&mut out),
+                read => {
+                    hasher.update(&buffer[..read]);
+                    self.deflater.write(&buffer[..read], &mut out);
+                }
+            }
+            self.write(&out)?;
+            crc32 = zlib_rs::crc32::crc32(crc32, &out);
+            self.at += out.len() as u64;
+            out.clear();
+            if read == 0 {
+                break;
+            }
+        }
+        if left > 0 {
+            return Err(bad("it ends too soon".into()));
+        }
+        let found = hasher.finish();
+        if found != *oid {
+            return Err(bad(format!("it is {found}")));
+        }
+        self.entries.push(IndexEntry { oid: *oid, crc32, offset });
+        Ok(())
+    }
+
+    /// Ends the pack and installs it. The answer is its `.keep`.
+    pub(super) fn finish(mut self, promisor: bool) -> Result<PathBuf, MirrorError> {
+        let trailer = self.end_file().map_err(|error| failed("write", &self.path, &error))?;
+        let mut index = Vec::new();
+        write_index(&mut self.entries, &trailer, &mut index)
+            .map_err(|error| MirrorError::Internal(error.to_string()))?;
+        install(&self.folder, &trailer, &self.path, &index, promisor)
+    }
+
+    fn end_file(&mut self) -> io::Result<Oid> {
+        let count = u32::try_from(self.entries.len());
+        let count = count.map_err(|_| io::Error::other("more objects than a pack can have"))?;
+        self.file.flush()?;
+        let file = self.file.get_mut();
+        file.seek(SeekFrom::Start(8))?;
+        file.write_all(&count.to_be_bytes())?;
+        file.seek(SeekFrom::Start(0))?;
+        let mut hash = Sha1::new();
+        let mut reader = BufReader::with_capacity(64 << 10, &*file);
+        loop {
+            let bytes = io::BufRead::fill_buf(&mut reader)?;
+            if bytes.is_empty() {
+                break;
+            }
+            hash.update(bytes);
+            let read = bytes.len();
+            io::BufRead::consume(&mut reader, read);
+        }
+        drop(reader);
+        let trailer: [u8; 20] = hash.finalize().into();
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(&trailer)?;
+        Ok(Oid::from_bytes(trailer))
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        // It has its final name, or is worth nothing.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// An entry's type and length: gitformat-pack(5).
+fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
+    let id = match kind {
+        Kind::Commit => 1,
+        Kind::Tree => 2,
+        Kind::Blob => 3,
+        Kind::Tag => 4,
+    };
+    let (mut byte, mut rest) = ((id << 4) | (len & 0x0f) as u8, len >> 4);
+    let mut header = Vec::new();
+    while rest > 0 {
+        header.push(byte | 0x80);
+        byte = (rest & 0x7f) as u8;
+        rest >>= 7;
+    }
+    header.push(byte);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::object::hash_object;
+    use crate::pack::entry::{EntryKind, parse_header};
+
+    #[test]
+    fn header_of_an_entry_is_read_back_as_it_was_written() {
+        for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
+            for len in [0, 1, 15, 16, 2047, 2048, 1 << 40, u64::MAX] {
+                let bytes = entry_header(kind, len);
+                let (header, used) = parse_header(&bytes, 12).unwrap().unwrap();
+                assert_eq!((header.kind, header.inflated_len), (EntryKind::Object(kind), len));
+                assert_eq!(used, bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn git_accepts_the_pack_and_a_dropped_one_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (small, large) = (b"small".to_vec(), vec![7; 300_000]);
+        let mut pack = PackWriter::begin(dir.path()).unwrap();
+        let small_oid = hash_object(Kind::Blob, &small);
+        pack.add(&small_oid, Kind::Blob, &small, None).unwrap();
+        let large_oid = hash_object(Kind::Blob, &large);
+        let len = large.len() as u64;
+        pack.add_stream(&large_oid, Kind::Blob, len, &mut &large[..]).unwrap();
+        let keep = pack.finish(true).unwrap();
+        for extension in ["pack", "idx", "promisor"] {
+            assert!(keep.with_extension(extension).exists(), "{extension}");
+        }
+        let verified = std::process::Command::new("git")
+            .args(["verify-pack", "-v"])
+            .arg(keep.with_extension("idx"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+        assert!(verified.status.success() && text.contains(&large_oid.to_string()), "{text}");
+        let files = || fs::read_dir(dir.path()).unwrap().count();
+        let before = files();
+        let mut pack = PackWriter::begin(dir.path()).unwrap();
+        let error = pack.add_stream(&small_oid, Kind::Blob, 5, &mut &b"other"[..]).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+        drop(pack);
+        assert_eq!(files(), before);
+    }
+}
