@@ -579,7 +579,10 @@ fn fetch(
         Head::Unborn(_) | Head::Absent => None,
     };
     let outcome = match may_slice {
-        false => fetch_with_retries(source, &mut env, &wants, &haves),
+        false => {
+            let backoff = Backoff::new(STREAM_POLICY);
+            fetch_with_retries(source, &mut env, &wants, &haves, backoff)
+        }
         true => fetch_first(source, &mut env, tip, &wants, options.slices),
     };
     match (outcome, temp.clean()) {
@@ -607,13 +610,17 @@ fn fetch_first(
     slices: bool,
 ) -> Result<Complete, MirrorError> {
     let begun = SlicedFetch::begin(source, env, None)?;
-    let mut cut_at = None;
+    let (mut cut_at, mut backoff) = (None, Backoff::new(STREAM_POLICY));
     if !slices && !begun.is_begun() {
         let words = Box::new(|line: &str| env.progress.source_says(line));
         let stream = Counted::new(source.fetch(wants, &[], words)?);
         let received = stream.received();
         match store_pack(stream, wants, env) {
             Err(error) if is_broken_stream(&error) => {
+                let Some(wait) = backoff.wait_after(None) else { return Err(error) };
+                if !sleep(wait, || env.cancel.is_cancelled()) {
+                    return Err(MirrorError::Interrupted);
+                }
                 log::warn!("{error}; going on in slices");
                 let _ = env.temp.clean();
                 cut_at = Some(received.load(Ordering::Relaxed));
@@ -625,7 +632,7 @@ fn fetch_first(
         return Ok(Complete::in_slices());
     }
     log::info!("{} sends no slices", source.describe());
-    fetch_with_retries(source, env, wants, &[])
+    fetch_with_retries(source, env, wants, &[], backoff)
 }
 
 /// A stream that breaks in the middle is begun again; what it brought is not stored twice. (Packs
@@ -638,8 +645,8 @@ fn fetch_with_retries(
     env: &mut Env<'_>,
     wants: &[Oid],
     haves: &[Oid],
+    mut backoff: Backoff,
 ) -> Result<Complete, MirrorError> {
-    let mut backoff = Backoff::new(STREAM_POLICY);
     loop {
         if env.existing.len() > 0 {
             log::info!("{} objects are stored already", env.existing.len());

@@ -59,7 +59,11 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
     ) -> Result<Self, MirrorError> {
         let slices = Slices::read(env.store, &source.describe())?;
         let target = cut_at.map_or(FIRST_BYTES, |bytes| bytes / 2).max(LEAST_BYTES);
-        let backoff = Backoff::new(POLICY);
+        let mut backoff = Backoff::new(POLICY);
+        if cut_at.is_some() {
+            // The whole was a try, too.
+            let _ = backoff.wait_after(None);
+        }
         Ok(SlicedFetch { source, env, slices, target, step: 1, backoff })
     }
 
