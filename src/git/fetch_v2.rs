@@ -2,8 +2,8 @@
 //!
 //! Follows gitprotocol-v2(5). As in version 0 the negotiation is one request that ends in `done`, so
 //! that the answer always has a pack. What the server offers decides what is asked for; `thin-pack`
-//! never is, so that the pack is self-contained, and neither are `shallow`, `filter` and
-//! `packfile-uris`.
+//! never is, so that the pack is self-contained, and neither are `filter` and `packfile-uris`. History
+//! is cut (`shallow`, `deepen`) only by [`deepen_request`], for a first fetch in slices.
 
 use std::io::Read;
 

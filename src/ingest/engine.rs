@@ -9,7 +9,8 @@
 //! | `heavy.0` | the heavy delta in hand | the store | it is told to quit |
 //!
 //! Whoever ends something tells the scheduler, takes the commands that follow, and only then, outside
-//! the lock, carries them out ([`Engine::tell`]). A command holds all the room that it will ever need,
+//! the lock, carries them out ([`Engine::tell`]): one unit by itself if it may ([`Hands`]), the others
+//! by other threads. A command holds all the room that it will ever need,
 //! so nobody but the reader waits for room. No I/O, no channel and no rayon call happens under the
 //! lock.
 //!
