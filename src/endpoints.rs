@@ -16,6 +16,7 @@ use crate::source::auth::Auth;
 use crate::source::bundle::Bundle;
 use crate::source::smart_http::SmartHttp;
 use crate::source::{Source, SourceError, SourceErrorKind};
+use crate::store::counted::Counted;
 use crate::store::credentials::{Provider, Search};
 use crate::store::dir::DirStore;
 use crate::store::http_read::HttpRead;
@@ -198,7 +199,7 @@ impl Endpoints {
         cancel: &Cancel,
     ) -> Result<Box<dyn Store>, StoreError> {
         let (bucket, prefix) = match url {
-            TargetUrl::Dir(path) => return Ok(Box::new(DirStore::new(path)?)),
+            TargetUrl::Dir(path) => return Ok(Box::new(Counted::new(DirStore::new(path)?))),
             TargetUrl::S3 { bucket, prefix } => (bucket.clone(), prefix.clone()),
         };
         let settings = &self.settings;
@@ -218,7 +219,7 @@ impl Endpoints {
             acl: settings.acl.clone(),
         };
         let store = S3Store::new(config, self.store_client.clone(), place.credentials)?;
-        Ok(Box::new(self.with_retries(store, cancel)))
+        Ok(Box::new(self.with_retries(Counted::new(store), cancel)))
     }
 
     /// A mirror as a public reader sees it at `url` (`http(s)://…`), with the same retries.

@@ -40,7 +40,7 @@
 //!     │
 //!   fleet → mirror                              several at once; one repository: plan → ingest → publish
 //!     │
-//!   maintain/ → lfs/    transfer/    read/      verify, gc; LFS; mirror to mirror; remote helper
+//!   maintain/ → lfs/    transfer/    read/      verify, gc, compact; LFS; mirror to mirror; remote helper
 //!     │
 //!   ingest/                                     a stream of pack bytes → stored objects
 //!     │

@@ -20,6 +20,7 @@ use crate::exit_code::ExitCode;
 use crate::logging::{printable, printable_json};
 use crate::mirror::{MirrorError, RefChange, Status, Summary};
 use crate::progress::{bytes, grouped};
+use crate::store::Usage;
 
 /// How the run over one repository ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -48,6 +49,14 @@ pub struct Report {
     pub source_requests: u64,
     /// Requests to the store, each try counted.
     pub store_requests: u64,
+    /// Of those, the ones that S3 bills as it bills PUT: PUT, COPY, POST, LIST.
+    pub store_writes: u64,
+    /// Of those, GET and HEAD.
+    pub store_reads: u64,
+    /// Bytes of bodies sent to the store.
+    pub store_bytes_sent: u64,
+    /// Bytes of objects read from the store.
+    pub store_bytes_received: u64,
     /// LFS objects stored by this run.
     pub lfs_written: u64,
     /// LFS objects that lack.
@@ -90,6 +99,10 @@ impl Report {
             bytes_written: summary.bytes_written,
             source_requests: summary.source_requests,
             store_requests: summary.store_requests,
+            store_writes: summary.store_usage.writes,
+            store_reads: summary.store_usage.reads,
+            store_bytes_sent: summary.store_usage.bytes_sent,
+            store_bytes_received: summary.store_usage.bytes_received,
             lfs_written: summary.lfs_written,
             lfs_lacking: summary.lfs_lacking.len(),
             refs: summary.refs,
@@ -131,6 +144,10 @@ impl Report {
             bytes_written: 0,
             source_requests: 0,
             store_requests: 0,
+            store_writes: 0,
+            store_reads: 0,
+            store_bytes_sent: 0,
+            store_bytes_received: 0,
             lfs_written: 0,
             lfs_lacking: 0,
             seconds: elapsed.as_secs_f64(),
@@ -144,8 +161,16 @@ impl Report {
     }
 
     /// The same with the requests that were sent until it failed.
-    pub fn with_requests(self, source_requests: u64, store_requests: u64) -> Self {
-        Report { source_requests, store_requests, ..self }
+    pub fn with_requests(self, source_requests: u64, store_requests: u64, usage: Usage) -> Self {
+        Report {
+            source_requests,
+            store_requests,
+            store_writes: usage.writes,
+            store_reads: usage.reads,
+            store_bytes_sent: usage.bytes_sent,
+            store_bytes_received: usage.bytes_received,
+            ..self
+        }
     }
 
     /// This repository's own exit code.
@@ -298,7 +323,7 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
 /// Prometheus' text format, version 0.0.4, for the textfile collector of node_exporter.
 pub fn metrics(reports: &[Report], now: SystemTime) -> String {
     type Value = fn(&Report) -> f64;
-    let gauges: [(&str, &str, Value); 13] = [
+    let gauges: [(&str, &str, Value); 17] = [
         ("success", "1 if the last run ended with exit code 0.", |r| {
             f64::from(u8::from(r.code == ExitCode::Done))
         }),
@@ -315,6 +340,18 @@ pub fn metrics(reports: &[Report], now: SystemTime) -> String {
             r.source_requests as f64
         }),
         ("store_requests", "Requests to the store in the last run.", |r| r.store_requests as f64),
+        ("store_writes", "Requests to the store billed as PUT in the last run.", |r| {
+            r.store_writes as f64
+        }),
+        ("store_reads", "Requests to the store billed as GET in the last run.", |r| {
+            r.store_reads as f64
+        }),
+        ("store_bytes_sent", "Bytes sent to the store in the last run.", |r| {
+            r.store_bytes_sent as f64
+        }),
+        ("store_bytes_received", "Bytes received from the store in the last run.", |r| {
+            r.store_bytes_received as f64
+        }),
         ("lfs_written", "LFS objects stored by the last run.", |r| r.lfs_written as f64),
         ("lfs_lacking", "LFS objects that lack after the last run.", |r| r.lfs_lacking as f64),
         ("dry_run", "1 if the last run wrote nothing on purpose.", |r| {
@@ -450,6 +487,7 @@ mod tests {
             lfs_lacking: Vec::new(),
             source_requests: 3,
             store_requests: 1_258,
+            store_usage: Usage { writes: 1_250, reads: 8, bytes_sent: 9, ..Usage::default() },
             elapsed: Duration::from_millis(2_340),
         }
     }
@@ -511,7 +549,8 @@ mod tests {
             "source": "https://h/r", "target": "s3://b/p", "status": "ok", "exit_code": 0,
             "dry_run": false, "refs_added": 2, "refs_updated": 1, "refs_deleted": 1,
             "objects_written": 1234, "bytes_written": 5872026, "source_requests": 3,
-            "store_requests": 1258, "lfs_written": 0, "lfs_lacking": 0, "seconds": 2.34,
+            "store_requests": 1258, "store_writes": 1250, "store_reads": 8, "store_bytes_sent": 9,
+            "store_bytes_received": 0, "lfs_written": 0, "lfs_lacking": 0, "seconds": 2.34,
             "error": null,
         });
         assert_eq!(value, wanted);
@@ -566,8 +605,13 @@ mod tests {
             Report::of_error(&pair(), &MirrorError::Interrupted, Duration::ZERO, code).exit_code
         };
         assert_eq!((of(2), of(15)), (130, 143));
-        let report = failed(MirrorError::Conflict).with_requests(3, 14);
-        assert_eq!((report.source_requests, report.store_requests), (3, 14));
+        let report = failed(MirrorError::Conflict).with_requests(
+            3,
+            14,
+            Usage { writes: 5, ..Usage::default() },
+        );
+        let told = (report.source_requests, report.store_requests, report.store_writes);
+        assert_eq!(told, (3, 14, 5));
         // A failure of its own keeps its code, signal or not.
         let code = ExitCode::of_signal(15);
         let report = Report::of_error(&pair(), &MirrorError::Conflict, Duration::ZERO, code);

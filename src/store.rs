@@ -9,6 +9,7 @@
 //! A store is one bucket (or directory) with the target's prefix already applied: [`Key`]s are
 //! relative to the prefix and can't leave it.
 
+pub mod counted;
 pub mod credentials;
 pub mod dir;
 pub mod http_read;

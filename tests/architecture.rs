@@ -28,6 +28,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "git",
                 "ingest",
                 "lfs",
+                "maintain",
                 "progress",
                 "repository",
                 "run",

@@ -1,6 +1,8 @@
 //! Packs that become one: the bytes, against git; and mirrors whose packs and loose objects are
 //! compacted, whatever fails meanwhile.
 
+#[path = "support/hooked_store.rs"]
+mod hooked_store;
 #[path = "support/local_git.rs"]
 mod local_git;
 #[path = "support/pack_builder.rs"]
@@ -9,11 +11,20 @@ mod pack_builder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Cursor};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use local_git::{Repo, git, run};
+use hooked_store::{Conditions, Hooked, dump};
+use local_git::{LocalGit, Repo, assert_same_repository, git, run};
 use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
+use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
+use mirror_git_to_s3::mirror::{Layout, MIN_MEMORY_BYTES, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::pack::concat::{ConcatError, Input, Output, Plan};
 use mirror_git_to_s3::pack::index::{IndexReader, parse_index, write_sorted};
+use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
 use pack_builder::{PackBuilder, delta, noise, oid};
 
 // ---- the bytes -------------------------------------------------------------------------------
@@ -247,6 +258,354 @@ fn damage_gets_no_new_trailer() {
             let mut cut = packs.clone();
             cut[input].truncate(at);
             refused(&cut, input);
+        }
+    }
+}
+
+// ---- mirrors ---------------------------------------------------------------------------------
+
+/// Adds so many commits to `main`, each of a commit, a tree and a blob that does not deflate.
+fn commits(repo: &Repo, first: usize, count: usize) {
+    let mut stream = Vec::new();
+    for number in first..first + count {
+        let content = noise(40 + number % 90, number as u32 + 1);
+        let text = format!(
+            "commit refs/heads/main\ncommitter C <c@example.com> {} +0000\ndata 2\nm\n{}M 100644 inline f\ndata {}\n",
+            1_700_000_000 + number,
+            if number == 0 || number > first { "" } else { "from refs/heads/main^0\n" },
+            content.len()
+        );
+        stream.extend(text.as_bytes());
+        stream.extend(content);
+        stream.push(b'\n');
+    }
+    run(git(repo.path()).args(["fast-import", "--quiet"]), &stream);
+}
+
+fn options(layout: Layout, max_packs: usize) -> Options {
+    let memory_bytes = MIN_MEMORY_BYTES;
+    Options { layout, max_packs, memory_bytes, concurrency: 4, ..Options::default() }
+}
+
+fn mirrored(repo: &Repo, store: &dyn Store, options: &Options) -> Result<Summary, MirrorError> {
+    mirror(&LocalGit::new(repo.path()), store, options, &Silent)
+}
+
+fn listed(store: &MemoryStore) -> Vec<String> {
+    let list = String::from_utf8(store.bytes("objects/info/packs").unwrap().to_vec()).unwrap();
+    let names = list.lines().filter_map(|line| line.strip_prefix("P ")?.strip_suffix(".pack"));
+    names.map(str::to_owned).collect()
+}
+
+/// Readers see all that is published, each object as it is named.
+fn assert_sound(store: &MemoryStore, what: &str) {
+    let report = verify(store, &VerifyOptions::default()).unwrap();
+    assert!(report.is_sound(), "{what}: {:?}", report.findings);
+}
+
+fn assert_mirrored(repo: &Repo, store: &MemoryStore) {
+    let copy = tempfile::tempdir().unwrap();
+    assert!(dump(store, copy.path()));
+    assert_same_repository(repo.path(), copy.path());
+}
+
+fn assert_clean(store: &MemoryStore, what: &str) {
+    let left: Vec<_> = store.keys().into_iter().filter(|key| key.contains("mirror_tmp")).collect();
+    assert_eq!((left, store.open_uploads()), (Vec::new(), 0), "{what}");
+    let state = store.bytes("mirror_state/state.json").unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    assert_eq!(state.get("writing"), None, "{what}");
+}
+
+fn age(store: &MemoryStore, hours: u64) {
+    for (key, object) in store.snapshot() {
+        let at = object.last_modified - Duration::from_secs(hours * 3600);
+        store.set_last_modified(&key, at);
+    }
+}
+
+fn loose(store: &MemoryStore) -> usize {
+    let is_loose =
+        |key: &String| key.starts_with("objects/") && key.len() == 49 && key.as_bytes()[10] == b'/';
+    store.keys().iter().filter(|key| is_loose(key)).count()
+}
+
+fn collect(store: &MemoryStore) {
+    let options = GcOptions { settle: Duration::ZERO, concurrency: 4, ..GcOptions::default() };
+    gc(store, &options, &|_| ()).unwrap();
+}
+
+#[test]
+fn list_of_packs_stays_within_its_bound_and_the_newest_packs_stay() {
+    let repo = Repo::new();
+    let store = MemoryStore::new();
+    let mut newest = Vec::new();
+    for round in 0..40 {
+        commits(&repo, round * 2, if round == 0 { 200 } else { 2 });
+        mirrored(&repo, &store, &options(Layout::Pack, 6)).unwrap();
+        let now = listed(&store);
+        assert!(now.len() <= 6, "{now:?}");
+        assert!(now[..now.len() - 1].ends_with(&newest), "{newest:?} were touched: {now:?}");
+        newest = now[now.len().saturating_sub(2)..].to_vec();
+        if round % 10 == 9 {
+            assert_mirrored(&repo, &store);
+            assert_sound(&store, &format!("round {round}"));
+            assert_clean(&store, "a run that ends");
+        }
+    }
+    let packs = |store: &MemoryStore| store.keys().iter().filter(|k| k.ends_with(".pack")).count();
+    collect(&store);
+    assert!(packs(&store) > 6, "retired packs stay for readers");
+    age(&store, 50);
+    collect(&store);
+    assert_eq!(packs(&store), listed(&store).len());
+    assert_mirrored(&repo, &store);
+}
+
+/// The same keys and bytes in a store of its own.
+fn copy_of(store: &MemoryStore, limits: Limits) -> MemoryStore {
+    let copy = MemoryStore::new().with_limits(limits);
+    for (key, object) in store.snapshot() {
+        let headers = ObjectHeaders::immutable("application/octet-stream");
+        copy.put(&Key::new(key).unwrap(), &object.bytes, headers, None).unwrap();
+    }
+    copy.clear_recorded();
+    copy
+}
+
+/// Bodies of 1,000 bytes and more are copied by the store.
+const SMALL: Limits = Limits { min_part_bytes: 1000, max_parts: 1000, max_copy_bytes: 5000 };
+
+/// A mirror, and a repository whose next run compacts it.
+struct Due {
+    store: MemoryStore,
+    repo: Repo,
+    options: Options,
+}
+
+/// One pack too many: six of them become one, the first in parts that the store copies.
+fn packs_are_due() -> Due {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let options = options(Layout::Pack, 6);
+    let mut first = 0;
+    for count in [60, 30, 4, 3, 2, 1] {
+        commits(&repo, first, count);
+        first += count;
+        mirrored(&repo, &store, &options).unwrap();
+    }
+    commits(&repo, first, 2);
+    Due { store, repo, options }
+}
+
+/// More than 200 loose objects in no pack, others that have been in one for two days, and one pack more
+/// than there may be as soon as the former are in one, too.
+fn loose_objects_are_due() -> Due {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let options = options(Layout::Auto, 1);
+    let mut first = 0;
+    let mut run = |count| {
+        commits(&repo, first, count);
+        first += count;
+        mirrored(&repo, &store, &options).unwrap();
+    };
+    run(5);
+    (0..3).for_each(|_| run(30));
+    assert_eq!((listed(&store).len(), loose(&store)), (1, 285));
+    age(&store, 50);
+    (0..2).for_each(|_| run(30));
+    assert_eq!((listed(&store).len(), loose(&store)), (1, 465));
+    commits(&repo, first, 30);
+    Due { store, repo, options }
+}
+
+const OPERATIONS: [Operation; 13] = [
+    Operation::Get,
+    Operation::Open,
+    Operation::Head,
+    Operation::Put,
+    Operation::Delete,
+    Operation::List,
+    Operation::Copy,
+    Operation::CreateUpload,
+    Operation::PutPart,
+    Operation::CopyPart,
+    Operation::CompleteUpload,
+    Operation::AbortUpload,
+    Operation::ListUploads,
+];
+
+/// Fails the n-th request of each kind of the run that compacts; then, from each moment on, every
+/// request. What is published is sound after it, and right and clean after the next run.
+fn nothing_is_lost_whatever_fails(due: &Due, limits: Limits, expected: &[Operation]) {
+    let Due { store, repo, options } = due;
+    let trial = copy_of(store, limits);
+    let before = listed(&trial);
+    mirrored(repo, &trial, options).unwrap();
+    assert_mirrored(repo, &trial);
+    assert_ne!(listed(&trial), before);
+    let counts = OPERATIONS.map(|operation| (operation, trial.count(operation) as u64));
+    for operation in expected {
+        assert!(trial.count(*operation) > 0, "{operation:?} is never sent");
+    }
+    let refs = trial.bytes("info/refs");
+    let all: u64 = counts.iter().map(|(_, count)| count).sum();
+    let check = |fault: Fault, what: &str| {
+        let store = copy_of(store, limits);
+        store.inject(fault);
+        let outcome = mirrored(repo, &store, options);
+        store.clear_faults();
+        assert_sound(&store, what);
+        assert!(outcome.is_err() || store.bytes("info/refs") == refs, "{what}");
+        mirrored(repo, &store, options).unwrap_or_else(|e| panic!("the run after {what}: {e}"));
+        assert_eq!(store.bytes("info/refs"), refs, "{what}");
+        assert_sound(&store, what);
+        if all < 100 {
+            assert_mirrored(repo, &store);
+        }
+        assert_clean(&store, what);
+    };
+    for (operation, count) in counts {
+        // Reading loose objects is hundreds of times the same.
+        for n in (1..=count).filter(|n| count < 60 || *n <= 6 || n % 60 == 0 || n + 8 > count) {
+            let fault = Fault::new(StoreErrorKind::Other).on(operation).nth(n);
+            check(fault, &format!("{operation:?} {n} of {count}"));
+            let lost = Fault::transient().on(operation).nth(n).after_effect();
+            check(lost, &format!("the answer to {operation:?} {n} of {count}"));
+        }
+    }
+    for n in (1..=all).filter(|n| all < 100 || *n <= 15 || n % 60 == 0 || n + 30 > all) {
+        // Killed: nothing that would clean up goes through.
+        let killed = Fault::new(StoreErrorKind::Other).nth(n).always();
+        check(killed, &format!("killed at {n} of {all}"));
+    }
+}
+
+#[test]
+fn compaction_of_packs_loses_nothing_whatever_fails_and_wherever_it_is_killed() {
+    let expected = [
+        Operation::Head,
+        Operation::Open,
+        Operation::CreateUpload,
+        Operation::PutPart,
+        Operation::CopyPart,
+        Operation::CompleteUpload,
+        Operation::Copy,
+        Operation::Put,
+        Operation::Delete,
+    ];
+    nothing_is_lost_whatever_fails(&packs_are_due(), SMALL, &expected);
+}
+
+#[test]
+fn packing_of_loose_objects_loses_nothing_whatever_fails_and_wherever_it_is_killed() {
+    let expected = [Operation::Get, Operation::List, Operation::Put, Operation::Delete];
+    nothing_is_lost_whatever_fails(&loose_objects_are_due(), Limits::S3, &expected);
+}
+
+#[test]
+fn loose_objects_that_pile_up_are_packed_and_stay_for_a_day() {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let options = options(Layout::Auto, 20);
+    let mut first = 0;
+    let mut run = |count| {
+        commits(&repo, first, count);
+        first += count;
+        let summary = mirrored(&repo, &store, &options).unwrap();
+        assert_eq!(summary.objects_written as usize, 3 * count);
+    };
+    run(5);
+    (0..3).for_each(|_| run(30));
+    assert_eq!((listed(&store).len(), loose(&store)), (1, 285), "packed, and loose for readers");
+    age(&store, 20);
+    (0..3).for_each(|_| run(30));
+    assert_eq!((listed(&store).len(), loose(&store)), (2, 555), "not a day yet");
+    assert_mirrored(&repo, &store);
+    age(&store, 20);
+    (0..3).for_each(|_| run(30));
+    assert_eq!((listed(&store).len(), loose(&store)), (3, 540), "the first 285 are gone");
+    assert_mirrored(&repo, &store);
+    assert_sound(&store, "after deleting");
+    // A hundred objects and more come as a pack.
+    run(40);
+    assert_eq!((listed(&store).len(), loose(&store)), (4, 540));
+    let state = store.bytes("mirror_state/state.json").unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    assert_eq!((&state["loose_objects"], &state["layout"]), (&0.into(), &"auto".into()));
+}
+
+#[test]
+fn loose_layout_is_never_packed() {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    for round in 0..4 {
+        commits(&repo, 30 * round, 30);
+        mirrored(&repo, &store, &options(Layout::Loose, 20)).unwrap();
+    }
+    assert_eq!((listed(&store).len(), loose(&store)), (0, 360));
+    // It is, when the mirror goes on by what comes.
+    commits(&repo, 120, 1);
+    mirrored(&repo, &store, &options(Layout::Auto, 20)).unwrap();
+    assert_eq!((listed(&store).len(), loose(&store)), (1, 363));
+    assert_mirrored(&repo, &store);
+}
+
+/// A loose copy is deleted only while the pack that has the object is listed: `--full` may have taken
+/// that away, and the object may be needed again since.
+#[test]
+fn loose_objects_whose_pack_is_no_longer_listed_stay() {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let options = options(Layout::Auto, 20);
+    for (first, count) in [(0, 5), (5, 30), (35, 30), (65, 30)] {
+        commits(&repo, first, count);
+        mirrored(&repo, &store, &options).unwrap();
+    }
+    assert_eq!((listed(&store).len(), loose(&store)), (1, 285));
+    let tip = repo.rev("main").unwrap();
+    repo.git(&["update-ref", "refs/heads/main", "main~45"]);
+    let full = Options { full: true, ..options.clone() };
+    mirrored(&repo, &store, &full).unwrap();
+    assert_eq!(listed(&store).len(), 1, "one pack of what is left");
+    repo.git(&["update-ref", "refs/heads/main", &tip]);
+    mirrored(&repo, &store, &Options { layout: Layout::Loose, ..options.clone() }).unwrap();
+    age(&store, 50);
+    for round in 0..4 {
+        commits(&repo, 95 + 30 * round, 30);
+        mirrored(&repo, &store, &options).unwrap();
+        assert_sound(&store, &format!("round {round}"));
+    }
+    assert_mirrored(&repo, &store);
+}
+
+/// What another run adds while one compacts is not lost, whatever becomes of conditions.
+#[test]
+fn two_runs_at_once_lose_nothing() {
+    for conditions in [Conditions::Enforced, Conditions::Ignored, Conditions::Unsupported] {
+        for part in ["mirror_state/replaced", ".idx", "objects/info/packs", "state.json"] {
+            let Due { store, repo, options } = packs_are_due();
+            let other = Repo::new();
+            other.git(&["fetch", "-q", repo.path().to_str().unwrap(), "+refs/*:refs/*"]);
+            commits(&other, 500, 40);
+            let (source, inner) = (LocalGit::new(other.path()), store.clone());
+            let (its_options, once) = (options.clone(), AtomicBool::new(false));
+            let published = AtomicBool::new(false);
+            let hooked = Hooked::new(&store, conditions).before_put(move |key| {
+                published.fetch_or(key.as_str() == "info/refs", Ordering::Relaxed);
+                let is_late = published.load(Ordering::Relaxed) && key.as_str().contains(part);
+                if is_late && !once.swap(true, Ordering::Relaxed) {
+                    let hooked = Hooked::new(&inner, conditions);
+                    mirror(&source, &hooked, &its_options, &Silent).unwrap();
+                }
+            });
+            let what = format!("{conditions:?} {part}");
+            mirrored(&repo, &hooked, &options).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_mirrored(&other, &store);
+            assert_sound(&store, &what);
+            let again = Hooked::new(&store, conditions);
+            mirrored(&other, &again, &options).unwrap();
+            commits(&other, 600, 1);
+            mirrored(&other, &again, &options).unwrap();
+            assert_mirrored(&other, &store);
+            assert!(listed(&store).len() <= 6, "{what}: {:?}", listed(&store));
+            assert_clean(&store, &what);
         }
     }
 }

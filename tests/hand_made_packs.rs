@@ -58,6 +58,8 @@ fn run_as(
     end.recv_timeout(HANGS_AFTER).expect("the run ends")
 }
 
+const STATE: &str = "mirror_state/state.json";
+
 /// Mirrors the pack in both layouts, at every concurrency and with little memory. Loose: exactly
 /// `contents` are stored, each by one write. Pack: the pack is stored byte for byte, with the index
 /// that git makes of it.
@@ -81,7 +83,7 @@ fn assert_mirrors(builder: &PackBuilder, contents: &[Vec<u8>]) {
                 contents.iter().map(|content| key(oid("blob", content))).collect();
             wanted.sort();
             wanted.dedup();
-            let published = ["HEAD", "info/refs", "mirror_state/state.json", "objects/info/packs"];
+            let published = ["HEAD", "info/refs", STATE, "objects/info/packs"];
             let keys: Vec<String> =
                 store.keys().into_iter().filter(|key| !published.contains(&&**key)).collect();
             assert_eq!(keys, wanted);
@@ -96,6 +98,9 @@ fn assert_mirrors(builder: &PackBuilder, contents: &[Vec<u8>]) {
                 .filter(|request| request.operation == Operation::Put)
                 .map(|request| request.key().to_owned())
                 .collect();
+            // The state is: the run begins, the run has ended.
+            let states = written.extract_if(.., |key| key == STATE).count();
+            assert_eq!(states, 2);
             written.sort();
             let before = written.len();
             written.dedup();
@@ -116,8 +121,7 @@ fn assert_is_pack_mirror(
     let pack_key = format!("objects/pack/pack-{trailer}.pack");
     let index_key = format!("objects/pack/pack-{trailer}.idx");
     let list_key = "objects/info/packs";
-    let state_key = "mirror_state/state.json";
-    let keys = ["HEAD", "info/refs", state_key, list_key, &index_key, &pack_key];
+    let keys = ["HEAD", "info/refs", STATE, list_key, &index_key, &pack_key];
     assert_eq!(store.keys(), keys);
     assert!(*store.bytes(&pack_key).unwrap() == pack[..], "the pack has other bytes");
     let stored_index = store.bytes(&index_key).unwrap();
@@ -159,7 +163,11 @@ fn assert_refused(builder: &PackBuilder, words: &str) {
             .expect_err("a broken pack");
         assert!(matches!(error, MirrorError::Pack(_)), "{error:?}");
         assert!(error.to_string().contains(words), "{error} does not say: {words}");
-        let keys = store.keys();
+        let mut keys = store.keys();
+        if let Some(state) = keys.iter().position(|key| key == STATE) {
+            keys.remove(state);
+            assert_eq!(*store.bytes(STATE).unwrap(), *b"{}\n", "it has begun, and is over");
+        }
         assert!(keys.iter().all(|key| key.starts_with("objects/")), "{keys:?}");
         assert!(!keys.contains(&"objects/info/packs".to_owned()), "{keys:?}");
         assert!(!keys.iter().any(|key| key.starts_with("objects/pack")), "{keys:?}");

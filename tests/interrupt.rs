@@ -247,7 +247,9 @@ fn requests_to_the_store_that_are_under_way_come_to_their_end() {
         seen.filter_map(|line| Some(line.strip_prefix("PUT /bucket/prefix/objects/")?.to_owned()))
             .collect()
     };
-    let mut child = start(dir.path(), &format!("{}/", source.url()), &s3);
+    let url = format!("{}/", source.url());
+    let mut command = s3_command(dir.path(), &url, &s3.endpoint(), &s3);
+    let mut child = command.args(["--layout", "loose"]).spawn().unwrap();
     wait_until("many requests", || puts().len() > 20);
     signal(&child, "INT");
     let under_way = puts();

@@ -73,6 +73,7 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     let wanted = [
         "layout",
         "lfs_lacking",
+        "loose_objects",
         "published_at",
         "ref_fingerprint",
         "refs",
@@ -83,7 +84,7 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     assert_eq!(fields, wanted);
     assert_eq!(state["source"], format!("{}/", source.url()));
     assert_eq!(state["tool"], concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")));
-    assert_eq!((&state["layout"], &state["refs"]), (&"loose".into(), &1.into()));
+    assert_eq!((&state["layout"], &state["refs"]), (&"auto".into(), &1.into()));
     assert_eq!(state["lfs_lacking"], 0);
     let published_at = state["published_at"].as_str().unwrap();
     let form = time::format_description::well_known::Rfc3339;
@@ -396,7 +397,8 @@ fn several_repositories_share_the_requests_in_flight() {
         (0..4).map(|n| format!("{}/r{n}.git s3://mirrors/shared/{n}\n", source.url())).collect();
     let file = world.home.path().join("list");
     std::fs::write(&file, list).unwrap();
-    let words = ["--manifest", file.to_str().unwrap(), "--jobs=4", "--concurrency=8"];
+    let words =
+        ["--manifest", file.to_str().unwrap(), "--layout=loose", "--jobs=4", "--concurrency=8"];
     let ran = world.command(&words).env("AWS_ENDPOINT_URL", s3.endpoint()).output().unwrap();
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     // Each connection carries one request at a time: besides the eight, each repository's own thread

@@ -34,7 +34,12 @@ fn sample() -> Repo {
 }
 
 fn run_mirror(repo: &Repo, store: &dyn Store) -> Result<Summary, MirrorError> {
-    mirror(&LocalGit::new(repo.path()), store, &Options::default(), &Silent)
+    mirror(
+        &LocalGit::new(repo.path()),
+        store,
+        &Options { layout: Layout::Loose, ..Options::default() },
+        &Silent,
+    )
 }
 
 fn collect(store: &dyn Store) -> Result<(), MirrorError> {
@@ -72,6 +77,7 @@ fn shared_prefix(repo: &Repo) -> MemoryStore {
 fn listing_that_ignores_the_prefix_costs_no_key_and_no_upload() {
     let repo = sample();
     let store = shared_prefix(&repo);
+    name_a_killed_run(&store);
     let before = store.keys();
     let broken = Hooked::new(&store, Conditions::Enforced).ignoring_prefix();
     let failed = run_mirror(&repo, &broken).expect_err("the store is broken");
@@ -88,10 +94,20 @@ fn listing_that_ignores_the_prefix_costs_no_key_and_no_upload() {
     assert_eq!(broken.list("", None).unwrap().objects.len(), store.keys().len());
 }
 
+/// The state says that a run has begun to write and not ended: the next one looks what it has left.
+fn name_a_killed_run(store: &MemoryStore) {
+    let mut state: serde_json::Value =
+        serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
+    let killed = serde_json::json!({"run": "h.0-1-2-3-4-5", "begun": "2020-01-01T00:00:00Z"});
+    state["writing"] = serde_json::Value::Array(vec![killed]);
+    put(store, STATE, &serde_json::to_vec(&state).unwrap());
+}
+
 #[test]
 fn keys_and_uploads_of_others_below_our_folders_stay() {
     let repo = sample();
     let store = shared_prefix(&repo);
+    name_a_killed_run(&store);
     let before = store.keys();
     run_mirror(&repo, &store).unwrap();
     assert_eq!((store.keys(), store.open_uploads()), (before.clone(), 2));
@@ -275,7 +291,7 @@ fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
     put(&store, STATE, &state);
     assert_eq!(lasting(&store), before);
     // What the messages say mends it.
-    let force = Options { force: true, ..Options::default() };
+    let force = Options { force: true, layout: Layout::Loose, ..Options::default() };
     mirror(&LocalGit::new(repo.path()), &store, &force, &Silent).unwrap();
     assert_eq!(store.bytes("info/refs").unwrap(), whole);
     collect(&store).unwrap();
@@ -336,7 +352,8 @@ fn state_that_could_not_be_written_locks_gc_out_until_the_next_run() {
     let store = MemoryStore::new();
     run_mirror(&repo, &store).unwrap();
     repo.commit("refs/heads/main", &[("c", b"new")]);
-    store.inject(fatal().on(Operation::Put).key(|key| key == STATE));
+    // The first time it says that the run writes.
+    store.inject(fatal().on(Operation::Put).key(|key| key == STATE).nth(2));
     run_mirror(&repo, &store).unwrap();
     assert_guard(collect(&store), "refs are not those that the last run has recorded");
     let unchanged = run_mirror(&repo, &store).unwrap();

@@ -564,11 +564,12 @@ fn the_servers_wait_is_kept_in_seconds_and_as_a_date() {
     let http = format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );
-    // A date is in whole seconds, the last of which may be nearly over.
-    let date = OffsetDateTime::now_utc() + Duration::from_secs(4);
+    // A date is in whole seconds, the last of which may be nearly over; and this machine may be busy.
+    let date = || (OffsetDateTime::now_utc() + Duration::from_secs(4)).format(http).unwrap();
     for (status, wait, at_least) in
-        [(429, "2".to_owned(), 2000), (503, date.format(http).unwrap(), 900)]
+        [(429, &(|| "2".to_owned()) as &dyn Fn() -> String, 2000), (503, &date, 900)]
     {
+        let wait = wait();
         let mut busy = Canned { times: 1, ..Canned::new("info/refs", status, "text/plain", "") };
         busy.headers.push(("Retry-After".into(), wait));
         let (server, source) = serve(&repos, canned(busy));

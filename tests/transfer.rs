@@ -212,8 +212,13 @@ fn nth_request_fails_and_the_next_run_completes_the_copy() {
 fn mirror_of_another_repository_is_refused_as_a_source() {
     let (from, other) = (MemoryStore::new(), MemoryStore::new());
     for (store, url) in [(&from, "https://git.example/a"), (&other, "https://git.example/b")] {
-        mirror(&Named(LocalGit::new(repo().path()), url), store, &Options::default(), &Silent)
-            .unwrap();
+        mirror(
+            &Named(LocalGit::new(repo().path()), url),
+            store,
+            &Options { layout: Layout::Loose, ..Options::default() },
+            &Silent,
+        )
+        .unwrap();
     }
     let error = copy(&from, &other).unwrap_err();
     assert!(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
 use mirror_git_to_s3::maintain::verify::{Sample, VerifyOptions, VerifyReport, verify};
-use mirror_git_to_s3::mirror::{MirrorError, Options, mirror};
+use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, mirror};
 use mirror_git_to_s3::pack::index::{parse_index, write_index};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
@@ -51,7 +51,13 @@ fn sample() -> Repo {
 
 fn loose(repo: &Repo) -> MemoryStore {
     let store = MemoryStore::new();
-    mirror(&LocalGit::new(repo.path()), &store, &Options::default(), &Silent).unwrap();
+    mirror(
+        &LocalGit::new(repo.path()),
+        &store,
+        &Options { layout: Layout::Loose, ..Options::default() },
+        &Silent,
+    )
+    .unwrap();
     put(&store, &lfs_key(), b"abc");
     store
 }

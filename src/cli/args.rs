@@ -337,9 +337,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 fn layout(text: &str) -> Result<Layout, String> {
     match text {
+        "auto" => Ok(Layout::Auto),
         "loose" => Ok(Layout::Loose),
         "pack" => Ok(Layout::Pack),
-        _ => Err("want loose or pack".to_owned()),
+        _ => Err("want auto, loose or pack".to_owned()),
     }
 }
 

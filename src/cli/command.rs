@@ -623,10 +623,10 @@ mod tests {
         let command = with("").unwrap();
         assert_eq!(command.pairs[0].to_string(), "https://h/r -> s3://b/p");
         let options = &command.options;
-        assert_eq!((options.layout, options.lfs), (Layout::Loose, true));
+        assert_eq!((options.layout, options.lfs), (Layout::Auto, true));
         assert!(!(options.full || options.force || options.dry_run));
         assert_eq!((options.concurrency, options.memory_bytes), (64, 64 << 20));
-        assert_eq!((options.max_packs, command.jobs, command.fail_fast), (50, 1, false));
+        assert_eq!((options.max_packs, command.jobs, command.fail_fast), (20, 1, false));
         assert_eq!(command.settings, Settings { connections: 65, ..Settings::default() });
         assert_eq!(command.output, Output { color: true, ..Output::default() });
     }
@@ -746,7 +746,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_with_what_is_wanted() {
         for (options, wanted) in [
-            ("--layout tight", "want loose or pack"),
+            ("--layout tight", "want auto, loose or pack"),
             ("--concurrency 0", "want a number from 1 to 1024"),
             ("--concurrency +5", "want a number from 1 to 1024"),
             ("--concurrency 99999999999999999999999", "want a number from 1 to 1024"),

@@ -31,10 +31,10 @@ What to mirror:
   --lfs-allow-other-host   follow .lfsconfig to an LFS server on another host
 
 How:
-  --layout loose|pack      one S3 object a git object, or packs as they come
-                           [default: loose]
-  --max-packs N            pack layout: above N packs, take the whole as one
-                           [default: 50]
+  --layout auto|loose|pack by how much comes; an S3 object a git object; packs
+                           [default: auto]
+  --max-packs N            above N packs, some of them are made one in the store
+                           [default: 20]
   --full                   ask for everything again, store what is missing
   --slices                 pack layout: fetch a first run in slices from the
                            start, not only once the whole has broken off

@@ -148,7 +148,8 @@ impl Work<'_> {
                 match result {
                     Ok(summary) => Report::of_summary(pair, summary, self.options.dry_run),
                     Err(error) => {
-                        failed(error).with_requests(source.source().requests(), store.requests())
+                        let asked = source.source().requests();
+                        failed(error).with_requests(asked, store.requests(), store.usage())
                     }
                 }
             }

@@ -1,5 +1,6 @@
-//! Work on a mirror that has no source: checking it, and deleting what nothing needs.
+//! Work on a mirror that asks no source: checking it, compacting it, and deleting what nothing needs.
 
+pub(crate) mod compact;
 mod diagnose;
 pub mod distrust;
 mod findings;
@@ -13,5 +14,6 @@ mod rebuild;
 pub mod sample;
 mod scratch;
 mod survey;
+mod tiers;
 pub mod verify;
 mod walk;

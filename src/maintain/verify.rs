@@ -147,6 +147,15 @@ fn check_state(
         match Recorded::read(store) {
             Ok(None) => return Ok(()),
             Ok(Some(state)) if state.describes(refs, head) != Some(false) => return Ok(()),
+            Ok(Some(state)) if !state.writing().is_empty() => {
+                log::warn!(
+                    "{} describes other refs than info/refs: a run has been writing since {}, or was \
+                     killed before it could say what it published; the next run says it",
+                    state::KEY,
+                    state.writing()[0].begun,
+                );
+                return Ok(());
+            }
             Ok(Some(_)) if !is_last => std::thread::sleep(STATE_GRACE),
             Ok(Some(_)) => {
                 let same = files::get(store, &files::key("info/refs"), None, 256 << 20)?;

@@ -10,6 +10,7 @@ pub mod deflate;
 pub mod delta;
 pub mod entry;
 pub mod entry_stream;
+pub mod gather;
 pub mod index;
 pub mod index_scan;
 pub mod inflate;

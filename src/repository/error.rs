@@ -1,7 +1,7 @@
 //! Why a run failed: one error for all that works on a mirror.
 
-use crate::source::SourceError;
-use crate::store::StoreError;
+use crate::source::{SourceError, SourceErrorKind};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a run failed. Nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -35,4 +35,15 @@ pub enum MirrorError {
     /// A bug of ours.
     #[error("internal error (please report it): {0}")]
     Internal(String),
+}
+
+impl MirrorError {
+    /// Trying again may help: the source or the store was unavailable.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            MirrorError::Source(error) => matches!(error.kind, SourceErrorKind::Transient { .. }),
+            MirrorError::Store(error) => matches!(error.kind, StoreErrorKind::Transient { .. }),
+            _ => false,
+        }
+    }
 }

@@ -58,13 +58,17 @@ impl Fence {
             log::warn!("gc has deleted objects of this mirror meanwhile: not publishing");
             return Err(MirrorError::Conflict);
         }
-        let deleting = now.is_some_and(|file| file.windows(8).any(|word| word == b"deleting"));
+        let deleting = now.is_some_and(|file| says_deleting(&file));
         if deleting && is_alive(store)? {
             log::warn!("gc is deleting objects of this mirror: not publishing");
             return Err(MirrorError::Conflict);
         }
         Ok(())
     }
+}
+
+fn says_deleting(file: &[u8]) -> bool {
+    file.windows(8).any(|word| word == b"deleting")
 }
 
 fn is_alive(store: &dyn Store) -> Result<bool, MirrorError> {
@@ -93,6 +97,15 @@ impl<'e> Deleting<'e> {
         let deleting = Deleting { store, run, renewed: Instant::now(), count: 0 };
         deleting.say("deleting")?;
         Ok(deleting)
+    }
+
+    /// The same for a run that deletes: not beside a gc. `None`: there is one.
+    pub(crate) fn begin_alone(store: &'e dyn Store) -> Result<Option<Self>, MirrorError> {
+        let is_deleting = read(store)?.is_some_and(|file| says_deleting(&file));
+        if is_deleting && is_alive(store)? {
+            return Ok(None);
+        }
+        Deleting::begin(store).map(Some)
     }
 
     /// The store's clock: when it stored what [`Deleting::begin`] wrote.

@@ -1,5 +1,6 @@
 //! What is in the bucket: its keys, what is listed, what is published, and reading it back.
 
+pub(crate) mod begun;
 pub(crate) mod blocks;
 pub(crate) mod contents;
 pub mod error;
@@ -13,6 +14,7 @@ pub(crate) mod listing;
 pub(crate) mod loose;
 pub(crate) mod objects;
 pub(crate) mod packed;
+pub(crate) mod packed_loose;
 pub(crate) mod packs;
 pub(crate) mod parts;
 pub(crate) mod peeled;

@@ -17,7 +17,7 @@
 //! `objects/info/packs` is added to by all of them, and a store that ignores conditions lets one
 //! overwrite what another has just added. So who has published looks whether its pack is still
 //! listed; and who finds that another was faster, whose pack it may have dropped, lists every pack
-//! that is whole.
+//! that is whole and that no listed one stands for.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ use super::error::MirrorError;
 use super::files::{self, File as Seen, key};
 use super::listing;
 use super::packs;
-use super::replaced;
+use super::replaced::{self, Replaced};
 use crate::git::refs::{
     Advertisement, Head, Ref, head_file, info_refs, max_refs_bytes, parse_head_file,
     parse_info_refs,
@@ -163,14 +163,32 @@ fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError
     packs::parse_pack_list(file).map_err(stranger)
 }
 
-/// Brings `objects/info/packs` up to date: without `replaced`, and with `new` at its end, which git
-/// tries first. Packs that another run has added meanwhile stay. The file is there even with no
-/// pack in it: git bears a missing one, but not a 403 for it.
+/// Brings `objects/info/packs` up to date: without `replaced`, and with `new` in the place of the last
+/// of them, or at its end, which git tries first. Packs that another run has added meanwhile stay. The
+/// file is there even with no pack in it: git bears a missing one, but not a 403 for it.
 fn list_packs(
     store: &dyn Store,
     new: Option<&str>,
     replaced: &[String],
-) -> Result<(), MirrorError> {
+) -> Result<Vec<String>, MirrorError> {
+    edit_list(store, |names| {
+        let place = names.iter().rposition(|name| replaced.contains(name));
+        let place = place.map(|at| names[..at].iter().filter(|n| !replaced.contains(n)).count());
+        let is_listed = new.is_some_and(|new| names.iter().any(|name| name == new));
+        names.retain(|name| Some(name.as_str()) == new || !replaced.contains(name));
+        if let Some(new) = new
+            && !is_listed
+        {
+            names.insert(place.unwrap_or(names.len()), new.to_owned());
+        }
+    })
+}
+
+/// Changes the list on top of what it is; answers what it then is.
+fn edit_list(
+    store: &dyn Store,
+    edit: impl Fn(&mut Vec<String>),
+) -> Result<Vec<String>, MirrorError> {
     let key = key(PACK_LIST);
     for _ in 0..LIST_TRIES {
         let found = get(store, &key)?;
@@ -178,34 +196,72 @@ fn list_packs(
             Some((file, _)) => parse_list(store, file)?,
             None => Vec::new(),
         };
-        names.retain(|name| Some(name.as_str()) == new || !replaced.contains(name));
-        if let Some(new) = new
-            && !names.iter().any(|name| name == new)
-        {
-            names.push(new.to_owned());
-        }
+        edit(&mut names);
         let file = packs::list_file(&names);
         let condition = match found {
-            Some((old, _)) if old == file => return Ok(()),
+            Some((old, _)) if old == file => return Ok(names),
             Some((_, etag)) => etag.map(Condition::Matches),
             None => Some(Condition::Absent),
         };
         match store.put(&key, &file, PLAIN, condition.as_ref()) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(names),
             // Another run has written it, or the store refuses what is right: look again.
             Err(error) if error.kind == StoreErrorKind::ConditionFailed => {}
             Err(error) if error.kind == StoreErrorKind::Unsupported => {
                 store.put(&key, &file, PLAIN, None)?;
-                return Ok(());
+                return Ok(names);
             }
             Err(error) => return Err(error.into()),
         }
         if same_file(store, &key, &condition)? {
             store.put(&key, &file, PLAIN, None)?;
-            return Ok(());
+            return Ok(names);
         }
     }
     Err(MirrorError::Conflict)
+}
+
+/// Puts `new`, which has all that `parts` have, into their place on the list, and answers the list. If
+/// one of them has left it meanwhile, nothing changes. `refs` are published.
+pub(crate) fn replace_packs(
+    store: &dyn Store,
+    refs: &[Ref],
+    new: &str,
+    parts: &[String],
+) -> Result<Vec<String>, MirrorError> {
+    let parts: Vec<String> = parts.iter().filter(|name| *name != new).cloned().collect();
+    if !parts.is_empty() {
+        replaced::note(store, new, &parts)?;
+    }
+    let are_listed = |names: &[String]| parts.iter().all(|part| names.contains(part));
+    let listed = listed_packs(store)?;
+    if !are_listed(&listed) {
+        return Ok(listed);
+    }
+    let listed = list_packs(store, Some(new), &parts)?;
+    after_compaction(store, refs, listed)
+}
+
+/// Lists a pack that was made of what the mirror has; answers the list. `refs` are published.
+pub(crate) fn add_pack(
+    store: &dyn Store,
+    refs: &[Ref],
+    new: &str,
+) -> Result<Vec<String>, MirrorError> {
+    let listed = list_packs(store, Some(new), &[])?;
+    after_compaction(store, refs, listed)
+}
+
+fn after_compaction(
+    store: &dyn Store,
+    refs: &[Ref],
+    listed: Vec<String>,
+) -> Result<Vec<String>, MirrorError> {
+    // A store that ignores conditions has let this drop a pack that another run has just listed.
+    match get(store, &key("info/refs"))? {
+        Some((file, _)) if file == info_refs(refs) => Ok(listed),
+        _ => list_whole_packs(store),
+    }
 }
 
 /// Was a condition refused though it holds?
@@ -241,7 +297,7 @@ fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
 
 /// Lists a pack before anything needs it: of a first fetch in slices.
 pub(crate) fn list_pack(store: &dyn Store, name: &str) -> Result<(), MirrorError> {
-    list_packs(store, Some(name), &[])
+    list_packs(store, Some(name), &[]).map(drop)
 }
 
 /// Lists the packs that were copied from another mirror, in its order. They are all that it has, so
@@ -253,36 +309,50 @@ pub(crate) fn list_copied(store: &dyn Store, copied: &[String]) -> Result<(), Mi
     if !retired.is_empty() {
         replaced::note(store, newest, &retired)?;
     }
-    copied.iter().try_for_each(|name| list_packs(store, Some(name), &retired))
+    for name in copied {
+        list_packs(store, Some(name), &retired)?;
+    }
+    Ok(())
 }
 
 /// Makes `wanted` the mirror's refs. Everything that they need is stored: the proof is consumed.
-/// `replaced` are packs that the new one stands for.
+/// `replaced` are packs that the new one stands for. Answers the packs that are then listed.
 pub(crate) fn publish(
     store: &dyn Store,
     proof: impl AllStored,
     published: &Published,
     wanted: &Advertisement,
     replaced: &[String],
-) -> Result<(), MirrorError> {
+) -> Result<Vec<String>, MirrorError> {
     let pack = proof.new_pack();
     if let Some(new) = pack
         && replaced.iter().any(|name| name != new)
     {
         replaced::note(store, new, replaced)?;
     }
-    list_packs(store, pack, replaced)?;
-    let outcome = publish_refs(store, published, wanted);
-    match &outcome {
-        Ok(()) if pack.is_some() => list_packs(store, pack, &[])?,
+    let mut listed = list_packs(store, pack, replaced)?;
+    match publish_refs(store, published, wanted) {
+        Ok(()) if pack.is_some() => listed = list_packs(store, pack, &[])?,
+        Ok(()) => {}
         Err(MirrorError::Conflict) if pack.is_some() => {
-            for name in whole_packs(store)? {
-                list_packs(store, Some(&name), &[])?;
-            }
+            list_whole_packs(store)?;
+            return Err(MirrorError::Conflict);
         }
-        _ => {}
+        Err(error) => return Err(error),
     }
-    outcome
+    Ok(listed)
+}
+
+/// Lists every pack that is whole and that no listed one stands for. Answers the list.
+fn list_whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
+    let retired = Replaced::read(store)?;
+    let mut listed = listed_packs(store)?;
+    for name in whole_packs(store)? {
+        if !retired.is_replaced_by_one_of(&name, &listed) {
+            listed = list_packs(store, Some(&name), &[])?;
+        }
+    }
+    Ok(listed)
 }
 
 fn publish_refs(

@@ -31,6 +31,8 @@ pub(crate) fn note(store: &dyn Store, new: &str, replaced: &[String]) -> Result<
 #[derive(Default)]
 pub(crate) struct Replaced {
     since: HashMap<String, SystemTime>,
+    /// By pack, the packs that stand for it.
+    by: HashMap<String, Vec<String>>,
     notes: Vec<(Key, SystemTime)>,
 }
 
@@ -41,12 +43,13 @@ impl Replaced {
             for info in page {
                 let name = info.key.as_str().strip_prefix(PREFIX);
                 // What is no note of ours is neither read nor ever deleted.
-                let is_note = name.and_then(|name| pack_name(name.as_bytes())).is_some();
-                let Some(at) = info.last_modified.filter(|_| is_note) else { continue };
+                let new = name.and_then(|name| pack_name(name.as_bytes()));
+                let (Some(new), Some(at)) = (new, info.last_modified) else { continue };
                 // Another gc may have just deleted it.
                 let file = files::get(store, &info.key, None, MAX_NOTE_BYTES)?;
                 let Some((file, _)) = file else { continue };
                 for name in file.split(|byte| *byte == b'\n').filter_map(pack_name) {
+                    found.by.entry(name.clone()).or_default().push(new.clone());
                     let since = found.since.entry(name).or_insert(at);
                     *since = at.max(*since);
                 }
@@ -60,6 +63,11 @@ impl Replaced {
     /// Since when a pack is not listed, if that was noted.
     pub(crate) fn since(&self, name: &str) -> Option<SystemTime> {
         self.since.get(name).copied()
+    }
+
+    /// Does one of `listed` stand for this pack?
+    pub(crate) fn is_replaced_by_one_of(&self, name: &str, listed: &[String]) -> bool {
+        self.by.get(name).is_some_and(|by| by.iter().any(|new| listed.contains(new)))
     }
 
     /// Notes of which `is_old` says so.

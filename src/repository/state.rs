@@ -1,22 +1,25 @@
 //! `mirror_state/state.json`: for operators, what was published last, from where and by what.
 //!
-//! Written after each publication, and by a run with nothing new only if it does not describe what is
-//! published (the last write failed). It is not the foundation: if it cannot be written that is a
+//! Written before a run stores anything that must not stay (`begun`), after each publication, and by a
+//! run with nothing new only if it does not describe what is published (the last write failed) or
+//! names runs that are over. It is not the foundation: if it cannot be written that is a
 //! warning, because the refs are published already. But it is a second witness. An empty `info/refs`
 //! can be damage, or a cache's empty answer; [`crate::mirror`] and [`crate::maintain`] believe it only
 //! if the state agrees.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::MirrorError;
 use super::files;
-use super::layout::Layout;
+use super::layout::LayoutOption;
+use super::publish::MAX_REFS_BYTES;
 use crate::git::refs::{Advertisement, Head, Ref, head_file, info_refs};
 use crate::source::Source;
-use crate::store::{ObjectHeaders, Store, StoreErrorKind};
+use crate::store::{Condition, ETag, ObjectHeaders, Store, StoreError, StoreErrorKind};
 
 /// The key below the target's prefix.
 pub const KEY: &str = "mirror_state/state.json";
@@ -25,19 +28,145 @@ pub const KEY: &str = "mirror_state/state.json";
 const MAX_STATE_BYTES: u64 = 1 << 20;
 
 /// What the last run to publish has recorded. Fields that an older program did not write are `None`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Recorded {
+    known: Known,
+    pub(crate) refs: Option<usize>,
+    file: File,
+}
+
+#[derive(Debug, Deserialize)]
+struct Known {
     source: Option<String>,
     repository: Option<String>,
-    pub(crate) refs: Option<usize>,
+    refs: Option<usize>,
     ref_fingerprint: Option<String>,
+    lfs_lacking: Option<usize>,
+    loose_objects: Option<u64>,
+    #[serde(default)]
+    writing: Vec<Begun>,
+}
+
+/// A run that has begun to write, and has not said that it has ended.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) run: String,
+    /// RFC 3339, by the clock of the machine that runs it.
+    pub(crate) begun: String,
+}
+
+/// The file as it was read, to be changed and written back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct File {
+    fields: Map<String, Value>,
+    stored: Stored,
+}
+
+/// What is known of the file that is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Stored {
+    #[default]
+    Unknown,
+    Absent,
+    As(Option<ETag>),
+}
+
+/// Runs that write the file at the same moment make each other look again.
+const TRIES: u32 = 10;
+
+const HEADERS: ObjectHeaders = ObjectHeaders::changing("application/json");
+
+/// Fields of [`State`].
+const REFS: &str = "refs";
+const FINGERPRINT: &str = "ref_fingerprint";
+
+/// The field of [`Begun`] runs.
+pub(crate) const WRITING: &str = "writing";
+
+impl File {
+    /// For a target of which no state could be read.
+    pub(crate) fn absent() -> Self {
+        File { stored: Stored::Absent, ..File::default() }
+    }
+
+    fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        let Some((file, etag)) = files::get(store, &files::key(KEY), None, MAX_STATE_BYTES)? else {
+            return Ok(File::absent());
+        };
+        let fields = serde_json::from_slice(&file).unwrap_or_default();
+        Ok(File { fields, stored: Stored::As(etag) })
+    }
+
+    /// Does it describe the refs that are published? If not, another run has published after the one
+    /// that wrote it, and may have written its state before: then what is published is described.
+    pub(crate) fn settle(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        for _ in 0..TRIES {
+            // A run that has never published says nothing of what is.
+            let Some(said) = self.fields.get(FINGERPRINT) else { return Ok(()) };
+            let (refs, fingerprint) = fingerprint_of_published(store)?;
+            if said.as_str() == Some(&fingerprint) {
+                return Ok(());
+            }
+            self.update(store, |state| {
+                state.insert(FINGERPRINT.into(), fingerprint.as_str().into());
+                state.insert(REFS.into(), refs.into());
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file with what `edit` makes of it, on top of what others have written meanwhile
+    /// where the store knows conditions.
+    pub(crate) fn update(
+        &mut self,
+        store: &dyn Store,
+        edit: impl Fn(&mut Map<String, Value>),
+    ) -> Result<(), StoreError> {
+        let key = files::key(KEY);
+        for tries in 0.. {
+            let mut fields = self.fields.clone();
+            edit(&mut fields);
+            let mut file =
+                serde_json::to_vec_pretty(&fields).expect("what was JSON stays to be it");
+            file.push(b'\n');
+            let condition = match &self.stored {
+                Stored::Absent => Some(Condition::Absent),
+                Stored::As(Some(etag)) => Some(Condition::Matches(etag.clone())),
+                Stored::As(None) | Stored::Unknown => None,
+            };
+            let condition = condition.filter(|_| tries < TRIES);
+            match store.put(&key, &file, HEADERS, condition.as_ref()) {
+                Ok(etag) => {
+                    *self = File { fields, stored: Stored::As(etag) };
+                    return Ok(());
+                }
+                Err(error) if error.kind == StoreErrorKind::ConditionFailed => {
+                    let unknown = || File { stored: Stored::Unknown, ..self.clone() };
+                    let mut now = match File::read(store) {
+                        Err(error) if error.kind == StoreErrorKind::Denied => unknown(),
+                        now => now?,
+                    };
+                    // Nobody has written: this store refuses what is right.
+                    if now.stored == self.stored {
+                        now.stored = Stored::Unknown;
+                    }
+                    *self = now;
+                }
+                Err(error) if error.kind == StoreErrorKind::Unsupported && condition.is_some() => {
+                    self.stored = Stored::Unknown;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last try has no condition")
+    }
 }
 
 impl Recorded {
     /// `None`: there is no state.
     pub(crate) fn read(store: &dyn Store) -> Result<Option<Self>, MirrorError> {
-        let file = match files::get(store, &files::key(KEY), None, MAX_STATE_BYTES) {
-            Ok(Some((file, _))) => file,
+        let (file, etag) = match files::get(store, &files::key(KEY), None, MAX_STATE_BYTES) {
+            Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             // S3 answers 403 for a missing key to those who may not list.
             Err(error) if error.kind == StoreErrorKind::Denied => {
@@ -56,18 +185,41 @@ impl Recorded {
         if file.is_empty() {
             return Err(damaged(&"0 bytes"));
         }
-        serde_json::from_slice(&file).map(Some).map_err(|error| damaged(&error))
+        let known: Known = serde_json::from_slice(&file).map_err(|error| damaged(&error))?;
+        let fields = serde_json::from_slice(&file).map_err(|error| damaged(&error))?;
+        let file = File { fields, stored: Stored::As(etag) };
+        Ok(Some(Recorded { refs: known.refs, known, file }))
+    }
+
+    /// The file that this was read from.
+    pub(crate) fn file(&self) -> File {
+        self.file.clone()
+    }
+
+    /// Runs that have begun to write and not said that they have ended.
+    pub(crate) fn writing(&self) -> &[Begun] {
+        &self.known.writing
+    }
+
+    /// How many LFS objects lacked when it was written.
+    pub(crate) fn lfs_lacking(&self) -> Option<usize> {
+        self.known.lfs_lacking
+    }
+
+    /// How many loose objects runs have stored since they were last packed.
+    pub(crate) fn loose_objects(&self) -> Option<u64> {
+        self.known.loose_objects
     }
 
     /// The URL of the repository that this is a mirror of. `None`: it only ever came in bundles.
     pub(crate) fn repository(&self) -> Option<&str> {
-        let named = [&self.repository, &self.source].into_iter().flatten();
+        let named = [&self.known.repository, &self.known.source].into_iter().flatten();
         named.map(String::as_str).find(|url| identity(url).is_some())
     }
 
     /// Are these the refs that it describes? `None`: it is too old to tell.
     pub(crate) fn describes(&self, refs: &[Ref], head: Option<&Head>) -> Option<bool> {
-        Some(*self.ref_fingerprint.as_ref()? == fingerprint(refs, head))
+        Some(*self.known.ref_fingerprint.as_ref()? == fingerprint(refs, head))
     }
 }
 
@@ -116,17 +268,19 @@ struct State<'s> {
     /// `cat info/refs HEAD | sha256sum`.
     ref_fingerprint: String,
     lfs_lacking: usize,
+    /// Stored since loose objects were last packed.
+    loose_objects: u64,
 }
 
-/// Says in the mirror that `wanted` has just been published.
-pub(crate) fn write(
-    store: &dyn Store,
+/// What a run has published, in the fields of the file.
+pub(crate) fn published(
     source: &dyn Source,
     recorded: Option<&Recorded>,
-    layout: Layout,
+    layout: LayoutOption,
     wanted: &Advertisement,
     lfs_lacking: usize,
-) {
+    loose_objects: u64,
+) -> Map<String, Value> {
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let redirected_to = source.redirected_to();
@@ -139,26 +293,37 @@ pub(crate) fn write(
         redirected_to,
         tool: concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")),
         published_at: now.format(&Rfc3339).unwrap_or_default(),
-        layout: match layout {
-            Layout::Loose => "loose",
-            Layout::Pack => "pack",
-        },
+        layout: layout.name(),
         refs: wanted.refs.len(),
         ref_fingerprint: fingerprint(&wanted.refs, Some(&wanted.head)),
         lfs_lacking,
+        loose_objects,
     };
-    let mut file = serde_json::to_vec_pretty(&state).expect("strings and numbers are always JSON");
-    file.push(b'\n');
-    let headers = ObjectHeaders::changing("application/json");
-    if let Err(error) = store.put(&files::key(KEY), &file, headers, None) {
-        log::warn!("published, but {error}");
+    match serde_json::to_value(state) {
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("a struct of strings and numbers is always an object"),
     }
 }
 
 fn fingerprint(refs: &[Ref], head: Option<&Head>) -> String {
+    hex_of_sha256(&[&info_refs(refs), &head.and_then(head_file).unwrap_or_default()])
+}
+
+/// How many refs are published, and their [`fingerprint`].
+fn fingerprint_of_published(store: &dyn Store) -> Result<(usize, String), StoreError> {
+    let read = |name| {
+        let found = files::get(store, &files::key(name), None, MAX_REFS_BYTES)?;
+        Ok::<_, StoreError>(found.map(|(file, _)| file).unwrap_or_default())
+    };
+    let (refs, head) = (read("info/refs")?, read("HEAD")?);
+    let lines = refs.split_inclusive(|byte| *byte == b'\n');
+    let count = lines.filter(|line| !line.ends_with(b"^{}\n")).count();
+    Ok((count, hex_of_sha256(&[&refs, &head])))
+}
+
+fn hex_of_sha256(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(info_refs(refs));
-    hasher.update(head.and_then(head_file).unwrap_or_default());
+    parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

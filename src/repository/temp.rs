@@ -88,7 +88,7 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The temporary keys and uploads of one run.
 pub(crate) struct TempKeys<'e> {
     store: &'e dyn Store,
-    run_id: String,
+    run: Running,
     next: AtomicU32,
     made: Mutex<Made>,
 }
@@ -127,23 +127,46 @@ fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for TempKeys<'_> {
+/// A run of this process that is under way, as long as this is held.
+pub(crate) struct Running {
+    pub(crate) id: String,
+}
+
+impl Running {
+    pub(crate) fn begin() -> Self {
+        let id = new_run_id();
+        under_way().insert(id.clone());
+        Running { id }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        under_way().remove(&self.run_id);
+        under_way().remove(&self.id);
+    }
+}
+
+/// Is the run that has this id, and that was begun then, over? Of other hosts only age can tell.
+pub(crate) fn is_over(run_id: &str, begun: Option<SystemTime>, now: SystemTime) -> bool {
+    match is_alive_here(run_id) {
+        Some(alive) => !alive,
+        // A time that is as far ahead says nothing: a wrong clock must not keep it alive for ever.
+        None => begun.is_none_or(|at| {
+            now.duration_since(at).unwrap_or_else(|ahead| ahead.duration()) > ABANDONED_AFTER
+        }),
     }
 }
 
 impl<'e> TempKeys<'e> {
     pub(crate) fn new(store: &'e dyn Store) -> Self {
-        let run_id = new_run_id();
-        under_way().insert(run_id.clone());
-        TempKeys { store, run_id, next: AtomicU32::new(0), made: Mutex::default() }
+        let (run, next) = (Running::begin(), AtomicU32::new(0));
+        TempKeys { store, run, next, made: Mutex::default() }
     }
 
     /// A new temporary key; `what` says what for, in the bucket's listing.
     pub(crate) fn key(&self, what: &str) -> Key {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let key = Key::new(format!("{TEMP_PREFIX}{}/{what}-{number}", self.run_id))
+        let key = Key::new(format!("{TEMP_PREFIX}{}/{what}-{number}", self.run.id))
             .expect("a run id has no slash and no control character");
         self.made().keys.insert(key.clone());
         key
@@ -262,12 +285,25 @@ fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
     }
 }
 
+/// What [`sweep_all`] has done.
+pub(crate) struct Swept {
+    /// Keys, uploads and other leftovers that are gone.
+    pub(crate) deleted: usize,
+    /// Something of a dead run has to wait for another sweep.
+    pub(crate) is_left: bool,
+}
+
 /// Deletes what dead runs have left, and aborts their uploads. Answers how many keys, uploads and
 /// other leftovers. Keys of any other form stay, whoever made them.
+pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
+    Ok(sweep_all(store)?.deleted)
+}
+
+/// As [`sweep`]; also says if something is left.
 ///
 /// Two requests if there is nothing. Uploads to final keys (copies of over 5 GiB) are looked for only
 /// where a dead run has left a note of one.
-pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
+pub(crate) fn sweep_all(store: &dyn Store) -> Result<Swept, StoreError> {
     let now = SystemTime::now();
     let (mut dead, mut dead_notes, mut live_notes) = (Vec::new(), Vec::new(), Vec::new());
     listing::pages(store, TEMP_PREFIX, |page| {
@@ -290,10 +326,13 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
         }
     }
     delete(store, dead)?;
+    let mut is_left = false;
     if !dead_notes.is_empty() {
-        swept += sweep_noted(store, dead_notes, &live_notes)?;
+        let noted = sweep_noted(store, dead_notes, &live_notes)?;
+        swept += noted.deleted;
+        is_left = noted.is_left;
     }
-    Ok(swept)
+    Ok(Swept { deleted: swept, is_left })
 }
 
 fn delete(store: &dyn Store, dead: Vec<TempKey>) -> Result<(), StoreError> {
@@ -310,13 +349,12 @@ fn sweep_noted(
     store: &dyn Store,
     dead: Vec<(TempKey, Option<SystemTime>)>,
     alive: &[TempKey],
-) -> Result<usize, StoreError> {
+) -> Result<Swept, StoreError> {
     let read = |keys: &mut dyn Iterator<Item = &TempKey>| -> Result<Vec<Note>, StoreError> {
         keys.filter_map(|key| Note::read(store, &key.key).transpose()).collect()
     };
     let alive = read(&mut alive.iter())?;
-    let mut done = Vec::new();
-    let mut aborted = 0;
+    let (mut done, mut aborted, mut is_left) = (Vec::new(), 0, false);
     for (temporary, written) in dead {
         let note = Note::read(store, &temporary.key)?;
         // What can't be read names nothing that is ours.
@@ -330,6 +368,7 @@ fn sweep_noted(
         }
         let others: Vec<&Note> = alive.iter().filter(|other| other.key == key).collect();
         if others.iter().any(|other| other.id.is_none()) {
+            is_left = true;
             continue;
         }
         for OpenUpload { upload, initiated } in store.list_uploads(key.as_str())? {
@@ -343,7 +382,7 @@ fn sweep_noted(
     }
     let notes = done.len();
     delete(store, done)?;
-    Ok(aborted + notes)
+    Ok(Swept { deleted: aborted + notes, is_left })
 }
 
 fn began_right_after(noted: Option<SystemTime>, begun: Option<SystemTime>) -> bool {

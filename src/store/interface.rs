@@ -147,6 +147,35 @@ impl Limits {
         Limits { min_part_bytes: 5 << 20, max_parts: 10_000, max_copy_bytes: 5 << 30 };
 }
 
+/// Requests and bytes by what S3 bills them as (<https://aws.amazon.com/s3/pricing/>). Each try counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// PUT, COPY, POST and LIST: the dear ones.
+    pub writes: u64,
+    /// GET and HEAD.
+    pub reads: u64,
+    /// Deletions, and uploads given up: free.
+    pub deletes: u64,
+    /// Bytes of bodies sent to the store.
+    pub bytes_sent: u64,
+    /// Bytes of objects read from it.
+    pub bytes_received: u64,
+}
+
+impl Usage {
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(self, before: Usage) -> Usage {
+        Usage {
+            writes: self.writes.saturating_sub(before.writes),
+            reads: self.reads.saturating_sub(before.reads),
+            deletes: self.deletes.saturating_sub(before.deletes),
+            bytes_sent: self.bytes_sent.saturating_sub(before.bytes_sent),
+            bytes_received: self.bytes_received.saturating_sub(before.bytes_received),
+        }
+    }
+}
+
 /// Keys to bytes. Every call blocks until the store has answered; all of them may be called from
 /// many threads at once.
 ///
@@ -272,6 +301,18 @@ pub trait Store: Send + Sync {
 
     /// How many requests have been sent so far, each try counted.
     fn requests(&self) -> u64;
+
+    /// May an upload be open that nobody knows, since the answer to its beginning was lost? It is found
+    /// by [`Store::list_uploads`].
+    fn may_have_lost_uploads(&self) -> bool {
+        false
+    }
+
+    /// The same requests by what they are billed as, if they are counted so
+    /// ([`super::counted::Counted`]).
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
 }
 
 /// A listing that answers with what was not asked for.
@@ -380,6 +421,12 @@ macro_rules! delegate {
             }
             fn requests(&self) -> u64 {
                 (**self).requests()
+            }
+            fn may_have_lost_uploads(&self) -> bool {
+                (**self).may_have_lost_uploads()
+            }
+            fn usage(&self) -> Usage {
+                (**self).usage()
             }
         }
     )+};

@@ -16,11 +16,12 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::interface::{
     Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, StoreErrorKind, Upload,
+    StoreError, StoreErrorKind, Upload, Usage,
 };
 pub use crate::run::retry::Policy;
 use crate::run::retry::{Backoff, sleep_by, with_retry};
@@ -37,6 +38,7 @@ pub struct Retry<S> {
     policy: Policy,
     cancel: Cancel,
     sleep: Sleep,
+    lost_upload: AtomicBool,
 }
 
 impl<S: Store> fmt::Debug for Retry<S> {
@@ -52,7 +54,7 @@ impl<S: Store> Retry<S> {
     /// Repeats the requests of `store` as `policy` says.
     pub fn new(store: S, policy: Policy) -> Self {
         let (cancel, sleep) = (Box::new(|| false), Box::new(std::thread::sleep));
-        Retry { store, policy, cancel, sleep }
+        Retry { store, policy, cancel, sleep, lost_upload: AtomicBool::new(false) }
     }
 
     /// No further try, and no further wait, once `cancel` is true: the last failure is the answer.
@@ -231,7 +233,10 @@ impl<S: Store> Store for Retry<S> {
     }
 
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {
-        self.run(|| self.store.create_upload(key, headers))
+        self.run_told(|maybe_done| {
+            self.lost_upload.fetch_or(maybe_done, Ordering::Relaxed);
+            self.store.create_upload(key, headers)
+        })
     }
 
     fn put_part(&self, upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError> {
@@ -279,6 +284,14 @@ impl<S: Store> Store for Retry<S> {
 
     fn requests(&self) -> u64 {
         self.store.requests()
+    }
+
+    fn may_have_lost_uploads(&self) -> bool {
+        self.lost_upload.load(Ordering::Relaxed) || self.store.may_have_lost_uploads()
+    }
+
+    fn usage(&self) -> Usage {
+        self.store.usage()
     }
 }
 

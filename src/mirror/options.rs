@@ -1,0 +1,57 @@
+//! What a run is to do.
+
+use crate::git::refs::RefFilter;
+use crate::repository::layout::LayoutOption as Layout;
+use crate::run::Cancel;
+
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How objects are laid out in the bucket.
+    pub layout: Layout,
+    /// Which refs.
+    pub refs: RefFilter,
+    /// Mirror LFS objects too.
+    pub lfs: bool,
+    /// Ask for everything again and store what is missing, whatever the mirror says it has.
+    pub full: bool,
+    /// Let the mirror lose all its refs, or most of them.
+    pub force: bool,
+    /// Take over a mirror of another source.
+    pub move_source: bool,
+    /// Pack layout: fetch a first run in slices from the start, not only once the whole has broken.
+    pub slices: bool,
+    /// Say what would change and write nothing.
+    pub dry_run: bool,
+    /// Store requests in flight; at least 1.
+    pub concurrency: usize,
+    /// Working memory in bytes: caches, entries and parts in flight. At least
+    /// [`MIN_MEMORY_BYTES`](crate::run::MIN_MEMORY_BYTES).
+    pub memory_bytes: u64,
+    /// Above this many packs, some are made one.
+    pub max_packs: usize,
+    /// Larger objects, LFS objects too, are refused before any work is done on them.
+    pub max_object_bytes: u64,
+    /// To stop the run.
+    pub cancel: Cancel,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            layout: Layout::default(),
+            refs: RefFilter::default(),
+            lfs: true,
+            full: false,
+            force: false,
+            move_source: false,
+            slices: false,
+            dry_run: false,
+            concurrency: 64,
+            memory_bytes: 64 << 20,
+            max_packs: 20,
+            max_object_bytes: 5 << 40,
+            cancel: Cancel::default(),
+        }
+    }
+}

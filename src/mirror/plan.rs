@@ -1,0 +1,164 @@
+//! What a run finds at its start: what the source has, what the mirror has published, what is to
+//! change; and the guards that refuse what nobody can have meant.
+
+use super::options::Options;
+use crate::git::refs::{Advertisement, Head, Ref, RefName, default_branch};
+use crate::ingest::thin;
+use crate::repository::error::MirrorError;
+use crate::repository::publish::{self, Published, RefChange};
+use crate::repository::state::Recorded;
+use crate::repository::{objects, peeled, state};
+use crate::source::Source;
+use crate::store::Store;
+
+/// What a run is to bring about.
+pub(super) struct Plan {
+    pub(super) published: Published,
+    /// What the last run has recorded.
+    pub(super) recorded: Option<Recorded>,
+    /// What is to be published.
+    pub(super) wanted: Advertisement,
+    pub(super) tags: peeled::Tags,
+    pub(super) changes: Vec<RefChange>,
+    /// The refs are published already.
+    pub(super) unchanged: bool,
+    /// The source is an increment on what is published, whatever it is asked for.
+    pub(super) thin: bool,
+}
+
+impl Plan {
+    /// Asks the source for its refs and the store for what is published, and compares.
+    pub(super) fn make(
+        source: &dyn Source,
+        store: &dyn Store,
+        options: &Options,
+    ) -> Result<Self, MirrorError> {
+        let advertised = options.refs.apply(source.advertisement()?);
+        let prerequisites = source.prerequisites()?;
+        let published = Published::read(store, publish::max_file_bytes(options.memory_bytes))?;
+        let recorded = Recorded::read(store)?;
+        if !options.move_source {
+            refuse_another_source(store, source, recorded.as_ref())?;
+        }
+        if !options.force {
+            refuse_emptied(store, &published, recorded.as_ref())?;
+        }
+        let mut wanted = with_head(match prerequisites.is_empty() {
+            true => advertised,
+            false => thin::join(&published, advertised),
+        });
+        let tags = peeled::Tags::default();
+        tags.know(&published.refs);
+        tags.fill(&mut wanted);
+        check_refs_fit(&wanted, options.memory_bytes)?;
+        let changes = published.changes(&wanted);
+        if !options.force {
+            guard(&published, &wanted)?;
+        }
+        let unchanged = changes.is_empty() && published.exists();
+        let thin = !prerequisites.is_empty();
+        if thin && !unchanged {
+            objects::reading(store, options.layout.likely(), None, |read| {
+                thin::check(source, &published, &prerequisites, read)
+            })?;
+        }
+        Ok(Plan { published, recorded, wanted, tags, changes, unchanged, thin })
+    }
+
+    /// Does the record say what is published, and of this source?
+    pub(super) fn is_recorded(&self, source: &dyn Source) -> bool {
+        let origin = source.origin().unwrap_or_else(|| source.describe());
+        self.recorded.as_ref().is_some_and(|state| {
+            state.describes(&self.wanted.refs, Some(&self.wanted.head)) != Some(false)
+                && state.refs.is_some()
+                && state::is_same_source(Some(state), &origin)
+        })
+    }
+
+    /// LFS objects may be missing since an earlier run.
+    pub(super) fn may_lack_lfs(&self) -> bool {
+        let recorded = self.recorded.as_ref();
+        recorded.is_none_or(|state| state.lfs_lacking() != Some(0) || !state.writing().is_empty())
+    }
+}
+
+/// What the next run could not read back is not published.
+fn check_refs_fit(wanted: &Advertisement, memory_bytes: u64) -> Result<(), MirrorError> {
+    let limit = publish::max_file_bytes(memory_bytes);
+    // `oid TAB name LF`, and another line with `^{}` for what a tag points at.
+    let line = |r: &Ref| (42 + r.name.as_str().len() as u64, r.peeled.is_some());
+    let lines = wanted.refs.iter().map(line);
+    let len: u64 = lines.map(|(len, peeled)| if peeled { 2 * len + 3 } else { len }).sum();
+    if len <= limit {
+        return Ok(());
+    }
+    Err(MirrorError::Guard(format!(
+        "info/refs of {} refs has {len} bytes, more than --memory is enough for ({limit} bytes): \
+         raise --memory, or mirror fewer refs (--refs, --exclude-refs)",
+        wanted.refs.len()
+    )))
+}
+
+/// A mirror always has a HEAD: without one, git clones with nothing checked out, and a directory is
+/// no repository.
+fn with_head(mut wanted: Advertisement) -> Advertisement {
+    if wanted.head == Head::Absent {
+        wanted.head = match default_branch(&wanted.refs) {
+            Some(branch) => Head::Branch(branch),
+            None => Head::Unborn(RefName::new("refs/heads/main").expect("a valid name")),
+        };
+    }
+    wanted
+}
+
+/// A slip in a manifest must not replace a mirror by another repository.
+fn refuse_another_source(
+    store: &dyn Store,
+    source: &dyn Source,
+    recorded: Option<&Recorded>,
+) -> Result<(), MirrorError> {
+    let now = source.origin().unwrap_or_else(|| source.describe());
+    if state::is_same_source(recorded, &now) {
+        return Ok(());
+    }
+    let known = recorded.and_then(Recorded::repository).unwrap_or_default();
+    Err(MirrorError::Guard(format!(
+        "{} is a mirror of {known}, not of {now}: refusing to replace it; if the repository has moved, \
+         run once with --move-source",
+        store.describe()
+    )))
+}
+
+/// An `info/refs` without a byte is what an empty repository has, and also what is left of a damaged
+/// one: the state tells which.
+fn refuse_emptied(
+    store: &dyn Store,
+    published: &Published,
+    recorded: Option<&Recorded>,
+) -> Result<(), MirrorError> {
+    let had = recorded.and_then(|state| state.refs).unwrap_or(0);
+    if !published.exists() || !published.refs.is_empty() || had == 0 {
+        return Ok(());
+    }
+    Err(MirrorError::Guard(format!(
+        "{store}/info/refs is empty, but {store}/{} has {had} refs: the file is damaged, or a cache \
+         answers for the store; nothing was published. If the mirror is to be filled again, run with \
+         --force",
+        state::KEY,
+        store = store.describe(),
+    )))
+}
+
+/// An emptied or hijacked source must not empty the mirror.
+fn guard(published: &Published, wanted: &Advertisement) -> Result<(), MirrorError> {
+    let (had, has) = (published.refs.len(), wanted.refs.len());
+    let lost_all = had > 0 && has == 0;
+    let lost_most = had >= 10 && has < had.div_ceil(2);
+    if lost_all || lost_most {
+        return Err(MirrorError::Guard(format!(
+            "the source has {has} refs and the mirror {had}: refusing to publish so great a loss; \
+             if it is right, run again with --force"
+        )));
+    }
+    Ok(())
+}
