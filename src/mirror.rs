@@ -13,12 +13,14 @@ mod plan;
 use std::time::{Duration, Instant};
 
 use crate::lfs;
-use crate::maintain::compact::{Compaction, MAX_LOOSE};
+use crate::maintain::bundle::{Bundling, News};
+use crate::maintain::compact::{Compaction, MAX_LOOSE, Merged};
 use crate::progress::Progress;
 use crate::repository::begun::{self, Writing};
 pub use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 pub use crate::repository::layout::LayoutOption as Layout;
+use crate::repository::loose;
 use crate::repository::publish;
 pub use crate::repository::publish::RefChange;
 use crate::repository::slices::Slices;
@@ -102,6 +104,17 @@ struct Run<'r> {
     progress: &'r dyn Progress,
 }
 
+/// What a run has published.
+#[derive(Default)]
+struct Published {
+    /// Packs that are listed, if the run looked.
+    listed: Vec<String>,
+    /// Objects that runs have stored loose since they were last packed.
+    loose: u64,
+    is_whole: bool,
+    news: News,
+}
+
 /// What a run has stored.
 #[derive(Default)]
 struct Stored {
@@ -171,22 +184,41 @@ impl Run<'_> {
         plan: &mut Plan,
         is_swept: bool,
     ) -> Result<Stored, MirrorError> {
-        let is_due = !plan.unchanged || self.options.full;
-        let fence = if is_due { Some(Fence::read(self.store)?) } else { None };
+        plan.full |= self.needs_whole(plan)?;
+        let is_due = !plan.unchanged || plan.full;
+        let bundles_begin = self.keeps_bundles(plan) && !plan.is_bundled();
+        let fence = if is_due || bundles_begin { Some(Fence::read(self.store)?) } else { None };
         let (fetched, lfs) = self.store_content(writing, plan, is_due)?;
         let stored = Stored { written: fetched.as_ref().map_or((0, 0), |new| new.written), lfs };
-        let (mut listed, mut loose) = (Vec::new(), self.loose_before(plan));
+        let mut done = Published { loose: self.loose_before(plan), ..Published::default() };
         if let Some(fetched) = fetched {
-            loose += if self.is_loose(&fetched) { stored.written.0 } else { 0 };
-            listed = self.publish(plan, fetched, fence.as_ref())?;
+            done = self.publish(plan, fetched, fence.as_ref(), done.loose)?;
+        } else if bundles_begin {
+            done.listed = publish::listed_packs(self.store)?;
         }
-        let is_recorded = plan.is_recorded(self.source) && !is_swept;
+        let is_recorded = plan.is_recorded(self.source) && !is_swept && !bundles_begin;
         // LFS objects alone are news, too: fewer are missing.
         let is_news = !plan.unchanged || stored.written.0 > 0 || stored.lfs.written > 0;
         if is_news || !is_recorded {
-            self.record(writing, plan, &stored, fence.as_ref(), listed, loose);
+            self.record(writing, plan, &stored, fence.as_ref(), done);
         }
         Ok(stored)
+    }
+
+    /// Bundles are kept only of what comes in packs, and from a repository itself.
+    fn keeps_bundles(&self, plan: &Plan) -> bool {
+        let may = self.options.layout == Layout::Pack && self.from.is_none() && !plan.thin;
+        self.options.bundle && may
+    }
+
+    /// Bundles are to begin, and not everything is in packs.
+    fn needs_whole(&self, plan: &Plan) -> Result<bool, MirrorError> {
+        if !self.keeps_bundles(plan) || plan.is_bundled() || !plan.published.exists() {
+            return Ok(false);
+        }
+        // Loose objects come before packs.
+        let first = self.store.list("objects/", None)?.objects;
+        Ok(first.iter().any(|info| loose::oid_of_key(info.key.as_str()).is_some()))
     }
 
     /// Fetches or copies git objects, if they are due, and LFS objects, if any may be new.
@@ -214,21 +246,20 @@ impl Run<'_> {
         plan.recorded.as_ref().and_then(Recorded::loose_objects).unwrap_or(0)
     }
 
-    fn is_loose(&self, fetched: &Fetched) -> bool {
-        let complete = &fetched.complete;
-        complete.pack.is_none() && self.from.is_none() && !complete.is_in_slices()
-    }
-
-    /// Publishes what was fetched; answers the packs that are then listed.
+    /// Publishes what was fetched. `loose`: so many objects were loose before.
     fn publish(
         &self,
         plan: &mut Plan,
         fetched: Fetched,
         fence: Option<&Fence>,
-    ) -> Result<Vec<String>, MirrorError> {
-        let Fetched { complete, replaced, copied, .. } = fetched;
+        loose: u64,
+    ) -> Result<Published, MirrorError> {
+        let Fetched { complete, written, replaced, is_whole, prerequisites, copied } = fetched;
         plan.tags.fill(&mut plan.wanted);
         let in_slices = complete.is_in_slices();
+        let is_loose = complete.pack.is_none() && self.from.is_none() && !in_slices;
+        let news =
+            News { pack: complete.pack.as_ref().map(|pack| pack.name.clone()), prerequisites };
         self.progress.phase("publishing");
         if let Some(fence) = fence {
             fence.check(self.store)?;
@@ -239,19 +270,19 @@ impl Run<'_> {
         if in_slices {
             Slices::forget(self.store);
         }
-        Ok(listed)
+        let loose = loose + if is_loose { written.0 } else { 0 };
+        Ok(Published { listed, loose, is_whole, news })
     }
 
-    /// Records what is published, and compacts what has piled up. Everything is published by then, so
-    /// what fails is a warning, and a later run's to do.
+    /// Records what is published, compacts what has piled up, and keeps the bundles right. Everything is
+    /// published by then, so what fails is a warning, and a later run's to do.
     fn record(
         &self,
         writing: &Writing<'_>,
         plan: &Plan,
         stored: &Stored,
         fence: Option<&Fence>,
-        listed: Vec<String>,
-        loose: u64,
+        done: Published,
     ) {
         let Run { source, options, .. } = *self;
         let recorded = plan.recorded.as_ref();
@@ -265,58 +296,103 @@ impl Run<'_> {
         let warn = |error| log::warn!("published, but {error}");
         // Of a mirror by an older program it is not known how many loose objects there are.
         let is_unknown = recorded.and_then(Recorded::loose_objects).is_none();
-        let may_be_many = loose > MAX_LOOSE || (is_unknown && plan.published.exists());
-        let is_due = listed.len() > options.max_packs || may_be_many;
-        let mut left = loose;
-        if let (Some(fence), true, None) = (fence, is_due && layout != Layout::Loose, self.from) {
-            writing.publish(&fields(loose)).unwrap_or_else(warn);
-            self.progress.phase("compacting");
-            left = self.compact(writing, fence, plan, listed, may_be_many, loose);
+        let may_be_many = done.loose > MAX_LOOSE || (is_unknown && plan.published.exists());
+        let may_compact = layout != Layout::Loose && self.from.is_none();
+        let is_due = may_compact && (done.listed.len() > options.max_packs || may_be_many);
+        let bundles = self.keeps_bundles(plan);
+        let mut last = fields(done.loose);
+        if let (Some(fence), true) = (fence, is_due || bundles) {
+            writing.publish(&last).unwrap_or_else(warn);
+            let temp = TempKeys::new(writing);
+            let compaction = self.compaction(writing, &temp, fence, plan);
+            let (mut left, mut listed, mut merged) = (done.loose, done.listed, None);
+            if is_due {
+                self.progress.phase("compacting");
+                let outcome = compact(&compaction, &mut listed, may_be_many, &mut left);
+                merged = outcome.unwrap_or_else(|error| self.is_left(error, "compacted"));
+                last = fields(left);
+            }
+            if bundles {
+                self.progress.phase("bundling");
+                let kept = bundle(&compaction, plan, &done.news, done.is_whole, merged, listed);
+                if kept.unwrap_or_else(|error| self.is_left(error, "bundled")) {
+                    last.extend([state::bundled(wanted)]);
+                }
+            }
+            temp.clean().unwrap_or_else(|error| self.is_left(error.into(), "cleaned up"));
         }
-        writing.end(&fields(left)).unwrap_or_else(warn);
+        writing.end(&last).unwrap_or_else(warn);
     }
 
-    /// Compacts the mirror; answers how many loose objects are in no pack.
-    fn compact(
-        &self,
-        writing: &Writing<'_>,
-        fence: &Fence,
-        plan: &Plan,
-        listed: Vec<String>,
-        may_be_many: bool,
-        loose: u64,
-    ) -> u64 {
-        let options = self.options;
-        let temp = TempKeys::new(writing);
-        let compaction = Compaction {
+    /// Says what a later run does.
+    fn is_left<T: Default>(&self, error: MirrorError, what: &str) -> T {
+        match error {
+            MirrorError::Interrupted => log::info!("interrupted before the mirror was {what}"),
+            error => log::warn!("everything is published, but the mirror is not {what}: {error}"),
+        }
+        T::default()
+    }
+
+    fn compaction<'c>(
+        &'c self,
+        writing: &'c Writing<'c>,
+        temp: &'c TempKeys<'c>,
+        fence: &'c Fence,
+        plan: &'c Plan,
+    ) -> Compaction<'c> {
+        Compaction {
             store: writing,
-            temp: &temp,
+            temp,
             fence,
             refs: &plan.wanted.refs,
-            max_packs: options.max_packs.max(1),
-            memory_bytes: options.memory_bytes.max(MIN_MEMORY_BYTES),
-            concurrency: options.concurrency,
-            cancel: &options.cancel,
-        };
-        let mut left = loose;
-        let outcome = (|| {
-            // The list may be too long only since loose objects were packed; and deleting them is last.
-            let mut listed = compaction.packs(listed)?;
-            if may_be_many {
-                (listed, left) = compaction.loose(listed)?;
-                compaction.packs(listed)?;
-            }
-            Ok::<_, MirrorError>(())
-        })();
-        match outcome.and(temp.clean().map_err(MirrorError::from)) {
-            Ok(()) => {}
-            Err(MirrorError::Interrupted) => log::info!("interrupted while compacting the mirror"),
-            Err(error) => {
-                log::warn!("everything is published, but the mirror is not compacted: {error}")
-            }
+            max_packs: self.options.max_packs.max(1),
+            memory_bytes: self.options.memory_bytes.max(MIN_MEMORY_BYTES),
+            concurrency: self.options.concurrency,
+            cancel: &self.options.cancel,
         }
-        left
     }
+}
+
+/// Compacts the mirror: answers which packs have become one. `listed` and `left`, the loose objects in
+/// no pack, are then what they have become.
+fn compact(
+    compaction: &Compaction<'_>,
+    listed: &mut Vec<String>,
+    may_be_many: bool,
+    left: &mut u64,
+) -> Result<Option<Merged>, MirrorError> {
+    let (now, merged) = compaction.packs(listed.clone())?;
+    *listed = now;
+    if may_be_many {
+        // Deleting loose objects is last, and the list may be too long only since they were packed.
+        (*listed, *left) = compaction.loose(listed.clone())?;
+        *listed = compaction.packs(listed.clone())?.0;
+    }
+    Ok(merged)
+}
+
+/// Makes the bundles those of what is published. False: they can't be.
+fn bundle(
+    compaction: &Compaction<'_>,
+    plan: &Plan,
+    news: &News,
+    is_whole: bool,
+    merged: Option<Merged>,
+    listed: Vec<String>,
+) -> Result<bool, MirrorError> {
+    let bundling = Bundling { compaction, published: &plan.wanted };
+    if listed.is_empty() {
+        return Ok(false);
+    }
+    let follows = !is_whole && plan.is_bundled();
+    if follows && bundling.follow(news, merged.as_ref())? {
+        return Ok(true);
+    }
+    let begun = bundling.begin(listed)?;
+    if !begun {
+        log::warn!("no bundle is published: the packs can't become one with this --memory");
+    }
+    Ok(begun)
 }
 
 /// Clears away what killed runs have left, if one has begun and not ended, or nothing is known. Answers

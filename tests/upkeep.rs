@@ -291,6 +291,7 @@ fn json_of_verify_and_gc_has_these_fields_and_nothing_else_is_on_standard_output
     assert_eq!(
         fields(&ran),
         [
+            "bundles",
             "bytes",
             "dry_run",
             "duplicates",

@@ -77,6 +77,9 @@ pub(super) struct MirrorArgs {
     /// fetch a first run in slices
     #[argh(switch)]
     pub slices: bool,
+    /// also publish bundles
+    #[argh(switch)]
+    pub bundle: bool,
     /// let the mirror lose its refs
     #[argh(switch)]
     pub force: bool,

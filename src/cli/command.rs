@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::manifest::{self, Pair};
 use super::{help, urls};
 use crate::git::refs::RefFilter;
-use crate::mirror::Options;
+use crate::mirror::{Layout, Options};
 use crate::run::Cancel;
 
 /// A manifest longer than this (bytes) is a mistake: a wrong file or an endless pipe.
@@ -469,11 +469,12 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
     let refs = RefFilter::new(&args.refs, &args.exclude_refs)
         .map_err(|error| CliError::new(format!("--refs or --exclude-refs: {error}")))?;
     Ok(Options {
-        layout: args.layout.unwrap_or(defaults.layout),
+        layout: layout(args)?,
         refs,
         lfs: !args.no_lfs,
         full: args.full,
         slices: args.slices,
+        bundle: args.bundle,
         force: args.force,
         move_source: args.move_source,
         dry_run: args.dry_run,
@@ -483,6 +484,17 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         max_object_bytes: args.max_object_size.unwrap_or(defaults.max_object_bytes),
         cancel: Cancel::default(),
     })
+}
+
+/// A bundle has a pack that is stored.
+fn layout(args: &MirrorArgs) -> Result<Layout, CliError> {
+    match (args.bundle, args.layout) {
+        (true, Some(Layout::Loose)) => {
+            Err(CliError::new("--bundle needs packs: --layout pack, not loose"))
+        }
+        (true, _) => Ok(Layout::Pack),
+        (false, layout) => Ok(layout.unwrap_or_default()),
+    }
 }
 
 pub(super) fn settings(
@@ -597,7 +609,6 @@ mod tests {
 
     use super::*;
     use crate::cli::parse;
-    use crate::mirror::Layout;
 
     const PAIR: &str = "--source https://h/r --target s3://b/p";
 
@@ -768,6 +779,7 @@ mod tests {
             ("--endpoint-url ftp://x", "--endpoint-url: want https://"),
             ("--endpoint-url http://a --endpoint-url http://b", "--endpoint-url was given twice"),
             ("--layout pack --layout loose", "duplicate values"),
+            ("--bundle --layout loose", "needs packs"),
             ("--sse-kms-key-id K", "--sse-kms-key-id needs --sse"),
             ("--jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
             ("--jobs 9", "--jobs 9 share --memory 64: at least 8 MiB each"),

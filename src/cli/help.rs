@@ -38,6 +38,8 @@ How:
   --full                   ask for everything again, store what is missing
   --slices                 pack layout: fetch a first run in slices from the
                            start, not only once the whole has broken off
+  --bundle                 also publish clone.bundle and bundle-list, for
+                           git clone --bundle-uri (implies --layout pack)
   --force                  let the mirror lose all or most of its refs
   --move-source            take over a mirror of another source
   -n, --dry-run            say what would change, write nothing

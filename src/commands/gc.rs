@@ -63,12 +63,16 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
         0 => String::new(),
         objects => format!(" ({objects} of them in packs)"),
     };
+    let bundles = match summary.bundles {
+        0 => String::new(),
+        bundles => format!(", {bundles} bundles"),
+    };
     let reachable = match summary.reachable {
         Some(objects) => format!("{objects} reachable"),
         None => "nothing to look at".to_owned(),
     };
     format!(
-        "{target}: {} {} objects{duplicates}, {} files of packs and {} LFS objects, {} bytes{forgotten}; {} too \
+        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{forgotten}; {} too \
          young, {reachable}, {} requests, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
@@ -90,6 +94,7 @@ fn json(command: &GcCommand, target: &str, summary: &GcSummary) -> serde_json::V
         "loose": summary.loose,
         "duplicates": summary.duplicates,
         "pack_files": summary.packs,
+        "bundles": summary.bundles,
         "lfs": summary.lfs,
         "lfs_forgotten": summary.lfs_forgotten,
         "bytes": summary.bytes,

@@ -79,6 +79,22 @@ pub fn read_header(input: &mut impl BufRead) -> Result<BundleHeader, BundleError
     Ok(BundleHeader { advertised, prerequisites })
 }
 
+/// A header of version 2, up to the pack: what the reader must have, and the refs (`HEAD` among them).
+pub fn write_header<'n>(
+    prerequisites: impl IntoIterator<Item = &'n Oid>,
+    refs: &[(Oid, &str)],
+) -> Vec<u8> {
+    let mut header = b"# v2 git bundle\n".to_vec();
+    for oid in prerequisites {
+        header.extend(format!("-{oid}\n").into_bytes());
+    }
+    for (oid, name) in refs {
+        header.extend(format!("{oid} {name}\n").into_bytes());
+    }
+    header.push(b'\n');
+    header
+}
+
 /// A line without its line feed.
 fn read_line(input: &mut impl BufRead) -> Result<Vec<u8>, BundleError> {
     let mut line = Vec::new();
@@ -152,6 +168,18 @@ mod tests {
         for cut in 0..text.len() - 4 {
             assert!(matches!(read(&text[..cut]), Err(BundleError::Truncated)), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        let (one, two): (Oid, Oid) = (ONE.parse().unwrap(), TWO.parse().unwrap());
+        let refs = [(one, "HEAD"), (one, "refs/heads/main"), (two, "refs/tags/t")];
+        let text = write_header(&[two, one], &refs);
+        let header = read_header(&mut &text[..]).unwrap();
+        assert_eq!(header.prerequisites, [two, one]);
+        let Advertisement { refs, head, .. } = header.advertised.advertisement;
+        assert_eq!(head, Head::Branch(RefName::new("refs/heads/main").unwrap()));
+        assert_eq!(refs.iter().map(|r| r.oid).collect::<Vec<_>>(), [one, two]);
     }
 
     #[test]

@@ -50,7 +50,15 @@ use crate::run::Cancel;
 use crate::run::threads::for_each;
 use crate::store::{Key, Part, Store, StoreError, StoreErrorKind, Upload};
 
+/// Packs that have become one.
+pub(crate) struct Merged {
+    pub(crate) new: String,
+    /// In the order of the list.
+    pub(crate) parts: Vec<String>,
+}
+
 /// What a compaction is given.
+#[derive(Clone, Copy)]
 pub(crate) struct Compaction<'c> {
     pub(crate) store: &'c dyn Store,
     pub(crate) temp: &'c TempKeys<'c>,
@@ -83,18 +91,21 @@ struct Member {
 
 impl Compaction<'_> {
     /// Makes fewer packs of those that are listed, if there are too many. Answers the list as it then
-    /// is, as far as this run knows.
-    pub(crate) fn packs(&self, listed: Vec<String>) -> Result<Vec<String>, MirrorError> {
+    /// is, as far as this run knows, and which have become one.
+    pub(crate) fn packs(
+        &self,
+        listed: Vec<String>,
+    ) -> Result<(Vec<String>, Option<Merged>), MirrorError> {
         if listed.len() <= self.max_packs {
-            return Ok(listed);
+            return Ok((listed, None));
         }
         let sizes = self.lens(&listed, "pack")?;
-        let Some(range) = tiers::choose(&sizes, self.max_packs) else { return Ok(listed) };
+        let Some(range) = tiers::choose(&sizes, self.max_packs) else { return Ok((listed, None)) };
         let mut parts = self.open(&listed[range.clone()], &sizes[range])?;
         let new = loop {
             if parts.len() < 2 {
                 log::info!("{}: no two packs can become one", self.store.describe());
-                return Ok(listed);
+                return Ok((listed, None));
             }
             match self.join(&parts) {
                 Ok(new) => break new,
@@ -107,7 +118,9 @@ impl Compaction<'_> {
         };
         let parts: Vec<String> = parts.into_iter().map(|part| part.name).collect();
         log::info!("{} packs become {new}", parts.len());
-        self.list(&new, &parts)
+        let listed = self.list(&new, &parts)?;
+        let is_listed = listed.contains(&new);
+        Ok((listed, is_listed.then_some(Merged { new, parts })))
     }
 
     /// Packs the loose objects that are in no pack, if there are many, and deletes those that have been
@@ -298,7 +311,7 @@ impl Compaction<'_> {
         Ok(listed)
     }
 
-    fn check_cancelled(&self) -> Result<(), MirrorError> {
+    pub(crate) fn check_cancelled(&self) -> Result<(), MirrorError> {
         if self.cancel.is_cancelled() { Err(MirrorError::Interrupted) } else { Ok(()) }
     }
 

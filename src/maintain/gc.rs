@@ -1,8 +1,8 @@
 //! Deletes what no ref reaches and no list names, once it is old enough.
 //!
 //! That is: loose objects that no published ref reaches, or that a listed pack holds; `.pack` and
-//! `.idx` files that `objects/info/packs` does not list; and LFS objects that no reachable pointer
-//! names; those also leave the list of lacking ones. No other key is ever deleted; of temporary keys
+//! `.idx` files that `objects/info/packs` does not list; bundles that are not listed and whose pack is
+//! gone; and LFS objects that no reachable pointer names; those also leave the list of lacking ones. No other key is ever deleted; of temporary keys
 //! only those of dead runs (`temp`). If anything that refs reach is missing or damaged, nothing is
 //! deleted at all: what lies behind it is unknown.
 //!
@@ -46,6 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashSet;
 
+use super::bundle_check;
 use super::inventory;
 use super::known::Known;
 use super::pass::Pass;
@@ -114,6 +115,8 @@ pub struct GcSummary {
     pub packs: u64,
     /// LFS objects.
     pub lfs: u64,
+    /// Bundles that are no longer listed, and whose packs are gone.
+    pub bundles: u64,
     /// Lacking LFS objects that runs need no longer look for.
     pub lfs_forgotten: u64,
     /// Their bytes together.
@@ -131,7 +134,7 @@ pub struct GcSummary {
 impl GcSummary {
     /// How many keys, without temporary ones.
     pub fn deleted(&self) -> u64 {
-        self.loose + self.packs + self.lfs
+        self.loose + self.packs + self.lfs + self.bundles
     }
 }
 
@@ -158,8 +161,11 @@ pub fn gc_with(
     let published = Published::read(store)?;
     let published = confirmed(store, options, published)?;
     let summary = collect(store, options, published, deleting, progress)?;
+    let (bundles, bytes) = bundle_check::collect(store, options.dry_run, deleting)?;
     Ok(GcSummary {
         temporary,
+        bundles,
+        bytes: summary.bytes + bytes,
         store_requests: store.requests() - requests_before,
         elapsed: started.elapsed(),
         ..summary

@@ -2,10 +2,11 @@
 //!
 //! An index is made again from its pack; a list of packs from the packs that are there; and damaged
 //! loose objects that a sound pack holds are deleted, or readers, who ask for the loose one first,
-//! would stumble over them.
+//! would stumble over them. Damaged bundles are taken back.
 
 use std::collections::BTreeSet;
 
+use super::bundle_check;
 use super::inventory::whole_packs;
 use super::pass::Pass;
 use super::rebuild::rebuild;
@@ -61,6 +62,7 @@ impl Mender<'_> {
             }
         }
         mended.extend(self.drop_loose(damaged)?);
+        mended.extend(bundle_check::take_back(self.store, damaged)?);
         Ok(mended)
     }
 

@@ -1,5 +1,7 @@
 //! Work on a mirror that asks no source: checking it, compacting it, and deleting what nothing needs.
 
+pub(crate) mod bundle;
+mod bundle_check;
 pub(crate) mod compact;
 mod diagnose;
 pub mod distrust;

@@ -4,7 +4,8 @@
 //! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32
 //! and the name that the index gives it; everything that the refs reach exists, and what is read
 //! hashes to its name; the LFS objects of the pointers reached exist, by size if `quick` and by
-//! SHA-256 otherwise.
+//! SHA-256 otherwise; and bundles are the packs that they are named after (a sample looks at their
+//! ends alone).
 //!
 //! Packs are proven in one pass (`survey`); only where that does not succeed are they looked at once
 //! more, entry by entry and from ref to ref (`walk`), to say what is wrong and which ref it hurts.
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::bundle_check;
 use super::diagnose::{Diagnosis, Tip};
 use super::findings::Findings;
 pub use super::findings::{Finding, MAX_FINDINGS};
@@ -121,13 +123,18 @@ pub fn verify_with(
     let findings = Findings::default();
     let mut report = VerifyReport::default();
     if let Some((refs, head)) = read_refs(store, &findings)? {
-        if head.is_some() {
-            check_state(store, &refs, head.as_ref(), &findings)?;
-        }
+        let has_bundles = match head {
+            Some(_) => check_state(store, &refs, head.as_ref(), &findings)?,
+            None => false,
+        };
         let checked =
             Verification { store, options, progress, findings: &findings, tips: tips(&refs, head) };
         report.refs = refs.len();
         checked.run(&mut report)?;
+        if has_bundles {
+            let quick = options.quick || options.sample.is_some();
+            bundle_check::check(store, quick, &options.cancel, &findings)?;
+        }
     }
     (report.findings, report.finding_count, report.damaged) = findings.finish();
     report.store_requests = store.requests() - requests_before;
@@ -136,17 +143,20 @@ pub fn verify_with(
 }
 
 /// The state must be readable, or no run begins and gc deletes nothing; and it must not be another
-/// mirror's. A run writes it right after it has published, so it gets the time for that.
+/// mirror's. A run writes it right after it has published, so it gets the time for that. Answers if the
+/// mirror has bundles.
 fn check_state(
     store: &dyn Store,
     refs: &[Ref],
     head: Option<&Head>,
     findings: &Findings,
-) -> Result<(), MirrorError> {
+) -> Result<bool, MirrorError> {
     for is_last in [false, true] {
         match Recorded::read(store) {
-            Ok(None) => return Ok(()),
-            Ok(Some(state)) if state.describes(refs, head) != Some(false) => return Ok(()),
+            Ok(None) => return Ok(false),
+            Ok(Some(state)) if state.describes(refs, head) != Some(false) => {
+                return Ok(state.has_bundles());
+            }
             Ok(Some(state)) if !state.writing().is_empty() => {
                 log::warn!(
                     "{} describes other refs than info/refs: a run has been writing since {}, or was \
@@ -154,14 +164,14 @@ fn check_state(
                     state::KEY,
                     state.writing()[0].begun,
                 );
-                return Ok(());
+                return Ok(state.has_bundles());
             }
             Ok(Some(_)) if !is_last => std::thread::sleep(STATE_GRACE),
             Ok(Some(_)) => {
                 let same = files::get(store, &files::key("info/refs"), None, 256 << 20)?;
                 // A run has published meanwhile.
                 if same.is_some_and(|(file, _)| file != info_refs(refs)) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let what = format!("{} describes other refs: one of both is damaged", state::KEY);
                 findings.add("info/refs", what, None);
@@ -169,12 +179,12 @@ fn check_state(
             }
             Err(MirrorError::Mirror(what)) => {
                 findings.add(state::KEY, what, None);
-                return Ok(());
+                return Ok(false);
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// So long after the refs a run may write its state.

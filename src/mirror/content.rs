@@ -106,6 +106,8 @@ pub(super) fn copy_all(
         complete: Complete::by_copying(),
         written: (copied.objects, copied.bytes),
         replaced: Vec::new(),
+        is_whole: false,
+        prerequisites: Default::default(),
         copied: copied.packs,
     });
     Ok((fetched, lfs::Outcome { written, ..lfs::Outcome::default() }))

@@ -15,6 +15,7 @@ use crate::ingest::env::{Env, Written};
 use crate::ingest::run::{Complete, store_pack};
 use crate::ingest::slices::{Counted, SlicedFetch};
 use crate::lfs;
+use crate::maintain::bundle::Boundary;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::existing::Existing;
@@ -37,6 +38,10 @@ pub(super) struct Fetched {
     pub(super) written: (u64, u64),
     /// Packs that the new one stands for.
     pub(super) replaced: Vec<String>,
+    /// The new pack has everything, not only what is new.
+    pub(super) is_whole: bool,
+    /// What a bundle of the new pack needs.
+    pub(super) prerequisites: BTreeSet<Oid>,
     /// Packs that were copied from another mirror: all that it lists.
     pub(super) copied: Vec<String>,
 }
@@ -53,7 +58,7 @@ pub(super) fn fetch(
     let Plan { published, wanted, thin, .. } = plan;
     let thin = *thin;
     let wanted_layout = if thin { Layout::Loose } else { options.layout };
-    let incremental = thin || (published.exists() && !options.full);
+    let incremental = thin || (published.exists() && !plan.full);
     // The whole repository as one pack replaces those that there are.
     let replaced = match wanted_layout {
         Layout::Auto | Layout::Pack if published.exists() && !incremental => {
@@ -83,6 +88,8 @@ pub(super) fn fetch(
             complete: Complete::nothing_to_fetch(),
             written: (0, 0),
             replaced: Vec::new(),
+            is_whole: false,
+            prerequisites: BTreeSet::new(),
             copied: Vec::new(),
         });
     }
@@ -90,12 +97,16 @@ pub(super) fn fetch(
     let may_slice = !thin && wanted_layout != Layout::Loose && !published.exists();
     let temp = TempKeys::new(store);
     let mut choice = Choice { wanted: wanted_layout, is_first: !incremental, made: None };
+    let boundary = Boundary::default();
     let look = |oid: &Oid, kind: Kind, content: &[u8]| {
         if kind == Kind::Tag {
             plan.tags.look(*oid, content);
         }
         if options.lfs {
             pointers.look(oid, kind, content);
+        }
+        if options.bundle && incremental {
+            boundary.look(oid, kind, content);
         }
     };
     let memory_bytes = options.memory_bytes.max(MIN_MEMORY_BYTES);
@@ -132,7 +143,14 @@ pub(super) fn fetch(
             let written = (objects.into_inner(), bytes.into_inner());
             // Loose objects replace no pack.
             let replaced = if complete.pack.is_some() { replaced } else { Vec::new() };
-            Ok(Fetched { complete, written, replaced, copied: Vec::new() })
+            Ok(Fetched {
+                complete,
+                written,
+                replaced,
+                is_whole: !incremental,
+                prerequisites: boundary.prerequisites(&published.refs),
+                copied: Vec::new(),
+            })
         }
         (Ok(_), Err(error)) => Err(error.into()),
         (Err(error), cleaned) => {

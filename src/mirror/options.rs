@@ -21,6 +21,8 @@ pub struct Options {
     pub move_source: bool,
     /// Pack layout: fetch a first run in slices from the start, not only once the whole has broken.
     pub slices: bool,
+    /// Also publish bundles. Needs [`Layout::Pack`]: a bundle has a pack that is stored.
+    pub bundle: bool,
     /// Say what would change and write nothing.
     pub dry_run: bool,
     /// Store requests in flight; at least 1.
@@ -46,6 +48,7 @@ impl Default for Options {
             force: false,
             move_source: false,
             slices: false,
+            bundle: false,
             dry_run: false,
             concurrency: 64,
             memory_bytes: 64 << 20,

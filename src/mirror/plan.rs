@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) changes: Vec<RefChange>,
     /// The refs are published already.
     pub(super) unchanged: bool,
+    /// Everything is asked for again.
+    pub(super) full: bool,
     /// The source is an increment on what is published, whatever it is asked for.
     pub(super) thin: bool,
 }
@@ -62,7 +64,8 @@ impl Plan {
                 thin::check(source, &published, &prerequisites, read)
             })?;
         }
-        Ok(Plan { published, recorded, wanted, tags, changes, unchanged, thin })
+        let full = options.full;
+        Ok(Plan { published, recorded, wanted, tags, changes, unchanged, full, thin })
     }
 
     /// Does the record say what is published, and of this source?
@@ -73,6 +76,11 @@ impl Plan {
                 && state.refs.is_some()
                 && state::is_same_source(Some(state), &origin)
         })
+    }
+
+    /// Are the bundles those of what is published?
+    pub(super) fn is_bundled(&self) -> bool {
+        self.recorded.as_ref().is_some_and(Recorded::is_bundled)
     }
 
     /// LFS objects may be missing since an earlier run.

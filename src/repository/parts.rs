@@ -66,10 +66,20 @@ impl Parts {
         (self.number == 1 || !self.body.is_empty()).then(|| self.take())
     }
 
-    fn take(&mut self) -> (u32, Vec<u8>) {
+    /// The part that is being filled, whatever it holds; `None` if it is empty.
+    pub(crate) fn take_any(&mut self) -> Option<(u32, Vec<u8>)> {
+        (!self.body.is_empty()).then(|| self.take())
+    }
+
+    /// The number of a part that somebody else makes.
+    pub(crate) fn skip(&mut self) -> u32 {
         let number = self.number;
         self.number += 1;
-        (number, std::mem::take(&mut self.body))
+        number
+    }
+
+    fn take(&mut self) -> (u32, Vec<u8>) {
+        (self.skip(), std::mem::take(&mut self.body))
     }
 }
 

@@ -43,6 +43,7 @@ struct Known {
     ref_fingerprint: Option<String>,
     lfs_lacking: Option<usize>,
     loose_objects: Option<u64>,
+    bundled_refs: Option<String>,
     #[serde(default)]
     writing: Vec<Begun>,
 }
@@ -79,6 +80,9 @@ const HEADERS: ObjectHeaders = ObjectHeaders::changing("application/json");
 /// Fields of [`State`].
 const REFS: &str = "refs";
 const FINGERPRINT: &str = "ref_fingerprint";
+
+/// The [`fingerprint`] of the refs that the bundles have.
+const BUNDLED: &str = "bundled_refs";
 
 /// The field of [`Begun`] runs.
 pub(crate) const WRITING: &str = "writing";
@@ -211,6 +215,17 @@ impl Recorded {
         self.known.loose_objects
     }
 
+    /// Are there bundles, whatever they have?
+    pub(crate) fn has_bundles(&self) -> bool {
+        self.known.bundled_refs.is_some()
+    }
+
+    /// Do the bundles have all that is published?
+    pub(crate) fn is_bundled(&self) -> bool {
+        let Known { bundled_refs, ref_fingerprint, .. } = &self.known;
+        bundled_refs.is_some() && bundled_refs == ref_fingerprint
+    }
+
     /// The URL of the repository that this is a mirror of. `None`: it only ever came in bundles.
     pub(crate) fn repository(&self) -> Option<&str> {
         let named = [&self.known.repository, &self.known.source].into_iter().flatten();
@@ -246,6 +261,20 @@ pub(crate) fn identity(url: &str) -> Option<String> {
 pub(crate) fn is_same_source(recorded: Option<&Recorded>, source: &str) -> bool {
     let known = recorded.and_then(Recorded::repository).and_then(identity);
     known.zip(identity(source)).is_none_or(|(known, now)| known == now)
+}
+
+/// The field that says that the bundles have all that `wanted` names.
+pub(crate) fn bundled(wanted: &Advertisement) -> (String, Value) {
+    (BUNDLED.into(), fingerprint(&wanted.refs, Some(&wanted.head)).into())
+}
+
+/// Says that there are no bundles.
+pub(crate) fn forget_bundles(store: &dyn Store) -> Result<(), StoreError> {
+    let mut file = File::read(store)?;
+    match file.fields.contains_key(BUNDLED) {
+        true => file.update(store, |state| drop(state.remove(BUNDLED))),
+        false => Ok(()),
+    }
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,7 @@
 //! the sweep in the run's folder; one to a final key is noted there, as `temp.rs` says.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use super::parts::Parts;
 use super::temp::{NotedUpload, TempKeys};
@@ -84,6 +85,43 @@ impl<'e> KeyWriter<'e> {
     }
 
     fn send(&mut self, (number, body): (u32, Vec<u8>)) -> Result<(), StoreError> {
+        let store = self.temp.store();
+        let (begun, stored) = self.begun()?;
+        stored.push(store.put_part(begun.upload(), number, &body)?);
+        self.count(body.len());
+        Ok(())
+    }
+
+    /// Appends a range of what is stored under another key, copied by the store. What was written
+    /// before is a part of its own, so it must be as large as one has to be, or nothing; and so must
+    /// the range be, unless it is the last.
+    pub(crate) fn copy(&mut self, from: &Key, range: Range<u64>) -> Result<(), StoreError> {
+        self.send_part_in_hand()?;
+        let store = self.temp.store();
+        // Pieces of about the same size: none is smaller than a part may be.
+        let len = range.end - range.start;
+        let pieces = len.div_ceil(store.limits().max_copy_bytes).max(1);
+        let at = |piece: u64| {
+            range.start + (u128::from(len) * u128::from(piece) / u128::from(pieces)) as u64
+        };
+        for piece in 0..pieces {
+            let number = self.parts.skip();
+            let (begun, stored) = self.begun()?;
+            let piece = at(piece)..at(piece + 1);
+            stored.push(store.copy_part(begun.upload(), number, from, piece)?);
+        }
+        self.sent += len;
+        Ok(())
+    }
+
+    fn send_part_in_hand(&mut self) -> Result<(), StoreError> {
+        match self.parts.take_any() {
+            Some(part) => self.send(part),
+            None => Ok(()),
+        }
+    }
+
+    fn begun(&mut self) -> Result<&mut (Begun, Vec<Part>), StoreError> {
         if self.begun.is_none() {
             let begun = match self.is_final {
                 true => Begun::Final(self.temp.create_noted_upload(&self.key, self.headers)?),
@@ -91,10 +129,7 @@ impl<'e> KeyWriter<'e> {
             };
             self.begun = Some((begun, Vec::new()));
         }
-        let (begun, stored) = self.begun.as_mut().expect("just begun");
-        stored.push(self.temp.store().put_part(begun.upload(), number, &body)?);
-        self.count(body.len());
-        Ok(())
+        Ok(self.begun.as_mut().expect("just begun"))
     }
 
     fn count(&mut self, bytes: usize) {
@@ -111,10 +146,7 @@ impl<'e> KeyWriter<'e> {
             self.count(body.len());
             return Ok((self.key, self.sent));
         }
-        let empty = Parts::new(self.temp.store().limits());
-        if let Some(last) = std::mem::replace(&mut self.parts, empty).take_last() {
-            self.send(last)?;
-        }
+        self.send_part_in_hand()?;
         let (begun, parts) = self.begun.expect("asked above");
         self.temp.store().complete_upload(begun.upload(), &parts)?;
         match begun {
