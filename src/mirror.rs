@@ -421,3 +421,6 @@ fn sweep(store: &dyn Store, recorded: Option<&Recorded>) -> Result<Vec<String>, 
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod collisions;

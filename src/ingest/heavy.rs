@@ -69,6 +69,7 @@ impl<'e> Engine<'e> {
             .map_err(failed)?;
             drop(base);
             let oid = hash_object(kind, &content);
+            let oid = oid.map_err(|collision| self.broken(index, collision))?;
             (self.env.look)(&oid, kind, &content);
             let object = Object { oid, kind, len: content.len() as u64 };
             self.sink.take_heavy(self, index, heavy.crc32, &object, &content)?;
@@ -86,7 +87,8 @@ impl<'e> Engine<'e> {
             result.write(bytes)
         })
         .map_err(failed)?;
-        let object = Object { oid: hasher.finish(), kind, len: header.result_len };
+        let oid = hasher.finish().map_err(|collision| self.broken(index, collision))?;
+        let object = Object { oid, kind, len: header.result_len };
         result.finish(index, heavy.crc32, &object)?;
         drop(instructions);
         let done = Done { kind, oid: object.oid, buffer: 0, start: 0, len: 0 };

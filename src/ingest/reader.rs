@@ -291,7 +291,7 @@ impl Engine<'_> {
                 self.beats.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, MirrorError>(())
             })?;
-            let oid = hasher.finish();
+            let oid = hasher.finish().map_err(|collision| bad_entry(offset, &collision))?;
             self.sink.note(self, &oid, offset, end.crc32)?;
             let body = Body::Named { kind, oid };
             let entry = Entry { offset, crc32: end.crc32, body, held: 0 };
@@ -315,7 +315,8 @@ impl Engine<'_> {
             large.send_full_part(self)
         })?;
         rewrap.finish(&mut large.parts.body).map_err(|error| bad_entry(offset, &error))?;
-        large.end(self, index, Object { oid: hasher.finish(), kind, len });
+        let oid = hasher.finish().map_err(|collision| bad_entry(offset, &collision))?;
+        large.end(self, index, Object { oid, kind, len });
         Ok(())
     }
 
@@ -404,7 +405,7 @@ impl Engine<'_> {
         kind: Kind,
         content: &[u8],
     ) -> Result<(), MirrorError> {
-        let oid = hash_object(kind, content);
+        let oid = hash_object(kind, content).map_err(|c| MirrorError::Mirror(c.to_string()))?;
         let body = super::sink::loose::deflate(kind, content);
         self.on_network(|| self.env.store.put(&loose::key(&oid), &body, loose::HEADERS, None))?;
         self.count_stored(1, body.len() as u64);

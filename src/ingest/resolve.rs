@@ -4,7 +4,7 @@ use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
 use super::scheduler::{Base, Delta, DeltaBytes, Done, Item, Unit, Work};
-use crate::git::object::{Kind, Oid, hash_object};
+use crate::git::object::{Collision, Kind, Oid, hash_object};
 use crate::pack::delta::{self, DeltaError};
 use crate::pack::object::Index;
 use crate::repository::error::MirrorError;
@@ -28,7 +28,9 @@ impl Engine<'_> {
         let (done, results) = match &unit.items[..] {
             [item] if matches!(item.work, Work::Object { .. }) => {
                 let Work::Object { kind, content, .. } = &item.work else { unreachable!() };
-                (vec![Done::new(*kind, content, 0, 0)], vec![content.clone()])
+                let done = Done::new(*kind, content, 0, 0);
+                let done = done.map_err(|collision| self.broken(item.index, collision))?;
+                (vec![done], vec![content.clone()])
             }
             _ => self.resolve_all(&unit)?,
         };
@@ -63,7 +65,10 @@ impl Engine<'_> {
                     let on_other =
                         |results: &mut Results, base: &[u8], kind, instructions: &[u8]| {
                             delta::apply(base, instructions, results.current()).map_err(
-                                |error| self.bad_delta(item.index, hash_object(kind, base), &error),
+                                |error| match hash_object(kind, base) {
+                                    Ok(base) => self.bad_delta(item.index, base, &error),
+                                    Err(collision) => self.broken(item.index, collision),
+                                },
                             )?;
                             Ok(kind)
                         };
@@ -96,7 +101,8 @@ impl Engine<'_> {
                     })?
                 }
             };
-            done.push(Done::new(kind, &results.current()[start..], buffer, start));
+            let made = Done::new(kind, &results.current()[start..], buffer, start);
+            done.push(made.map_err(|collision| self.broken(item.index, collision))?);
         }
         Ok((done, results.buffers.into_iter().map(Slice::from).collect()))
     }
@@ -178,8 +184,9 @@ fn result_len(work: &Work<Slice>) -> usize {
 }
 
 impl Done {
-    fn new(kind: Kind, content: &[u8], buffer: usize, start: usize) -> Self {
-        Done { kind, oid: hash_object(kind, content), buffer, start, len: content.len() }
+    fn new(kind: Kind, content: &[u8], buffer: usize, start: usize) -> Result<Self, Collision> {
+        let oid = hash_object(kind, content)?;
+        Ok(Done { kind, oid, buffer, start, len: content.len() })
     }
 
     /// The content among a unit's results.

@@ -155,7 +155,8 @@ pub(crate) fn from_packs(
                     ),
                 }
             })?;
-            let is = hash_object(kind, &content);
+            let is = hash_object(kind, &content)
+                .map_err(|c| damaged(&packs::key(name, "pack"), &c.to_string()))?;
             if is != oid {
                 return Err(damaged(&packs::key(name, "pack"), &format!("{oid} is {is}")));
             }

@@ -19,7 +19,7 @@ use super::pass::Pass;
 use super::rebuild::rebuild;
 use super::walk::{Pointers, Problem, Reached, Walk, io_error};
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
+use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
 use crate::pack::entry::EntryKind;
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::index::{IndexEntry, IndexReader, parse_index};
@@ -229,15 +229,15 @@ impl Diagnosis<'_> {
         pack: &Pack,
         entry: &IndexEntry,
     ) -> Result<Option<LfsPointer>, ReadError> {
-        let damaged = || ReadError::Damaged("its content has another name".into());
         if entry.offset >= pack.len {
-            return Err(damaged());
+            return Err(ReadError::Damaged("its content has another name".into()));
         }
+        let check = |found| check_name(found, &entry.oid).map_err(ReadError::Damaged);
         match reader.read((at, entry.offset)) {
-            Ok((kind, content)) if hash_object(kind, &content) == entry.oid => {
+            Ok((kind, content)) => {
+                check(hash_object(kind, &content))?;
                 Ok(LfsPointer::parse(&content).filter(|_| kind == Kind::Blob))
             }
-            Ok(_) => Err(damaged()),
             Err(ReadError::TooLarge(bytes)) => {
                 let stream = Reopening::new(self.pass.store, pack.key(), entry.offset);
                 let mut stream = EntryStream::new(stream, entry.offset).map_err(io_error)?;
@@ -252,7 +252,7 @@ impl Diagnosis<'_> {
                         read => hasher.update(&piece[..read]),
                     }
                 }
-                if hasher.finish() == entry.oid { Ok(None) } else { Err(damaged()) }
+                check(hasher.finish()).map(|()| None)
             }
             Err(error) => Err(error),
         }

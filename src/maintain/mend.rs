@@ -91,7 +91,9 @@ impl Mender<'_> {
         for oid in loose {
             let Some(place) = packs.find(&oid) else { continue };
             match reader.read(place) {
-                Ok((kind, content)) if crate::git::object::hash_object(kind, &content) == oid => {
+                Ok((kind, content))
+                    if crate::git::object::hash_object(kind, &content) == Ok(oid) =>
+                {
                     keys.push(loose::key(&oid));
                 }
                 Err(packed::ReadError::Store(error)) if !error.is_not_found() => {

@@ -19,3 +19,6 @@ mod survey;
 mod tiers;
 pub mod verify;
 mod walk;
+
+#[cfg(test)]
+mod collisions;

@@ -30,7 +30,7 @@ use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
 use super::pass::Pass;
 use super::walk::io_error;
-use crate::git::object::{Kind, ObjectHasher, Oid};
+use crate::git::object::{Kind, ObjectHasher, Oid, check_name};
 use crate::pack::index_scan::{IndexEvents, ScanError, scan_index};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
@@ -342,9 +342,8 @@ impl Sampler<'_> {
                 }
             }
         }
-        let found = hasher.finish();
-        if found != *oid {
-            return Ok(Some(format!("its content has the name {found}")));
+        if let Err(what) = check_name(hasher.finish(), oid) {
+            return Ok(Some(what));
         }
         let Some(links) = links(kind, &content) else {
             return Ok(Some(format!("not a {kind} inside")));

@@ -23,7 +23,7 @@ use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
 use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{Kind, Oid, hash_object};
+use crate::git::object::{Kind, Oid, check_name, hash_object};
 use crate::ingest::sink::check::{Examiner, Found};
 use crate::pack::index::parse_index;
 use crate::pack::index_scan::{IndexEvents, scan_index};
@@ -206,9 +206,8 @@ impl Surveyor<'_> {
             shared.known.found(shared.known.keys.fingerprint(&found.oid), kind, pack.is_old);
             if kind != Kind::Blob {
                 let (kind, content) = reader.read(place).map_err(stop)?;
-                if hash_object(kind, &content) != found.oid {
-                    return Err(Stop::Unsure(format!("{} has another name", found.oid)));
-                }
+                check_name(hash_object(kind, &content), &found.oid)
+                    .map_err(|what| Stop::Unsure(format!("{}: {what}", found.oid)))?;
                 shared.look(&found.oid, kind, &content);
             }
         }

@@ -22,7 +22,7 @@ use hashbrown::HashSet;
 
 use super::links::{TreeEntry, tree_links};
 use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
-use crate::git::object::{Kind, ObjectHasher, Oid, hash_object};
+use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -388,10 +388,7 @@ impl Shared<'_, '_> {
             }
         }
         let (kind, content) = reader.read(place)?;
-        let found = hash_object(kind, &content);
-        if found != item.oid {
-            return Err(ReadError::Damaged(format!("its content has the name {found}")));
-        }
+        check_name(hash_object(kind, &content), &item.oid).map_err(ReadError::Damaged)?;
         self.take_in(item, kind, &content).map_err(ReadError::Damaged)
     }
 
@@ -465,10 +462,7 @@ impl Shared<'_, '_> {
                 content.extend_from_slice(&piece[..len]);
             }
         }
-        let found = hasher.finish();
-        if found != item.oid {
-            return Err(ReadError::Damaged(format!("its content has the name {found}")));
-        }
+        check_name(hasher.finish(), &item.oid).map_err(ReadError::Damaged)?;
         self.take_in(item, kind, &content).map_err(ReadError::Damaged)
     }
 

@@ -40,7 +40,7 @@ pub fn entry_of_loose(
         Some(stream) => entry.extend(stream),
         None => deflater.compress_into(&[&content], &mut entry),
     }
-    Ok((hash_object(kind, &content), entry))
+    Ok((hash_object(kind, &content)?, entry))
 }
 
 /// The object's own deflate blocks as a zlib stream, if its header is in a block of its own.

@@ -154,6 +154,9 @@ pub enum LooseError {
         /// What there was; when there is too much, where that was noticed.
         got: u64,
     },
+    /// It was made for a SHA-1 collision.
+    #[error(transparent)]
+    Collision(#[from] crate::git::object::Collision),
     /// Something follows the zlib stream.
     #[error("loose object is followed by garbage")]
     TrailingGarbage,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::index::{Pieces, RemoteIndex, THREADS, fetch};
 use super::stream::damaged;
-use crate::git::object::{Kind, Oid, hash_object};
+use crate::git::object::{Kind, Oid, check_name, hash_object};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::entry_stream::EntryStream;
@@ -243,10 +243,8 @@ impl<'e> Objects<'e> {
         let entries = self.read_chains(places, around)?;
         for (place, oid) in batch {
             let (kind, content) = self.content(*place, &entries)?;
-            let found = hash_object(kind, &content);
-            if found != *oid {
-                return Err(self.bad(*place, &format!("{oid} is {found}")));
-            }
+            check_name(hash_object(kind, &content), oid)
+                .map_err(|what| self.bad(*place, &format!("{oid}: {what}")))?;
             let raw = entries.get(place).filter(|e| matches!(e.header.kind, EntryKind::Object(_)));
             let raw = raw.and_then(|entry| self.packs[place.0].pieces.read(&entry.raw));
             each(Item::Whole { oid: *oid, kind, content: &content, raw: raw.as_deref() })?;
@@ -437,10 +435,7 @@ impl<'e> Objects<'e> {
         }
         let (kind, content) =
             decode_loose(bytes, LARGE_BYTES).map_err(|error| bad(error.to_string()))?;
-        let found = hash_object(kind, &content);
-        if found != *oid {
-            return Err(bad(format!("it is {found}")));
-        }
+        check_name(hash_object(kind, &content), oid).map_err(bad)?;
         each(Item::Whole { oid: *oid, kind, content: &content, raw: None })
     }
 

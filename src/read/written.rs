@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1};
 
 use super::local::{TEMPORARY, failed};
 use super::whole::install;
-use crate::git::object::{Kind, ObjectHasher, Oid};
+use crate::git::object::{Kind, ObjectHasher, Oid, check_name};
 use crate::pack::deflate::Deflater;
 use crate::pack::index::{IndexEntry, write_index};
 use crate::repository::error::MirrorError;
@@ -105,10 +105,7 @@ impl PackWriter {
         if left > 0 {
             return Err(bad("it ends too soon".into()));
         }
-        let found = hasher.finish();
-        if found != *oid {
-            return Err(bad(format!("it is {found}")));
-        }
+        check_name(hasher.finish(), oid).map_err(bad)?;
         self.entries.push(IndexEntry { oid: *oid, crc32, offset });
         Ok(())
     }
@@ -198,9 +195,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (small, large) = (b"small".to_vec(), vec![7; 300_000]);
         let mut pack = PackWriter::begin(dir.path()).unwrap();
-        let small_oid = hash_object(Kind::Blob, &small);
+        let small_oid = hash_object(Kind::Blob, &small).unwrap();
         pack.add(&small_oid, Kind::Blob, &small, None).unwrap();
-        let large_oid = hash_object(Kind::Blob, &large);
+        let large_oid = hash_object(Kind::Blob, &large).unwrap();
         let len = large.len() as u64;
         pack.add_stream(&large_oid, Kind::Blob, len, &mut &large[..]).unwrap();
         let keep = pack.finish(true).unwrap();

@@ -102,8 +102,9 @@ fn read_loose(store: &dyn Store, oid: &Oid) -> Result<Option<(Kind, Vec<u8>)>, M
     let (kind, content) =
         decode_loose(&bytes, MAX_OBJECT_BYTES).map_err(|error| damaged(store, &key, error))?;
     match hash_object(kind, &content) {
-        found if found == *oid => Ok(Some((kind, content))),
-        found => Err(damaged(store, &key, format!("it is {found}"))),
+        Ok(found) if found == *oid => Ok(Some((kind, content))),
+        Ok(found) => Err(damaged(store, &key, format!("it is {found}"))),
+        Err(collision) => Err(damaged(store, &key, collision)),
     }
 }
 
@@ -118,8 +119,9 @@ fn read_packed(
     };
     match reader.read(place) {
         Ok((kind, content)) => match hash_object(kind, &content) {
-            found if found == *oid => Ok(Some((kind, content.to_vec()))),
-            found => Err(bad(format!("it is {found}"))),
+            Ok(found) if found == *oid => Ok(Some((kind, content.to_vec()))),
+            Ok(found) => Err(bad(format!("it is {found}"))),
+            Err(collision) => Err(bad(collision.to_string())),
         },
         Err(ReadError::Store(error)) => Err(error.into()),
         Err(ReadError::Damaged(what)) => Err(bad(what)),

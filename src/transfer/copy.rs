@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use crate::git::object::{ObjectHasher, Oid};
+use crate::git::object::{ObjectHasher, Oid, check_name};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
@@ -328,10 +328,7 @@ fn prove_loose(copy: &mut impl Read, oid: Oid) -> io::Result<()> {
     })?;
     let mut hasher = ObjectHasher::new(reader.kind(), reader.size());
     each_piece(&mut reader, |piece| hasher.update(piece))?;
-    match hasher.finish() {
-        found if found == oid => Ok(()),
-        found => bad(format!("it holds the object {found}")),
-    }
+    check_name(hasher.finish(), &oid).or_else(bad)
 }
 
 fn prove_lfs(copy: &mut impl Read, oid: [u8; 32]) -> io::Result<()> {

@@ -101,7 +101,7 @@ fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
                 (*kind, content)
             }
         };
-        let oid = hash_object(kind, &content);
+        let oid = hash_object(kind, &content).expect("no collision in the pack");
         by_offset.insert(header.offset, contents.len());
         by_oid.insert(oid, contents.len());
         content_bytes += content.len();
