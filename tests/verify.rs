@@ -376,6 +376,32 @@ fn state_that_is_damaged_or_describes_other_refs_is_found() {
     assert!(check(&store, false).is_sound(), "older programs wrote none");
 }
 
+/// It is not read, whatever its length: the pack's length and its first bytes say that it is wrong.
+#[test]
+fn index_that_is_far_too_long_is_one_finding_and_is_not_read() {
+    let repo = sample();
+    for long in [3 << 20, 300 << 20] {
+        let (store, pack) = packed(&repo);
+        let index = store.bytes(&format!("{pack}.idx")).unwrap();
+        let mut longer = index.to_vec();
+        longer.resize(long, 0);
+        put(&store, &format!("{pack}.idx"), &longer);
+        for quick in [false, true] {
+            store.clear_recorded();
+            let text = findings(&store, quick, &format!("{pack}.idx: it has {long} bytes"));
+            assert_eq!(text.lines().filter(|line| line.contains(".idx")).count(), 1, "{text}");
+            let reads = store.recorded();
+            let reads = reads.iter().filter(|r| r.key().ends_with(".idx"));
+            assert!(reads.clone().count() > 0);
+            assert!(
+                reads.clone().all(|r| r.operation == Operation::Head),
+                "{:?}",
+                store.recorded()
+            );
+        }
+    }
+}
+
 #[test]
 fn list_of_packs_that_is_lost_or_names_what_is_not_there_is_the_one_finding() {
     let repo = sample();

@@ -24,9 +24,8 @@ use crate::pack::entry::EntryKind;
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::index::{IndexEntry, IndexReader, parse_index};
 use crate::repository::error::MirrorError;
-use crate::repository::files;
 use crate::repository::loose;
-use crate::repository::packed::{Pack, PackedReader, Packs, ReadError};
+use crate::repository::packed::{self, Pack, PackedReader, Packs, ReadError};
 use crate::repository::packs;
 use crate::repository::reopen::Reopening;
 use crate::store::{StoreError, StoreErrorKind};
@@ -111,8 +110,10 @@ impl Diagnosis<'_> {
 
     fn look_at_pack(&self, name: &str, state: &mut State) -> Result<(), MirrorError> {
         let (key, index_key) = (packs::key(name, "pack"), packs::key(name, "idx"));
-        let index = self.read_index(name)?;
-        let Some(info) = self.pass.store.head(&key)? else {
+        let info = self.pass.store.head(&key)?;
+        let pack_len = info.as_ref().map(|info| info.len);
+        let index = packed::read_index(self.pass.store, name, pack_len, self.pass.memory_bytes)?;
+        let Some(info) = info else {
             let objects = index.as_ref().map_or(0, |index| u64::from(index.object_count()));
             let what = "listed in objects/info/packs, but missing";
             self.findings.add_file(key.as_str(), what, objects);
@@ -163,21 +164,6 @@ impl Diagnosis<'_> {
             }
         }
         Ok(())
-    }
-
-    /// An index that is sound in itself, or what is wrong with it.
-    fn read_index(&self, name: &str) -> Result<Result<Index, String>, StoreError> {
-        let key = packs::key(name, "idx");
-        let Some((bytes, _)) = files::get(self.pass.store, &key, None, 4 << 30)? else {
-            return Ok(Err("its pack is listed, but the index is missing".into()));
-        };
-        Ok(match parse_index(bytes) {
-            Ok(index) if format!("pack-{}", index.pack_trailer()) != name => {
-                Err(format!("it is the index of another pack, {}", index.pack_trailer()))
-            }
-            Ok(index) => Ok(index),
-            Err(error) => Err(error.to_string()),
-        })
     }
 
     /// `quick`: the pack's last 20 bytes are its name, and its index leads nowhere behind them.

@@ -39,7 +39,7 @@ use crate::repository::lfs_objects;
 use crate::repository::links::{commit_links, tag_link};
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
-use crate::repository::packed::ReadError;
+use crate::repository::packed::{self, ReadError};
 use crate::repository::packs;
 use crate::repository::reopen::Reopening;
 use crate::run::threads::for_each;
@@ -212,6 +212,10 @@ impl Sampler<'_> {
             self.findings.add(index_key.as_str(), what, None);
             return Ok(0);
         };
+        if let Some(what) = packed::index_fault(store, name, index.len, pack.len)? {
+            self.findings.add(index_key.as_str(), what, None);
+            return Ok(0);
+        }
         let end = pack.len.saturating_sub(20);
         let mut entries = Entries {
             keys,

@@ -25,12 +25,10 @@ use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid, check_name, hash_object};
 use crate::ingest::sink::check::{Examiner, Found};
-use crate::pack::index::parse_index;
 use crate::pack::index_scan::{IndexEvents, scan_index};
 use crate::repository::error::MirrorError;
-use crate::repository::files;
 use crate::repository::links::{commit_links, tag_link};
-use crate::repository::packed::{Catalogue, PackedReader, ReadError};
+use crate::repository::packed::{self, Catalogue, PackedReader, ReadError};
 use crate::repository::packs;
 use crate::store::{Key, Store, StoreError};
 
@@ -143,6 +141,9 @@ impl Surveyor<'_> {
         let (key, index_key) = (packs::key(name, "pack"), packs::key(name, "idx"));
         let info = self.pass.store.head(&key)?.ok_or_else(|| missing(key))?;
         let index = self.pass.store.head(&index_key)?.ok_or_else(|| missing(index_key.clone()))?;
+        if let Some(what) = packed::index_fault(self.pass.store, name, index.len, info.len)? {
+            return Err(Stop::Unsure(format!("{index_key}: {what}")));
+        }
         let written = info.last_modified;
         let mut events = IndexSums {
             keys,
@@ -289,9 +290,8 @@ impl Examiner for PackExaminer<'_> {
 
     fn each_listed(&self, tell: &mut dyn FnMut(u64, &Oid)) -> Result<(), MirrorError> {
         let key = packs::key(&self.pack.name, "idx");
-        let index = files::get(self.store, &key, None, 4 << 30)?;
-        let index = index.and_then(|(bytes, _)| parse_index(bytes).ok());
-        let index = index.ok_or_else(|| MirrorError::Mirror(format!("{key} is not sound")))?;
+        let index = packed::read_index(self.store, &self.pack.name, Some(self.pack.len), u64::MAX)?;
+        let index = index.map_err(|what| MirrorError::Mirror(format!("{key}: {what}")))?;
         index.entries().for_each(|entry| tell(entry.offset, &entry.oid));
         Ok(())
     }

@@ -242,6 +242,31 @@ pub fn parse_index<B: AsRef<[u8]>>(bytes: B) -> Result<IndexReader<B>, IndexErro
     Ok(reader)
 }
 
+/// So many bytes of an index say how many objects it lists.
+pub const INDEX_HEAD_LEN: u64 = (HEADER.len() + FANOUT_LEN) as u64;
+
+/// Looks at an index of `len` bytes of which only the first [`INDEX_HEAD_LEN`] are at hand: the version,
+/// that the fan-out table rises, and that the length fits. Answers how many objects it lists. For a
+/// file that may be huge and no index at all.
+pub fn check_index_head(head: &[u8], len: u64) -> Result<u32, IndexError> {
+    if (head.len() as u64) < INDEX_HEAD_LEN || head[..HEADER.len()] != HEADER {
+        return Err(IndexError::BadHeader);
+    }
+    let falls =
+        (1..=255u8).find(|byte| word(head, fanout_at(*byte)) < word(head, fanout_at(byte - 1)));
+    if let Some(first_byte) = falls {
+        return Err(IndexError::BadFanout { first_byte });
+    }
+    let object_count = word(head, fanout_at(255));
+    let fixed_len = INDEX_HEAD_LEN + 2 * OID_LEN as u64 + u64::from(object_count) * ENTRY_LEN;
+    match len.checked_sub(fixed_len) {
+        Some(large) if large.is_multiple_of(8) && large / 8 <= object_count.into() => {
+            Ok(object_count)
+        }
+        _ => Err(IndexError::WrongLen { object_count, len }),
+    }
+}
+
 const FANOUT_LEN: usize = 256 * 4;
 const OID_LEN: usize = 20;
 /// A name, a CRC-32 and a 32-bit offset.

@@ -16,12 +16,15 @@ use super::{files, packs};
 use crate::git::object::{Kind, Oid};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
-use crate::pack::index::{IndexError, IndexReader, parse_index};
+use crate::pack::index::{INDEX_HEAD_LEN, IndexError, IndexReader, check_index_head, parse_index};
 use crate::pack::inflate::Inflater;
 use crate::store::{Key, Store, StoreError};
 
 /// An index of 2^32 objects would have 128 GiB; more than this is no index that fits here.
 const MAX_INDEX_BYTES: u64 = 4 << 30;
+
+/// An index that is no longer is read at once.
+const SMALL_INDEX_BYTES: u64 = 1 << 20;
 
 /// A pack's trailer: one SHA-1.
 const TRAILER_LEN: u64 = 20;
@@ -79,17 +82,10 @@ impl Pack {
         let Some(info) = store.head(&key)? else {
             return Ok(Err((key, "listed in objects/info/packs, but missing".into())));
         };
-        let Some((bytes, _)) = files::get(store, &index_key, None, max_index_len(info.len))? else {
-            return Ok(Err((index_key, "its pack is listed, but the index is missing".into())));
-        };
-        let index = match parse_index(bytes) {
+        let index = match read_index(store, name, Some(info.len), u64::MAX)? {
             Ok(index) => index,
-            Err(error) => return Ok(Err((index_key, error.to_string()))),
+            Err(what) => return Ok(Err((index_key, what))),
         };
-        if format!("pack-{}", index.pack_trailer()) != name {
-            let trailer = index.pack_trailer();
-            return Ok(Err((index_key, format!("it is the index of another pack, {trailer}"))));
-        }
         if let Some(far) =
             index.entries().find(|e| e.offset >= info.len.saturating_sub(TRAILER_LEN))
         {
@@ -107,6 +103,83 @@ impl Pack {
 /// place in an index 36 at most, beside the index's header, fan-out and checksums.
 fn max_index_len(pack_len: u64) -> u64 {
     (pack_len.saturating_mul(4) + 1072).min(MAX_INDEX_BYTES)
+}
+
+/// What is wrong with an index, as far as lengths and the first bytes of it and of its pack say it: room
+/// for what it lists is made after this. A small one is not looked at.
+pub(crate) fn index_fault(
+    store: &dyn Store,
+    name: &str,
+    index_len: u64,
+    pack_len: u64,
+) -> Result<Option<String>, StoreError> {
+    let fault = index_len_fault(index_len, pack_len);
+    if fault.is_some() || index_len <= SMALL_INDEX_BYTES {
+        return Ok(fault);
+    }
+    let (head, _) = store.get(&packs::key(name, "idx"), Some(0..INDEX_HEAD_LEN), INDEX_HEAD_LEN)?;
+    let listed = match check_index_head(&head, index_len) {
+        Ok(listed) => listed,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let (head, _) = store.get(&packs::key(name, "pack"), Some(8..12), 4)?;
+    let held = head.first_chunk().map(|count| u32::from_be_bytes(*count));
+    Ok((held != Some(listed)).then(|| {
+        format!("it lists {listed} objects, but its pack has {}", held.unwrap_or_default())
+    }))
+}
+
+/// What is wrong with an index of this length for a pack of that one.
+fn index_len_fault(index_len: u64, pack_len: u64) -> Option<String> {
+    let most = max_index_len(pack_len);
+    (index_len > most).then(|| {
+        format!(
+            "it has {index_len} bytes, but the index of a pack of {pack_len} bytes has at most {most}"
+        )
+    })
+}
+
+/// Reads an index that is sound in itself and belongs to the pack of this name. The inner error: what
+/// is wrong with it. `pack_len` is `None` if the pack is missing; only then does `memory_bytes` bound
+/// what is held, because a pack bounds its index.
+///
+/// A damaged index can have any length. So its length is compared with the pack's, and what its first
+/// bytes say with both, before the rest is read.
+pub(crate) fn read_index(
+    store: &dyn Store,
+    name: &str,
+    pack_len: Option<u64>,
+    memory_bytes: u64,
+) -> Result<Result<IndexReader<Vec<u8>>, String>, StoreError> {
+    let key = packs::key(name, "idx");
+    let missing = || Ok(Err("its pack is listed, but the index is missing".into()));
+    let Some(len) = store.head(&key)?.map(|info| info.len) else { return missing() };
+    let fault = match pack_len {
+        Some(pack_len) => index_len_fault(len, pack_len),
+        None => (len > memory_bytes.min(MAX_INDEX_BYTES)).then(|| {
+            format!(
+                "it has {len} bytes, more than --memory is enough for while its pack is missing"
+            )
+        }),
+    };
+    if let Some(what) = fault {
+        return Ok(Err(what));
+    }
+    if len > SMALL_INDEX_BYTES {
+        let head = files::get(store, &key, Some(0..INDEX_HEAD_LEN), INDEX_HEAD_LEN)?;
+        let Some((head, _)) = head else { return missing() };
+        if let Err(error) = check_index_head(&head, len) {
+            return Ok(Err(error.to_string()));
+        }
+    }
+    let Some((bytes, _)) = files::get(store, &key, None, len)? else { return missing() };
+    Ok(match parse_index(bytes) {
+        Ok(index) if format!("pack-{}", index.pack_trailer()) != name => {
+            Err(format!("it is the index of another pack, {}", index.pack_trailer()))
+        }
+        Ok(index) => Ok(index),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// What [`PackedReader`] wants to know of packs.
