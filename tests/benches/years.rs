@@ -12,6 +12,7 @@
 #[path = "../support/local_git.rs"]
 mod local_git;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::{Source, SourceError};
 use mirror_git_to_s3::store::Store;
 use mirror_git_to_s3::store::counted::Counted;
-use mirror_git_to_s3::store::memory::MemoryStore;
+use mirror_git_to_s3::store::memory::{MemoryStore, Operation};
 
 /// How much older every key is after each run.
 const HOURS_A_RUN: u64 = 6;
@@ -231,7 +232,19 @@ fn new_bytes(repo: &Repo, old: &str, new: &str) -> u64 {
     run(&mut command, format!("{new}\n^{old}\n").as_bytes()).len() as u64
 }
 
+/// What a key is, for the sums of what was sent.
+fn class(key: &str) -> &'static str {
+    match key {
+        _ if key.starts_with("mirror_state/") => "mirror_state",
+        _ if key.ends_with(".idx") => "indices",
+        _ if key.ends_with(".pack") || key.starts_with("mirror_tmp/") => "packs",
+        _ if key.starts_with("objects/") && !key.starts_with("objects/info") => "loose objects",
+        _ => "refs and lists",
+    }
+}
+
 fn main() {
+    env_logger::init();
     let is_given = std::env::var_os("YEARS_REPO").is_some();
     let runs = std::env::var("YEARS_RUNS").ok().and_then(|runs| runs.parse().ok());
     let runs: usize = runs.unwrap_or(if is_given { 110 } else { 1000 });
@@ -265,6 +278,7 @@ fn main() {
     age(&memory, 48);
     bytes.store(0, Ordering::Relaxed);
     let (before, begun) = (store.usage(), Instant::now());
+    let mut sent = BTreeMap::<&str, u64>::new();
     let (mut new, mut most_packs, mut most_loose) = (0, 0, 0);
     let mut mirroring = Duration::ZERO;
     for (number, pair) in tips.windows(2).enumerate() {
@@ -274,6 +288,11 @@ fn main() {
         memory.clear_recorded();
         once(&pair[1]);
         mirroring += started.elapsed();
+        for request in memory.recorded() {
+            if [Operation::Put, Operation::PutPart].contains(&request.operation) {
+                *sent.entry(class(request.key())).or_default() += request.bytes;
+            }
+        }
         age(&memory, HOURS_A_RUN);
         readers.iter_mut().for_each(|reader| reader.after(number + 1, fresh));
         most_packs = most_packs.max(listed(&memory));
@@ -296,6 +315,9 @@ fn main() {
     };
     line("source sent, times new", times(bytes.load(Ordering::Relaxed)), 1.1);
     line("store was sent, times new", times(usage.bytes_sent), 4.0);
+    for (class, bytes) in &sent {
+        println!("    {class:<50} {:>8.2}", times(*bytes));
+    }
     for (reader, most) in readers.iter().zip([1.5, f64::INFINITY, 5.0]) {
         line(&format!("reader {}, times new", reader.what), times(reader.total), most);
         line("  one fetch, times what is allowed", reader.worst, 1.0);
