@@ -1,8 +1,8 @@
 //! Readers side by side, from one S3 server in this process whose every request takes as long as asked:
-//! a clone of the source over smart HTTP, stock git's dumb clone of the mirror, and clones through the
-//! remote helper, verified and trusting; then `--depth 1` of the source and of the mirror, with the
+//! a clone of the source over smart HTTP, stock git's dumb clone of the mirror, the same by way of its
+//! list of bundles, and clones through the remote helper, verified and trusting; then `--depth 1` of the source and of the mirror, with the
 //! bytes that were asked for. What counts is the ratio to the smart clone in the same minute: at most
-//! 0.5 verified, 0.2 trusting.
+//! 0.5 verified, 0.2 trusting, 1.0 with bundles.
 //!
 //! ```text
 //! just bench clone
@@ -57,7 +57,7 @@ fn mirror_to(source: &str, folder: &Path) {
     let client = Client::with_environment(&Settings::default(), &Environment::default());
     let source = SmartHttp::new(source, client.expect("an agent"), Auth::none()).expect("a URL");
     let store = DirStore::new(folder).expect("a folder");
-    let options = Options { layout: Layout::Pack, ..Options::default() };
+    let options = Options { layout: Layout::Pack, bundle: true, ..Options::default() };
     mirror(&source, &store, &options, &Silent).expect("it mirrors");
 }
 
@@ -86,6 +86,8 @@ fn side_by_side(repo: &BenchRepo, source: &str, dir: &Path, latency: Duration) {
     };
     tell("smart clone of the source", smart, smart, s3.seen().len());
     measured("stock dumb clone", &["--bare"], &plain, smart);
+    let list = format!("--bundle-uri={plain}/bundle-list");
+    measured("stock git by bundle-list", &["--bare", &list], &plain, smart);
     measured("helper, verified", &["--bare"], ours, smart);
     let trusting = ["--bare", "-c", "mirror.trustIndex=true"];
     measured("helper, trusting", &trusting, ours, smart);
