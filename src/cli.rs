@@ -33,7 +33,8 @@ use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
     AgentCommand, Command, GcCommand, HelperCommand, InstallCommand, MirrorCommand, MirrorUrl,
-    Output, Settings, Upkeep, UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
+    Output, RefsCommand, RestoreCommand, Settings, Upkeep, UpkeepMirror, UpkeepTarget, Verbosity,
+    VerifyCommand,
 };
 pub use self::error::CliError;
 pub use self::manifest::Shard;
@@ -53,6 +54,8 @@ pub fn parse(
     match words.first().map(String::as_str) {
         Some("verify") => return upkeep::verify(&words[1..], &Environment(env), stdin),
         Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
+        Some("refs") => return upkeep::refs(&words[1..], &Environment(env), stdin),
+        Some("restore") => return upkeep::restore(&words[1..], &Environment(env), stdin),
         Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),
         Some("remote-helper") => return helper::remote_helper(&words[1..], &Environment(env)),
         Some("install-helper") => return helper::install_helper(&words[1..]),

@@ -31,6 +31,8 @@ fn main() -> Exit {
             Command::LfsAgent(command) => commands::lfs_agent::run(&command),
             Command::Verify(command) => commands::verify::run(&command),
             Command::Gc(command) => commands::gc::run(&command),
+            Command::Refs(command) => commands::refs::run(&command),
+            Command::Restore(command) => commands::restore::run(&command),
             Command::RemoteHelper(command) => commands::remote_helper::run(&command),
             Command::InstallHelper(command) => commands::install_helper::run(&command),
         })

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::repository::begun::{self, Writing};
 pub use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
+use crate::repository::history;
 pub use crate::repository::layout::LayoutOption as Layout;
 use crate::repository::loose;
 use crate::repository::publish;
@@ -196,7 +197,13 @@ impl Run<'_> {
         } else if bundles_begin {
             done.listed = publish::listed_packs(self.store)?;
         }
-        let is_recorded = plan.is_recorded(self.source) && !is_swept && !bundles_begin;
+        let begins_history = plan.is_history_news(self.options.keep_history);
+        if begins_history && plan.keeps_history {
+            // If anything was published just now, it has its snapshot.
+            history::note_published(self.store, &plan.wanted)?;
+        }
+        let is_recorded =
+            plan.is_recorded(self.source) && !is_swept && !bundles_begin && !begins_history;
         // LFS objects alone are news, too: fewer are missing.
         let is_news = !plan.unchanged || stored.written.0 > 0 || stored.lfs.written > 0;
         if is_news || !is_recorded {
@@ -261,12 +268,20 @@ impl Run<'_> {
         let news =
             News { pack: complete.pack.as_ref().map(|pack| pack.name.clone()), prerequisites };
         self.progress.phase("publishing");
+        let (published, wanted) = (&plan.published, &plan.wanted);
+        let is_noted = plan.keeps_history && !plan.unchanged;
+        if is_noted && published.exists() {
+            history::note_published(self.store, &published.advertised())?;
+        }
         if let Some(fence) = fence {
             fence.check(self.store)?;
         }
-        publish::list_copied(self.store, &copied)?;
-        let (published, wanted) = (&plan.published, &plan.wanted);
+        publish::list_copied(self.store, &copied, plan.keeps_history)?;
         let listed = publish::publish(self.store, complete, published, wanted, &replaced)?;
+        // The next run that publishes notes it if this fails.
+        if is_noted && let Err(error) = history::note(self.store, wanted) {
+            log::warn!("published, but its refs are not kept yet: {error}");
+        }
         if in_slices {
             Slices::forget(self.store);
         }
@@ -292,7 +307,11 @@ impl Run<'_> {
             false => recorded.and_then(Recorded::lfs_lacking).unwrap_or(0),
         };
         let (layout, wanted) = (options.layout, &plan.wanted);
-        let fields = |loose| state::published(source, recorded, layout, wanted, lacking, loose);
+        let fields = |loose| {
+            let mut fields = state::published(source, recorded, layout, wanted, lacking, loose);
+            state::keep_history(&mut fields, options.keep_history);
+            fields
+        };
         let warn = |error| log::warn!("published, but {error}");
         // Of a mirror by an older program it is not known how many loose objects there are.
         let is_unknown = recorded.and_then(Recorded::loose_objects).is_none();

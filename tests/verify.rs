@@ -376,6 +376,39 @@ fn state_that_is_damaged_or_describes_other_refs_is_found() {
     assert!(check(&store, false).is_sound(), "older programs wrote none");
 }
 
+/// What a run leaves that is killed between its last two writes.
+#[test]
+fn state_that_a_killed_run_did_not_get_to_is_a_notice_if_all_refs_resolve() {
+    let repo = sample();
+    let store = loose(&repo);
+    let old = store.bytes("mirror_state/state.json").unwrap();
+    repo.commit("refs/heads/main", &[("a", b"one more\n")]);
+    let options = Options { layout: Layout::Loose, ..Options::default() };
+    mirror(&LocalGit::new(repo.path()), &store, &options, &Silent).unwrap();
+    let now = store.bytes("mirror_state/state.json").unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&old).unwrap();
+    let run = serde_json::json!({ "run": "20260101T000000Z-1", "begun": "2026-01-01T00:00:00Z" });
+    state["writing"] = serde_json::json!([run]);
+    put(&store, "mirror_state/state.json", state.to_string().as_bytes());
+    let report = check(&store, false);
+    assert!(report.is_sound(), "{report:?}");
+    let words = "a run has been writing since 2026-01-01T00:00:00Z, or was killed";
+    assert!(report.notices.concat().contains(words), "{report:?}");
+    // It is none if the refs lead nowhere: that is damage, and said so.
+    let tip = loose_key(&repo.git(&["rev-parse", "main"]));
+    let tip_bytes = store.bytes(&tip).unwrap();
+    delete(&store, &tip);
+    findings(&store, false, &tip);
+    assert!(check(&store, false).notices.is_empty());
+    put(&store, &tip, &tip_bytes);
+    // Nor is it one where no run has begun.
+    put(&store, "mirror_state/state.json", &old);
+    findings(&store, false, "describes other refs: one of both is damaged");
+    put(&store, "mirror_state/state.json", &now);
+    let report = check(&store, false);
+    assert!(report.is_sound() && report.notices.is_empty(), "{report:?}");
+}
+
 /// It is not read, whatever its length: the pack's length and its first bytes say that it is wrong.
 #[test]
 fn index_that_is_far_too_long_is_one_finding_and_is_not_read() {

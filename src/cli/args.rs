@@ -176,6 +176,9 @@ pub(super) struct MirrorArgs {
     /// metrics as a Prometheus textfile
     #[argh(option)]
     pub metrics_file: Option<PathBuf>,
+    /// how long past refs are kept
+    #[argh(option, from_str_fn(duration))]
+    pub keep_history: Option<Duration>,
 }
 
 /// Reads a mirror back.
@@ -317,6 +320,123 @@ pub(super) struct GcArgs {
     /// prometheus textfile
     #[argh(option)]
     pub metrics_file: Option<PathBuf>,
+}
+
+/// Lists what was published when.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct RefsArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// memory in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// bars: auto, always or never
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
+    /// file of pairs
+    #[argh(option)]
+    pub manifest: Option<String>,
+    /// share of the manifest
+    #[argh(option, from_str_fn(shard))]
+    pub shard: Option<Shard>,
+    /// repositories at once
+    #[argh(option, from_str_fn(jobs))]
+    pub jobs: Option<usize>,
+    /// prometheus textfile
+    #[argh(option)]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// Publishes again what was published once.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct RestoreArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// which publication
+    #[argh(option)]
+    pub at: Option<String>,
+    /// another target
+    #[argh(option, long = "as")]
+    pub into: Option<String>,
+    /// write nothing
+    #[argh(switch, short = 'n')]
+    pub dry_run: bool,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub storage_class: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse_kms_key_id: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub acl: Option<String>,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// memory for packs in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// bars: auto, always or never
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
 }
 
 /// `90s`, `30m`, `24h`, `7d`; a bare `0` too.

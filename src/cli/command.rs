@@ -32,6 +32,10 @@ pub enum Command {
     Verify(Box<VerifyCommand>),
     /// Delete what no ref reaches.
     Gc(Box<GcCommand>),
+    /// List what was published when.
+    Refs(Box<RefsCommand>),
+    /// Publish again what was published once.
+    Restore(Box<RestoreCommand>),
     /// Speak with git.
     RemoteHelper(Box<HelperCommand>),
     /// Let git find the helper.
@@ -105,6 +109,26 @@ pub struct GcCommand {
     /// What is younger stays.
     pub grace: Duration,
     /// Delete nothing.
+    pub dry_run: bool,
+}
+
+/// `refs`.
+#[derive(Debug)]
+pub struct RefsCommand {
+    /// What it has in common with `gc`.
+    pub upkeep: Upkeep,
+}
+
+/// `restore`.
+#[derive(Debug)]
+pub struct RestoreCommand {
+    /// What it has in common with `gc`: one mirror.
+    pub upkeep: Upkeep,
+    /// Which publication: its name, or a time.
+    pub at: String,
+    /// Another target than the mirror itself.
+    pub into: Option<urls::TargetUrl>,
+    /// Write nothing.
     pub dry_run: bool,
 }
 
@@ -482,6 +506,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         memory_bytes,
         max_packs: args.max_packs.unwrap_or(defaults.max_packs),
         max_object_bytes: args.max_object_size.unwrap_or(defaults.max_object_bytes),
+        keep_history: args.keep_history,
         cancel: Cancel::default(),
     })
 }

@@ -4,7 +4,7 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, SubCommandInfo};
 use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 
-use super::args::{GcArgs, MirrorArgs, VerifyArgs};
+use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{Command, agent_flags, copy_of};
 use super::error::CliError;
@@ -38,6 +38,8 @@ fn commands() -> CommandInfoWithArgs {
         commands: vec![
             sub("verify", "read a mirror back", flags(VerifyArgs::get_args_info().flags)),
             sub("gc", "delete what no ref reaches", flags(GcArgs::get_args_info().flags)),
+            sub("refs", "list what was published", flags(RefsArgs::get_args_info().flags)),
+            sub("restore", "publish it again", flags(RestoreArgs::get_args_info().flags)),
             sub("lfs-agent", "read LFS objects, for git-lfs", flags(&agent_flags())),
             sub("completions", "a script for bash, fish or zsh", flags(&[])),
         ],

@@ -10,10 +10,12 @@ Usage: mirror-git-to-s3 --source URL --target s3://BUCKET/PREFIX [options]
   or:  mirror-git-to-s3 --manifest FILE|- [options]
   or:  mirror-git-to-s3 verify --target URL [--quick] [options]
   or:  mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
+  or:  mirror-git-to-s3 refs --target URL [options]
+  or:  mirror-git-to-s3 restore --target URL --at TIME [--as URL] [options]
   or:  mirror-git-to-s3 lfs-agent URL [options]
   or:  mirror-git-to-s3 completions bash|fish|zsh
 
-Each of the last four has its own --help.
+Each of the last six has its own --help.
 
 What to mirror:
   --source URL             https://..., http://..., bundle:PATH, - for a bundle
@@ -42,6 +44,8 @@ How:
                            git clone --bundle-uri (implies --layout pack)
   --force                  let the mirror lose all or most of its refs
   --move-source            take over a mirror of another source
+  --keep-history TIME      keep the refs of each publication, and what they
+                           reach, for so long after the next: 90d; 0: no longer
   -n, --dry-run            say what would change, write nothing
   --jobs N                 repositories at once [default: 1]
   --concurrency N          store requests in flight, of all jobs [default: 64]
@@ -254,6 +258,81 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 some of several; 5 try again later; 11
 a run published meanwhile; 12 access denied; 130, 143 interrupted.
 ";
 
+/// Help for `refs`.
+pub(super) const REFS: &str = "\
+List what a mirror has published, and what changed each time. Publications are
+kept by mirrors that were made with --keep-history.
+
+Usage: mirror-git-to-s3 refs --target URL [options]
+
+  --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable
+  --manifest FILE          the targets of a manifest; - for stdin
+  --shard I/N              of the manifest, only the share I of N (from 0)
+  --jobs N                 mirrors at once [default: 1]
+  --concurrency N          requests in flight, of all jobs [default: 64]
+  --memory MIB             memory, of all jobs [default: 64]
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
+  -q, --quiet              errors only
+  -v, --verbose            say what is going on; -vv: for finding faults
+  --json                   one JSON object a mirror on standard output
+  --progress WHEN          bars on standard error: auto, always or never
+                           [default: auto: on a terminal]
+  --metrics-file FILE      write a Prometheus textfile at the end
+  -h, --help               this text
+  -V, --version            the version
+
+Example:
+  mirror-git-to-s3 refs --target s3://mirrors/project.git
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 some of several; 5 try again later; 12
+access denied; 130, 143 interrupted.
+";
+
+/// Help for `restore`.
+pub(super) const RESTORE: &str = "\
+Publish again what a mirror has published once. Everything that those refs reach
+is looked for first. The next run of the mirror publishes its source's refs, so
+stop that, or restore into another target.
+
+Usage: mirror-git-to-s3 restore --target URL --at TIME [--as URL] [options]
+
+  --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY
+  --at TIME                a publication's name (see refs), or a time such as
+                           2026-11-24T13:31:31Z: what was published then
+  --as URL                 into this target instead of the mirror itself
+  -n, --dry-run            say what would change, write nothing
+  --storage-class C        of what is written
+  --sse S                  of what is written: AES256, aws:kms
+  --sse-kms-key-id K       key for --sse aws:kms
+  --acl A                  canned ACL of what is written
+  --concurrency N          requests in flight [default: 64]
+  --memory MIB             memory for packs [default: 64]
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
+  -q, --quiet              errors only
+  -v, --verbose            say what is going on; -vv: for finding faults
+  --json                   one JSON object a mirror on standard output
+  --progress WHEN          bars on standard error: auto, always or never
+                           [default: auto: on a terminal]
+  -h, --help               this text
+  -V, --version            the version
+
+Example:
+  mirror-git-to-s3 restore --target s3://mirrors/a.git --at 20261124T133131Z \\
+      --as file:///srv/rescued/a.git
+
+Exit codes: 0 done; 1 failed; 2 usage; 4 LFS objects missing; 5 try again later;
+11 another run published meanwhile; 12 access denied; 13 a guard refused; 130,
+143 interrupted.
+";
+
 /// Help for `completions`.
 pub(super) const COMPLETIONS: &str = "\
 Print the script that completes this program's options in a shell.
@@ -278,8 +357,8 @@ pub(super) fn version() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{COMPLETIONS, GC, LFS_AGENT, MIRROR, VERIFY};
-    use crate::cli::args::{GcArgs, MirrorArgs, VerifyArgs};
+    use super::{COMPLETIONS, GC, LFS_AGENT, MIRROR, REFS, RESTORE, VERIFY};
+    use crate::cli::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
     use crate::cli::command::agent_flags;
     use crate::exit_code::ExitCode;
     use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
@@ -320,15 +399,17 @@ mod tests {
     #[test]
     fn help_and_readme_know_every_option_of_every_action() {
         assert_told(MIRROR, "Options\n", MirrorArgs::get_args_info().flags);
-        let upkeep = "Options of `verify`, `gc` and `lfs-agent`\n";
+        let upkeep = "Options of `verify`, `gc`, `refs`, `restore` and `lfs-agent`\n";
         assert_told(VERIFY, upkeep, VerifyArgs::get_args_info().flags);
         assert_told(GC, upkeep, GcArgs::get_args_info().flags);
+        assert_told(REFS, upkeep, RefsArgs::get_args_info().flags);
+        assert_told(RESTORE, upkeep, RestoreArgs::get_args_info().flags);
         assert_told(LFS_AGENT, upkeep, &agent_flags());
     }
 
     #[test]
     fn every_help_has_usage_examples_help_and_version() {
-        for text in [MIRROR, VERIFY, GC, LFS_AGENT, COMPLETIONS] {
+        for text in [MIRROR, VERIFY, GC, REFS, RESTORE, LFS_AGENT, COMPLETIONS] {
             for part in ["\nUsage: mirror-git-to-s3 ", "\nExample", "-h, --help ", "-V, --version "]
             {
                 assert!(text.contains(part), "{part} is missing: {text}");
@@ -350,7 +431,7 @@ mod tests {
 
     #[test]
     fn help_fits_80_columns() {
-        let all = [MIRROR, VERIFY, GC, LFS_AGENT, COMPLETIONS];
+        let all = [MIRROR, VERIFY, GC, REFS, RESTORE, LFS_AGENT, COMPLETIONS];
         for line in all.iter().flat_map(|text| text.lines()) {
             assert!(line.chars().count() <= 80, "{line}");
         }

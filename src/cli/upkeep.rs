@@ -1,15 +1,15 @@
-//! The command lines of `verify` and `gc`.
+//! The command lines of `verify`, `gc`, `refs` and `restore`.
 
 use std::io::Read;
 use std::time::Duration;
 
 use argh::ArgsInfo;
 
-use super::args::{GcArgs, MirrorArgs, VerifyArgs};
+use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{
-    Command, Environment, GcCommand, Upkeep, UpkeepMirror, UpkeepTarget, VerifyCommand, from_args,
-    output, pairs, settings, shared_means,
+    Command, Environment, GcCommand, RefsCommand, RestoreCommand, Upkeep, UpkeepMirror,
+    UpkeepTarget, VerifyCommand, from_args, output, pairs, settings, shared_means,
 };
 use super::error::CliError;
 use super::help;
@@ -100,6 +100,66 @@ pub(super) fn gc(
             let (grace, dry_run) = (args.grace.unwrap_or(DEFAULT_GRACE), args.dry_run);
             let upkeep = upkeep(as_mirror_args!(args), false, env, stdin)?;
             Ok(Command::Gc(Box::new(GcCommand { upkeep, grace, dry_run })))
+        }
+    }
+}
+
+pub(super) fn refs(
+    words: &[String],
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
+    match argv::normalise(words, RefsArgs::get_args_info().flags)? {
+        Argv::Help => Ok(Command::Print(help::REFS.to_owned())),
+        Argv::Version => Ok(Command::Print(help::version())),
+        Argv::Words(words) => {
+            let args = from_args::<RefsArgs>(&words)?;
+            let upkeep = upkeep(as_mirror_args!(args), false, env, stdin)?;
+            Ok(Command::Refs(Box::new(RefsCommand { upkeep })))
+        }
+    }
+}
+
+pub(super) fn restore(
+    words: &[String],
+    env: &Environment<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Command, CliError> {
+    match argv::normalise(words, RestoreArgs::get_args_info().flags)? {
+        Argv::Help => Ok(Command::Print(help::RESTORE.to_owned())),
+        Argv::Version => Ok(Command::Print(help::version())),
+        Argv::Words(words) => {
+            let args = from_args::<RestoreArgs>(&words)?;
+            let at = args.at.ok_or_else(|| CliError::new("no --at"))?;
+            if args.target.len() > 1 {
+                return Err(CliError::new("restore takes one --target"));
+            }
+            let into = args.into.as_deref().map(TargetUrl::parse).transpose()?;
+            let dry_run = args.dry_run;
+            let args = MirrorArgs {
+                target: args.target,
+                storage_class: args.storage_class,
+                sse: args.sse,
+                sse_kms_key_id: args.sse_kms_key_id,
+                acl: args.acl,
+                concurrency: args.concurrency,
+                memory: args.memory,
+                endpoint_url: args.endpoint_url,
+                region: args.region,
+                profile: args.profile,
+                addressing_style: args.addressing_style,
+                ca_bundle: args.ca_bundle,
+                quiet: args.quiet,
+                verbose: args.verbose,
+                json: args.json,
+                progress: args.progress,
+                ..MirrorArgs::default()
+            };
+            let upkeep = upkeep(args, false, env, stdin)?;
+            if into.clone().map(UpkeepTarget::Store).as_ref() == Some(&upkeep.mirrors[0].target) {
+                return Err(CliError::new("--as is the --target itself: leave it out"));
+            }
+            Ok(Command::Restore(Box::new(RestoreCommand { upkeep, at, into, dry_run })))
         }
     }
 }
@@ -236,6 +296,13 @@ mod tests {
                 "each --source needs its --target: 1 and 2",
             ),
             ("verify --target s3://b -n", "unknown option -n"),
+            ("refs", "no --target"),
+            ("refs --target s3://b --at x", "unknown option --at"),
+            ("restore --target s3://b", "no --at"),
+            ("restore --at 20260101T000000Z", "no --target"),
+            ("restore --target s3://b --target s3://c --at x", "restore takes one --target"),
+            ("restore --target s3://b --at x --as s3://b/", "--as is the --target itself"),
+            ("restore --target s3://b --at x --as https://h/m", "target: want s3://"),
             ("gc --target s3://b --quick", "unknown option --quick"),
             ("verify --target ftp://h/m", "target: want s3://"),
         ] {
@@ -259,7 +326,12 @@ mod tests {
 
     #[test]
     fn each_has_its_help() {
-        for (line, wanted) in [("verify -h", help::VERIFY), ("gc --help", help::GC)] {
+        for (line, wanted) in [
+            ("verify -h", help::VERIFY),
+            ("gc --help", help::GC),
+            ("refs -h", help::REFS),
+            ("restore --help", help::RESTORE),
+        ] {
             let Ok(Command::Print(text)) = run(line) else { panic!("{line}") };
             assert_eq!(text, wanted);
         }

@@ -67,12 +67,16 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
         0 => String::new(),
         bundles => format!(", {bundles} bundles"),
     };
+    let history = match summary.history {
+        0 => String::new(),
+        many => format!("; {many} past publications"),
+    };
     let reachable = match summary.reachable {
         Some(objects) => format!("{objects} reachable"),
         None => "nothing to look at".to_owned(),
     };
     format!(
-        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{forgotten}; {} too \
+        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{forgotten}{history}; {} too \
          young, {reachable}, {} requests, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
@@ -99,6 +103,7 @@ fn json(command: &GcCommand, target: &str, summary: &GcSummary) -> serde_json::V
         "lfs_forgotten": summary.lfs_forgotten,
         "bytes": summary.bytes,
         "young": summary.young,
+        "history": summary.history,
         "temporary": summary.temporary,
         "reachable": summary.reachable,
         "requests": summary.store_requests,

@@ -8,6 +8,8 @@ mod git_config;
 pub mod install_helper;
 pub mod lfs_agent;
 pub mod mirror;
+pub mod refs;
 pub mod remote_helper;
+pub mod restore;
 mod upkeep;
 pub mod verify;

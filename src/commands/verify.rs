@@ -153,6 +153,10 @@ fn text(
         text += &crate::logging::printable(&finding.to_string());
         text.push('\n');
     }
+    for notice in report.notices.iter().filter(|_| !quietly) {
+        text += &crate::logging::printable(&format!("notice: {notice}"));
+        text.push('\n');
+    }
     let mode = match (command.quick, command.sample) {
         (true, _) => " (quick)".to_owned(),
         (_, Some((parts, of))) => format!(" (a sample of {parts}/{of})"),
@@ -205,6 +209,7 @@ fn json(
         "lfs_objects": report.lfs_objects,
         "findings": findings,
         "finding_count": report.finding_count,
+        "notices": report.notices,
         "requests": report.store_requests,
         "seconds": report.elapsed.as_secs_f64(),
         "error": null,

@@ -15,6 +15,9 @@
 //! Nor is anything deleted if the refs are not those that the last run has recorded in the state
 //! (`state.json`): an `info/refs` that was lost or answered empty would make everything garbage.
 //!
+//! Past publications that are kept (`history`) are roots like the refs of today; those that are out of
+//! date are deleted at the end. One that can't be read makes gc delete nothing.
+//!
 //! # Beside a running mirror
 //! Three things keep a run's objects safe:
 //!
@@ -50,6 +53,7 @@ use super::bundle_check;
 use super::inventory;
 use super::known::Known;
 use super::pass::Pass;
+use super::past::Past;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Elsewhere, Pointers, Problem, Reached, Stored, Walk};
 use crate::git::lfs_pointer::LfsPointer;
@@ -119,6 +123,8 @@ pub struct GcSummary {
     pub bundles: u64,
     /// Lacking LFS objects that runs need no longer look for.
     pub lfs_forgotten: u64,
+    /// Past publications that are out of date.
+    pub history: u64,
     /// Their bytes together.
     pub bytes: u64,
     /// What no ref reaches, but is too young yet (or has no age).
@@ -187,10 +193,13 @@ fn collect(
         return Err(not_whole(store, &problems));
     }
     let packs = names.iter().cloned().collect();
+    let recorded = Recorded::read(store)?;
+    let past = Past::list(store, recorded.and_then(|state| state.keep_history()))?;
     let lacking = Remembered::read(store)?.0;
     let mut keep = Keep { packs, replaced: Replaced::read(store)?, live: Live::default() };
     if lacking.is_empty() && !keep.may_delete(store, options)? {
-        return Ok(GcSummary::default());
+        let history = forget(store, options, &past)?;
+        return Ok(GcSummary { history, ..GcSummary::default() });
     }
     let has_lfs = !store.list(LFS, None)?.objects.is_empty();
     let stored = match has_lfs {
@@ -198,7 +207,9 @@ fn collect(
         false => None,
     };
     let pointers = has_lfs || !lacking.is_empty();
-    let (names, tips) = (&names[..], published.tips(store)?);
+    let mut tips = published.tips(store)?;
+    tips.extend(past_tips(store, options, &past, &tips)?);
+    let names = &names[..];
     keep.live = Finder { store, options, progress, names, tips, stored, pointers }.find()?;
     let is_forgotten = |pointer: &LfsPointer| !keep.live.lfs.contains(&pointer.oid);
     let forgotten: Vec<_> = lacking.into_iter().filter(is_forgotten).collect();
@@ -208,7 +219,36 @@ fn collect(
     if !options.dry_run && counts.deleted() + lfs_forgotten > 0 {
         counts = gc.delete(deleting)?;
     }
-    Ok(GcSummary { lfs_forgotten, reachable, ..counts })
+    let history = forget(store, options, &past)?;
+    Ok(GcSummary { lfs_forgotten, reachable, history, ..counts })
+}
+
+/// What only past publications name. One that can't be read may need anything.
+fn past_tips(
+    store: &dyn Store,
+    options: &GcOptions,
+    past: &Past,
+    today: &[(Oid, String)],
+) -> Result<Vec<(Oid, String)>, MirrorError> {
+    let problems = Mutex::new(Vec::new());
+    let today = today.iter().map(|(oid, _)| *oid);
+    let tips = past.tips(store, options.concurrency, &options.cancel, today, &|key, what| {
+        let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.push(format!("{key}: {what}"));
+    })?;
+    let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !problems.is_empty() {
+        return Err(not_whole(store, &problems));
+    }
+    Ok(tips.into_iter().map(|(oid, _, name)| (oid, name)).collect())
+}
+
+/// Deletes snapshots that are out of date, or only counts them.
+fn forget(store: &dyn Store, options: &GcOptions, past: &Past) -> Result<u64, MirrorError> {
+    if !options.dry_run && !past.old.is_empty() {
+        store.delete(&past.old)?;
+    }
+    Ok(past.old.len() as u64)
 }
 
 /// The mutable files, byte for byte.

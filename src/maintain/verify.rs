@@ -31,12 +31,12 @@ use super::findings::Findings;
 pub use super::findings::{Finding, MAX_FINDINGS};
 use super::inventory;
 use super::pass::Pass;
+use super::past::{Past, tips_of};
 pub use super::sample::Sample;
 use super::sample::Sampler;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{Pointers, Problem, Walk, io_error};
-use crate::git::object::Kind;
-use crate::git::refs::{Head, Ref, info_refs, parse_head_file, parse_info_refs};
+use crate::git::refs::{Advertisement, Head, Ref, info_refs, parse_head_file, parse_info_refs};
 use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::files;
@@ -93,6 +93,8 @@ pub struct VerifyReport {
     pub finding_count: u64,
     /// All keys that something is wrong with.
     pub damaged: BTreeSet<String>,
+    /// What is no fault, but worth knowing.
+    pub notices: Vec<String>,
     /// Requests to the store.
     pub store_requests: u64,
     /// Wall time.
@@ -123,18 +125,19 @@ pub fn verify_with(
     let findings = Findings::default();
     let mut report = VerifyReport::default();
     if let Some((refs, head)) = read_refs(store, &findings)? {
-        let has_bundles = match head {
-            Some(_) => check_state(store, &refs, head.as_ref(), &findings)?,
-            None => false,
+        let state = match &head {
+            Some(head) => check_state(store, &refs, head, &findings)?,
+            None => State::default(),
         };
-        let checked =
-            Verification { store, options, progress, findings: &findings, tips: tips(&refs, head) };
         report.refs = refs.len();
-        checked.run(&mut report)?;
-        if has_bundles {
+        let mut tips = tips_of(&Advertisement { refs, head: head.unwrap_or(Head::Absent) });
+        tips.extend(past_tips(store, options, state.keep_history, &tips, &findings)?);
+        Verification { store, options, progress, findings: &findings, tips }.run(&mut report)?;
+        if state.has_bundles {
             let quick = options.quick || options.sample.is_some();
             bundle_check::check(store, quick, &options.cancel, &findings)?;
         }
+        report.notices.extend(state.unfinished.filter(|_| findings.count() == 0));
     }
     (report.findings, report.finding_count, report.damaged) = findings.finish();
     report.store_requests = store.requests() - requests_before;
@@ -142,36 +145,52 @@ pub fn verify_with(
     Ok(report)
 }
 
+/// What the state says.
+#[derive(Default)]
+struct State {
+    keep_history: Option<Duration>,
+    has_bundles: bool,
+    /// It describes other refs, and a run has begun and not said that it has ended: what every run
+    /// leaves that is killed between its last two writes. In words.
+    unfinished: Option<String>,
+}
+
 /// The state must be readable, or no run begins and gc deletes nothing; and it must not be another
-/// mirror's. A run writes it right after it has published, so it gets the time for that. Answers if the
-/// mirror has bundles.
+/// mirror's. A run writes it right after it has published, so it gets the time for that.
 fn check_state(
     store: &dyn Store,
     refs: &[Ref],
-    head: Option<&Head>,
+    head: &Head,
     findings: &Findings,
-) -> Result<bool, MirrorError> {
+) -> Result<State, MirrorError> {
+    let mut known = State::default();
     for is_last in [false, true] {
         match Recorded::read(store) {
-            Ok(None) => return Ok(false),
-            Ok(Some(state)) if state.describes(refs, head) != Some(false) => {
-                return Ok(state.has_bundles());
-            }
-            Ok(Some(state)) if !state.writing().is_empty() => {
-                log::warn!(
-                    "{} describes other refs than info/refs: a run has been writing since {}, or was \
-                     killed before it could say what it published; the next run says it",
-                    state::KEY,
-                    state.writing()[0].begun,
-                );
-                return Ok(state.has_bundles());
-            }
-            Ok(Some(_)) if !is_last => std::thread::sleep(STATE_GRACE),
-            Ok(Some(_)) => {
+            Ok(None) => break,
+            Ok(Some(state)) => {
+                known.keep_history = state.keep_history();
+                known.has_bundles = state.has_bundles();
+                if state.describes(refs, Some(head)) != Some(false) {
+                    break;
+                }
+                if let Some(run) = state.writing().first() {
+                    known.unfinished = Some(format!(
+                        "{} describes other refs than info/refs: a run has been writing since {}, or \
+                         was killed before it could record what it published. All that the refs need \
+                         is there; the next run records it, and gc waits for that",
+                        state::KEY,
+                        run.begun,
+                    ));
+                    break;
+                }
+                if !is_last {
+                    std::thread::sleep(STATE_GRACE);
+                    continue;
+                }
                 let same = files::get(store, &files::key("info/refs"), None, 256 << 20)?;
                 // A run has published meanwhile.
                 if same.is_some_and(|(file, _)| file != info_refs(refs)) {
-                    return Ok(false);
+                    break;
                 }
                 let what = format!("{} describes other refs: one of both is damaged", state::KEY);
                 findings.add("info/refs", what, None);
@@ -179,12 +198,27 @@ fn check_state(
             }
             Err(MirrorError::Mirror(what)) => {
                 findings.add(state::KEY, what, None);
-                return Ok(false);
+                break;
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(known)
+}
+
+/// What only past publications name. One that can't be read is a finding.
+fn past_tips(
+    store: &dyn Store,
+    options: &VerifyOptions,
+    keep: Option<Duration>,
+    today: &[Tip],
+    findings: &Findings,
+) -> Result<Vec<Tip>, MirrorError> {
+    let past = Past::list_if_possible(store, keep)?;
+    let today = today.iter().map(|(oid, ..)| *oid);
+    past.tips(store, options.concurrency, &options.cancel, today, &|key, what| {
+        findings.add(key.as_str(), what, None);
+    })
 }
 
 /// So long after the refs a run may write its state.
@@ -250,20 +284,6 @@ fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHea
         findings.add("HEAD", what, None);
     }
     Ok(Some((refs, Some(head))))
-}
-
-fn tips(refs: &[Ref], head: Option<Head>) -> Vec<Tip> {
-    let mut tips: Vec<Tip> = Vec::new();
-    for r in refs {
-        let kind = if r.name.is_branch() { Some(Kind::Commit) } else { None };
-        let kind = kind.or(r.peeled.map(|_| Kind::Tag));
-        tips.push((r.oid, kind, r.name.to_string()));
-        tips.extend(r.peeled.map(|oid| (oid, None, format!("{}^{{}}", r.name))));
-    }
-    if let Some(Head::Detached(oid)) = head {
-        tips.push((oid, Some(Kind::Commit), "HEAD".to_owned()));
-    }
-    tips
 }
 
 /// A pointer in a pack, of which it is not known yet who reaches it.

@@ -62,7 +62,9 @@ pub(super) fn fetch(
     // The whole repository as one pack replaces those that there are.
     let replaced = match wanted_layout {
         Layout::Auto | Layout::Pack if published.exists() && !incremental => {
-            publish::listed_packs(store)?
+            let listed = publish::listed_packs(store)?;
+            // What only past publications reach is in these.
+            if plan.keeps_history { publish::broken_packs(store, listed)? } else { listed }
         }
         _ => Vec::new(),
     };

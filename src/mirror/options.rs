@@ -1,5 +1,7 @@
 //! What a run is to do.
 
+use std::time::Duration;
+
 use crate::git::refs::RefFilter;
 use crate::repository::layout::LayoutOption as Layout;
 use crate::run::Cancel;
@@ -32,6 +34,9 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Above this many packs, some are made one.
     pub max_packs: usize,
+    /// Keep the refs of each publication, and what they reach, for so long after the next one; zero: no
+    /// longer. `None`: as the mirror has it.
+    pub keep_history: Option<Duration>,
     /// Larger objects, LFS objects too, are refused before any work is done on them.
     pub max_object_bytes: u64,
     /// To stop the run.
@@ -53,6 +58,7 @@ impl Default for Options {
             concurrency: 64,
             memory_bytes: 64 << 20,
             max_packs: 20,
+            keep_history: None,
             max_object_bytes: 5 << 40,
             cancel: Cancel::default(),
         }

@@ -1,6 +1,8 @@
 //! What a run finds at its start: what the source has, what the mirror has published, what is to
 //! change; and the guards that refuse what nobody can have meant.
 
+use std::time::Duration;
+
 use super::options::Options;
 use crate::git::refs::{Advertisement, Head, Ref, RefName, default_branch};
 use crate::ingest::thin;
@@ -26,6 +28,8 @@ pub(super) struct Plan {
     pub(super) full: bool,
     /// The source is an increment on what is published, whatever it is asked for.
     pub(super) thin: bool,
+    /// Publications are kept: as was asked for, or as the mirror has it.
+    pub(super) keeps_history: bool,
 }
 
 impl Plan {
@@ -64,8 +68,25 @@ impl Plan {
                 thin::check(source, &published, &prerequisites, read)
             })?;
         }
+        let kept = recorded.as_ref().and_then(Recorded::keep_history);
+        let keeps_history = options.keep_history.or(kept).is_some_and(|keep| !keep.is_zero());
         let full = options.full;
-        Ok(Plan { published, recorded, wanted, tags, changes, unchanged, full, thin })
+        Ok(Plan {
+            published,
+            recorded,
+            wanted,
+            tags,
+            changes,
+            unchanged,
+            full,
+            thin,
+            keeps_history,
+        })
+    }
+
+    /// Is it news to the mirror for how long its publications are kept?
+    pub(super) fn is_history_news(&self, asked: Option<Duration>) -> bool {
+        asked.is_some() && self.recorded.as_ref().and_then(Recorded::keep_history) != asked
     }
 
     /// Does the record say what is published, and of this source?

@@ -8,6 +8,7 @@ pub mod error;
 pub(crate) mod existing;
 pub(crate) mod fence;
 pub(crate) mod files;
+pub(crate) mod history;
 pub mod layout;
 pub(crate) mod lfs_objects;
 pub(crate) mod links;

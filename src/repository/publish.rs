@@ -90,6 +90,17 @@ impl Published {
         Ok(Published { refs, head, seen: Some((file, etag)) })
     }
 
+    /// As a source would say it.
+    pub(crate) fn advertised(&self) -> Advertisement {
+        let head = self.head.clone().unwrap_or(Head::Absent);
+        Advertisement { refs: self.refs.clone(), head }
+    }
+
+    /// What was published once, to be compared with something else.
+    pub(crate) fn of(then: Advertisement) -> Self {
+        Published { refs: then.refs, head: Some(then.head), seen: None }
+    }
+
     /// Is there a mirror at all?
     pub(crate) fn exists(&self) -> bool {
         self.seen.is_some()
@@ -295,6 +306,21 @@ fn whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
     Ok(packs)
 }
 
+/// Of these packs, those that are missing, or whose indices are.
+pub(crate) fn broken_packs(
+    store: &dyn Store,
+    mut names: Vec<String>,
+) -> Result<Vec<String>, MirrorError> {
+    let mut broken = Vec::new();
+    for name in names.drain(..) {
+        let is_there = |extension| store.head(&packs::key(&name, extension));
+        if is_there("pack")?.is_none() || is_there("idx")?.is_none() {
+            broken.push(name);
+        }
+    }
+    Ok(broken)
+}
+
 /// Lists a pack before anything needs it: of a first fetch in slices.
 pub(crate) fn list_pack(store: &dyn Store, name: &str) -> Result<(), MirrorError> {
     list_packs(store, Some(name), &[]).map(drop)
@@ -302,10 +328,18 @@ pub(crate) fn list_pack(store: &dyn Store, name: &str) -> Result<(), MirrorError
 
 /// Lists the packs that were copied from another mirror, in its order. They are all that it has, so
 /// others that are listed here are retired. None: nothing changes.
-pub(crate) fn list_copied(store: &dyn Store, copied: &[String]) -> Result<(), MirrorError> {
+/// With `keep_others` those stay: past publications need them.
+pub(crate) fn list_copied(
+    store: &dyn Store,
+    copied: &[String],
+    keep_others: bool,
+) -> Result<(), MirrorError> {
     let Some(newest) = copied.last() else { return Ok(()) };
     let mut retired = listed_packs(store)?;
     retired.retain(|name| !copied.contains(name));
+    if keep_others {
+        retired = broken_packs(store, retired)?;
+    }
     if !retired.is_empty() {
         replaced::note(store, newest, &retired)?;
     }

@@ -7,6 +7,8 @@
 //! can be damage, or a cache's empty answer; [`crate::mirror`] and [`crate::maintain`] believe it only
 //! if the state agrees.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -44,6 +46,7 @@ struct Known {
     lfs_lacking: Option<usize>,
     loose_objects: Option<u64>,
     bundled_refs: Option<String>,
+    keep_history_seconds: Option<u64>,
     #[serde(default)]
     writing: Vec<Begun>,
 }
@@ -226,6 +229,11 @@ impl Recorded {
         bundled_refs.is_some() && bundled_refs == ref_fingerprint
     }
 
+    /// How long past publications are kept; zero: not at all. `None`: nobody has said it.
+    pub(crate) fn keep_history(&self) -> Option<Duration> {
+        self.known.keep_history_seconds.map(Duration::from_secs)
+    }
+
     /// The URL of the repository that this is a mirror of. `None`: it only ever came in bundles.
     pub(crate) fn repository(&self) -> Option<&str> {
         let named = [&self.known.repository, &self.known.source].into_iter().flatten();
@@ -310,8 +318,6 @@ pub(crate) fn published(
     lfs_lacking: usize,
     loose_objects: u64,
 ) -> Map<String, Value> {
-    let now = OffsetDateTime::now_utc();
-    let now = now.replace_nanosecond(0).unwrap_or(now);
     let redirected_to = source.redirected_to();
     let origin = source.origin();
     let source = source.describe();
@@ -321,7 +327,7 @@ pub(crate) fn published(
         source,
         redirected_to,
         tool: concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")),
-        published_at: now.format(&Rfc3339).unwrap_or_default(),
+        published_at: now(),
         layout: layout.name(),
         refs: wanted.refs.len(),
         ref_fingerprint: fingerprint(&wanted.refs, Some(&wanted.head)),
@@ -332,6 +338,33 @@ pub(crate) fn published(
         Ok(Value::Object(fields)) => fields,
         _ => unreachable!("a struct of strings and numbers is always an object"),
     }
+}
+
+/// Adds how long past publications are kept to the fields of [`published`], if that is to change.
+pub(crate) fn keep_history(fields: &mut Map<String, Value>, keep: Option<Duration>) {
+    if let Some(keep) = keep {
+        fields.insert("keep_history_seconds".into(), keep.as_secs().into());
+    }
+}
+
+/// Says that other refs were published than the last run's: past ones, again. All else stays as it is.
+pub(crate) fn describe(store: &dyn Store, recorded: Option<&Recorded>, published: &Advertisement) {
+    let mut file = recorded.map_or_else(File::absent, Recorded::file);
+    let print = fingerprint(&published.refs, Some(&published.head));
+    let written = file.update(store, |fields| {
+        fields.insert("published_at".into(), now().into());
+        fields.insert("refs".into(), published.refs.len().into());
+        fields.insert("ref_fingerprint".into(), print.clone().into());
+    });
+    if let Err(error) = written {
+        log::warn!("published, but {error}");
+    }
+}
+
+/// RFC 3339, to the second.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
 }
 
 fn fingerprint(refs: &[Ref], head: Option<&Head>) -> String {

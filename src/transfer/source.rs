@@ -13,12 +13,19 @@ use crate::store::{Store, StoreErrorKind};
 /// A mirror that another one is made from.
 pub struct MirrorSource {
     store: Box<dyn Store>,
+    /// Instead of what is published now.
+    then: Option<Advertisement>,
 }
 
 impl MirrorSource {
     /// The mirror in `store`, which must be able to list its keys. Nothing is read yet.
     pub fn new(store: Box<dyn Store>) -> Self {
-        MirrorSource { store }
+        MirrorSource { store, then: None }
+    }
+
+    /// The same with the refs of the past, of which all objects are there still.
+    pub fn at(store: Box<dyn Store>, then: Advertisement) -> Self {
+        MirrorSource { store, then: Some(then) }
     }
 
     /// Where its keys are.
@@ -52,6 +59,9 @@ impl Source for MirrorSource {
     }
 
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        if let Some(then) = &self.then {
+            return Ok(then.clone());
+        }
         let published =
             Published::read(&*self.store, MAX_REFS_BYTES).map_err(|error| self.failed(error))?;
         if !published.exists() {

@@ -1,0 +1,98 @@
+//! What past publications need: roots for `verify` and `gc` beside the refs of today (`history`).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hashbrown::HashSet;
+
+use super::diagnose::Tip;
+use crate::git::object::{Kind, Oid};
+use crate::git::refs::{Advertisement, Head};
+use crate::repository::error::MirrorError;
+use crate::repository::history::{self, Entry};
+use crate::run::Cancel;
+use crate::run::threads::for_each;
+use crate::store::{Key, Store, StoreErrorKind};
+
+/// Past publications of a mirror.
+#[derive(Default)]
+pub(crate) struct Past {
+    kept: Vec<Entry>,
+    /// Snapshots that are out of date.
+    pub(crate) old: Vec<Key>,
+}
+
+impl Past {
+    /// Lists them. `keep`: as the state says it. Without that nothing is known, and everything is kept.
+    pub(crate) fn list(store: &dyn Store, keep: Option<Duration>) -> Result<Self, MirrorError> {
+        let (kept, old) = match keep {
+            Some(keep) => history::divide(history::list(store)?, keep, SystemTime::now()),
+            None => (history::list(store)?, Vec::new()),
+        };
+        Ok(Past { kept, old: old.iter().map(Entry::key).collect() })
+    }
+
+    /// The same for those who only read: where nothing can be listed, there is no history.
+    pub(crate) fn list_if_possible(
+        store: &dyn Store,
+        keep: Option<Duration>,
+    ) -> Result<Self, MirrorError> {
+        match Past::list(store, keep) {
+            Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
+                Ok(Past::default())
+            }
+            Err(MirrorError::Store(error))
+                if error.kind == StoreErrorKind::Denied && keep.is_none() =>
+            {
+                Ok(Past::default())
+            }
+            listed => listed,
+        }
+    }
+
+    /// Objects that only past publications name, each once. `bad` hears of snapshots that can't be read.
+    pub(crate) fn tips(
+        &self,
+        store: &dyn Store,
+        threads: usize,
+        cancel: &Cancel,
+        today: impl Iterator<Item = Oid>,
+        bad: &(dyn Fn(Key, String) + Sync),
+    ) -> Result<Vec<Tip>, MirrorError> {
+        let found = Mutex::new((today.collect::<HashSet<Oid>>(), Vec::new()));
+        for_each(&self.kept, threads, "history", |entry| {
+            if cancel.is_cancelled() {
+                return Err(MirrorError::Interrupted);
+            }
+            match history::read(store, entry.name)? {
+                Ok(then) => {
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (seen, tips) = &mut *found;
+                    for (oid, kind, name) in tips_of(&then) {
+                        if seen.insert(oid) {
+                            tips.push((oid, kind, format!("{name} at {}", entry.name)));
+                        }
+                    }
+                }
+                Err(what) => bad(entry.key(), what),
+            }
+            Ok(())
+        })?;
+        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner).1)
+    }
+}
+
+/// What refs and HEAD name.
+pub(crate) fn tips_of(refs: &Advertisement) -> Vec<Tip> {
+    let mut tips: Vec<Tip> = Vec::new();
+    for r in &refs.refs {
+        let kind = if r.name.is_branch() { Some(Kind::Commit) } else { None };
+        let kind = kind.or(r.peeled.map(|_| Kind::Tag));
+        tips.push((r.oid, kind, r.name.to_string()));
+        tips.extend(r.peeled.map(|oid| (oid, None, format!("{}^{{}}", r.name))));
+    }
+    if let Head::Detached(oid) = refs.head {
+        tips.push((oid, Some(Kind::Commit), "HEAD".to_owned()));
+    }
+    tips
+}

@@ -1,0 +1,360 @@
+//! The refs of past publications, one key each: `mirror_state/refs/<UTC time>`.
+//!
+//! Kept for those mirrors of which `--keep-history` was asked; how long is in the state
+//! (`keep_history_seconds`), so that gc knows it too. A snapshot is what was published *until* the next
+//! one: it is out of date once its successor is older than that time, and never while it is the last. So
+//! a branch that nobody has touched for years is kept for the full time after it was force-pushed.
+//!
+//! A key never changes. It holds a line with its checksum, `HEAD`, and `info/refs`, as these files were.
+//! A run writes what it has published after it, and before it publishes, what was published and has no
+//! snapshot yet (history has just begun, or a run was killed). Names are by the clock of the machine
+//! that ran it; whether one is out of date is decided by the later of that and the store's time.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+
+use super::error::MirrorError;
+use super::files;
+use super::listing;
+use crate::git::refs::{
+    Advertisement, Head, head_file, info_refs, parse_head_file, parse_info_refs,
+};
+use crate::store::{Condition, Key, ObjectHeaders, ObjectInfo, Store, StoreError, StoreErrorKind};
+
+/// The folder of snapshots.
+pub(crate) const FOLDER: &str = "mirror_state/refs/";
+
+/// What the file begins with.
+const MAGIC: &str = "mirror-git-to-s3 refs 1 ";
+
+/// As long as an `info/refs` may be, and a little for the rest.
+const MAX_BYTES: u64 = super::publish::MAX_REFS_BYTES + (64 << 10);
+
+const HEADERS: ObjectHeaders = ObjectHeaders::immutable("text/plain");
+
+/// So many publications within a second have names of their own.
+const MAX_NUMBER: u32 = 10_000;
+
+const NAME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year][month][day]T[hour][minute][second]Z");
+
+/// A snapshot's name: when it was published, to the second, and which of that second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    at: OffsetDateTime,
+    number: u32,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.format(NAME).map_err(|_| fmt::Error)?;
+        match self.number {
+            1 => f.write_str(&at),
+            number => write!(f, "{at}-{number}"),
+        }
+    }
+}
+
+impl Name {
+    fn parse(text: &str) -> Option<Name> {
+        let (at, number) = match text.split_once('-') {
+            None => (text, 1),
+            Some((at, number)) => (at, number.parse().ok().filter(|number| *number > 1)?),
+        };
+        let at = time::PrimitiveDateTime::parse(at, NAME).ok()?.assume_utc();
+        let name = Name { at, number };
+        (name.to_string() == text).then_some(name)
+    }
+
+    fn key(&self) -> Key {
+        Key::new(format!("{FOLDER}{self}")).expect("digits and letters")
+    }
+
+    /// When it was published, RFC 3339.
+    pub(crate) fn time(&self) -> String {
+        self.at.format(&Rfc3339).unwrap_or_default()
+    }
+}
+
+/// A snapshot that is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: Name,
+    /// By the store's clock.
+    written: Option<SystemTime>,
+}
+
+impl Entry {
+    pub(crate) fn key(&self) -> Key {
+        self.name.key()
+    }
+
+    /// When it surely was there.
+    fn since(&self) -> SystemTime {
+        SystemTime::from(self.name.at).max(self.written.unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+}
+
+/// All snapshots, the oldest first.
+pub(crate) fn list(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
+    let mut entries = Vec::new();
+    listing::pages(store, FOLDER, |page| {
+        entries.extend(page.into_iter().filter_map(|ObjectInfo { key, last_modified, .. }| {
+            let name = Name::parse(key.as_str().strip_prefix(FOLDER)?)?;
+            Some(Entry { name, written: last_modified })
+        }));
+        Ok::<_, MirrorError>(())
+    })?;
+    entries.sort_by_key(|entry| entry.name);
+    Ok(entries)
+}
+
+/// Divides snapshots into those that are kept and those that are out of date. `keep` is zero where
+/// history is not kept.
+pub(crate) fn divide(
+    entries: Vec<Entry>,
+    keep: Duration,
+    now: SystemTime,
+) -> (Vec<Entry>, Vec<Entry>) {
+    let until: Vec<_> =
+        entries.iter().skip(1).map(|next| Some(next.since())).chain([None]).collect();
+    let is_kept = |until: &Option<SystemTime>| match until {
+        _ if keep.is_zero() => false,
+        None => true,
+        Some(until) => now.duration_since(*until).map_or(true, |age| age < keep),
+    };
+    let (kept, old): (Vec<_>, Vec<_>) =
+        entries.into_iter().zip(until).partition(|(_, until)| is_kept(until));
+    let strip = |pairs: Vec<(Entry, _)>| pairs.into_iter().map(|(entry, _)| entry).collect();
+    (strip(kept), strip(old))
+}
+
+/// What was published then. The inner error: what is wrong with the file.
+pub(crate) fn read(
+    store: &dyn Store,
+    name: Name,
+) -> Result<Result<Advertisement, String>, StoreError> {
+    Ok(match files::get(store, &name.key(), None, MAX_BYTES)? {
+        Some((file, _)) => parse(&file),
+        None => Err("missing".into()),
+    })
+}
+
+fn parse(file: &[u8]) -> Result<Advertisement, String> {
+    let line = |bytes: &'_ [u8]| bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+    let cut = || "it is cut short".to_owned();
+    let (first, rest) = file.split_at(line(file).ok_or_else(cut)?);
+    let sum = first.strip_prefix(MAGIC.as_bytes()).ok_or("it is no snapshot of refs")?;
+    if sum.trim_ascii_end() != checksum(rest).as_bytes() {
+        return Err("its checksum is wrong".into());
+    }
+    let (head, refs) = rest.split_at(line(rest).ok_or_else(cut)?);
+    let refs = parse_info_refs(refs).map_err(|error| error.to_string())?;
+    let head = match head.trim_ascii_end() {
+        b"" => Head::Absent,
+        _ => parse_head_file(head, &refs).map_err(|error| error.to_string())?,
+    };
+    Ok(Advertisement { refs, head })
+}
+
+fn write(of: &Advertisement) -> Vec<u8> {
+    let mut rest = head_file(&of.head).unwrap_or_else(|| b"\n".to_vec());
+    rest.extend(info_refs(&of.refs));
+    let mut file = format!("{MAGIC}{}\n", checksum(&rest)).into_bytes();
+    file.extend(rest);
+    file
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes what has just been published.
+pub(crate) fn note(store: &dyn Store, published: &Advertisement) -> Result<Name, StoreError> {
+    let at = OffsetDateTime::now_utc();
+    let at = at.replace_nanosecond(0).unwrap_or(at);
+    let file = write(published);
+    let mut last = None;
+    for number in 1..=MAX_NUMBER {
+        let name = Name { at, number };
+        // Some stores ignore conditions without a word.
+        if store.head(&name.key())?.is_some() {
+            continue;
+        }
+        match store.put(&name.key(), &file, HEADERS, Some(&Condition::Absent)) {
+            Ok(_) => return Ok(name),
+            Err(error) if error.kind == StoreErrorKind::Unsupported => {
+                store.put(&name.key(), &file, HEADERS, None)?;
+                return Ok(name);
+            }
+            // Another run, or our own write whose answer was lost: the next name is free.
+            Err(error) if error.kind == StoreErrorKind::ConditionFailed => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let words = "too many publications within one second";
+    let too_many = || StoreError::new(StoreErrorKind::Other, "put", store.describe(), words);
+    Err(last.unwrap_or_else(too_many))
+}
+
+/// Before other refs are published: sees to it that those that are have a snapshot.
+pub(crate) fn note_published(
+    store: &dyn Store,
+    published: &Advertisement,
+) -> Result<(), MirrorError> {
+    if let Some(last) = list(store)?.last()
+        && read(store, last.name)?.is_ok_and(|last| last == *published)
+    {
+        return Ok(());
+    }
+    note(store, published)?;
+    Ok(())
+}
+
+/// The snapshot that `at` names: its own name, or a time as RFC 3339 has it, at which it was what was
+/// published. The error says why there is none.
+pub(crate) fn find<'e>(entries: &'e [Entry], at: &str) -> Result<&'e Entry, String> {
+    if let Some(name) = Name::parse(at) {
+        let found = entries.iter().find(|entry| entry.name == name);
+        return found.ok_or_else(|| format!("there is no publication {at}"));
+    }
+    let time = OffsetDateTime::parse(at, &Rfc3339).map_err(|_| {
+        format!("{at:?} is no time such as 2026-11-24T13:31:31Z, and no publication")
+    })?;
+    let found = entries.iter().rev().find(|entry| entry.name.at <= time);
+    found.ok_or_else(|| match entries.first() {
+        Some(first) => format!("the first publication that is kept is of {}", first.name.time()),
+        None => "no publication is kept: mirror with --keep-history".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::object::Oid;
+    use crate::git::refs::{Ref, RefName};
+    use crate::store::memory::{Fault, MemoryStore, Operation};
+
+    fn refs(byte: u8) -> Advertisement {
+        let name = RefName::new("refs/heads/main").unwrap();
+        let (oid, peeled) = (Oid::from_bytes([byte; 20]), None);
+        Advertisement {
+            refs: vec![Ref { name: name.clone(), oid, peeled }],
+            head: Head::Branch(name),
+        }
+    }
+
+    fn names(store: &MemoryStore) -> Vec<String> {
+        list(store).unwrap().iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    #[test]
+    fn publications_of_one_second_have_names_of_their_own_in_their_order() {
+        let store = MemoryStore::new();
+        let written: Vec<Name> = (0..12).map(|byte| note(&store, &refs(byte)).unwrap()).collect();
+        let listed = list(&store).unwrap();
+        assert_eq!(listed.iter().map(|entry| entry.name).collect::<Vec<_>>(), written);
+        for (byte, name) in (0..12).zip(written) {
+            assert_eq!(read(&store, name).unwrap(), Ok(refs(byte)));
+            assert_eq!(Name::parse(&name.to_string()), Some(name));
+        }
+    }
+
+    #[test]
+    fn store_that_knows_no_conditions_is_written_to_all_the_same() {
+        let store = MemoryStore::new();
+        let unsupported = || Fault::new(StoreErrorKind::Unsupported).on(Operation::Put).times(1);
+        for byte in 0..3 {
+            store.inject(unsupported());
+            note(&store, &refs(byte)).unwrap();
+        }
+        assert_eq!(names(&store).len(), 3);
+    }
+
+    #[test]
+    fn write_whose_answer_was_lost_and_that_is_repeated_loses_nothing() {
+        let store = MemoryStore::new();
+        store.inject(Fault::new(StoreErrorKind::ConditionFailed).on(Operation::Put).after_effect());
+        let name = note(&store, &refs(1)).unwrap();
+        assert_eq!(read(&store, name).unwrap(), Ok(refs(1)));
+    }
+
+    #[test]
+    fn no_cut_and_no_flip_of_a_snapshot_is_believed() {
+        let file = write(&refs(7));
+        assert_eq!(parse(&file), Ok(refs(7)));
+        for at in 0..file.len() {
+            assert!(parse(&file[..at]).is_err(), "cut at {at}");
+            let mut flipped = file.clone();
+            flipped[at] ^= 1;
+            assert!(parse(&flipped).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn heads_of_every_kind_come_back() {
+        let heads = [
+            Head::Absent,
+            Head::Detached(Oid::from_bytes([3; 20])),
+            Head::Unborn(RefName::new("refs/heads/none").unwrap()),
+        ];
+        for head in heads {
+            let wanted = Advertisement { head, ..refs(2) };
+            assert_eq!(parse(&write(&wanted)), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn snapshot_is_kept_so_long_after_the_next_one_and_the_last_for_ever() {
+        let day = Duration::from_secs(24 * 3600);
+        let now = SystemTime::now();
+        let entry = |days: u32| Entry {
+            name: Name { at: OffsetDateTime::from(now - days * day), number: 1 },
+            written: None,
+        };
+        let ages = |entries: &[Entry]| -> Vec<u64> {
+            let age = |entry: &Entry| now.duration_since(entry.since()).unwrap().as_secs() / 86400;
+            entries.iter().map(age).collect()
+        };
+        let all = || [400, 300, 100, 80].map(entry).to_vec();
+        let (kept, old) = divide(all(), 90 * day, now);
+        assert_eq!((ages(&kept), ages(&old)), (vec![100, 80], vec![400, 300]));
+        let (kept, old) = divide(all(), 10 * day, now);
+        assert_eq!((ages(&kept), ages(&old)), (vec![80], vec![400, 300, 100]));
+        let (kept, old) = divide(all(), Duration::ZERO, now);
+        assert_eq!((kept.len(), old.len()), (0, 4));
+        // The store says that the next one came later than its name does.
+        let mut late = all();
+        late[2].written = Some(now - 20 * day);
+        assert_eq!(ages(&divide(late, 90 * day, now).0), [300, 20, 80]);
+    }
+
+    #[test]
+    fn time_finds_what_was_published_then() {
+        let at = |text: &str| Entry { name: Name::parse(text).unwrap(), written: None };
+        let entries = ["20260101T000000Z", "20260102T000000Z", "20260102T000000Z-2"].map(at);
+        let found = |at: &str| find(&entries, at).map(|entry| entry.name.to_string());
+        for (at, wanted) in [
+            ("20260102T000000Z", "20260102T000000Z"),
+            ("2026-01-02T00:00:00Z", "20260102T000000Z-2"),
+            ("2026-01-02T00:59:59+01:00", "20260101T000000Z"),
+            ("2027-01-01T00:00:00Z", "20260102T000000Z-2"),
+        ] {
+            assert_eq!(found(at).as_deref(), Ok(wanted), "{at}");
+        }
+        for (at, words) in [
+            ("2025-12-31T23:59:59Z", "the first publication that is kept is of 2026-01-01"),
+            ("20260103T000000Z", "there is no publication 20260103T000000Z"),
+            ("yesterday", "no time such as"),
+            ("20260102T000000Z-1", "no time such as"),
+        ] {
+            assert!(found(at).unwrap_err().contains(words), "{at}: {:?}", found(at));
+        }
+    }
+}
