@@ -9,6 +9,7 @@ mod content;
 mod fetch;
 mod options;
 mod plan;
+mod some;
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub use crate::transfer::MirrorSource;
 use fetch::Fetched;
 pub use options::Options;
 use plan::Plan;
+pub use some::store_objects;
 
 /// How a run ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,20 @@
 //!
 //! 1. [`verify`](crate::maintain::verify) says which keys are damaged or missing.
 //! 2. Indices, the list of packs, and loose objects that a pack holds need no source (`mend`).
-//! 3. The source is mirrored in full into a view in which what is damaged is missing
+//! 3. If only loose objects are damaged or missing, the source is asked for these alone, where it can send
+//!    single objects (protocol version 2 with `filter` and `shallow`).
+//! 4. Else, or if that was not enough, the source is mirrored in full into a view in which what is damaged is missing
 //!    ([`Distrust`](crate::maintain::distrust)): of a loose mirror only that is written again. A mirror with packs gets a
 //!    new one that stands for all, since a pack is worth nothing in parts; the damaged one stays in the
 //!    bucket, unlisted, until `gc` deletes it.
-//! 4. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
+//! 5. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
 //!    what remains is named.
+//!
+//! [`mirror_in_full`] is `--full`: the same, but the source is asked for everything whatever is found.
+//!
+//! What a store says of an object without sending it (its length, its entity tag, metadata of ours) was
+//! written when the object was. A bit that flips on a disk later changes none of it. So only reading
+//! shows what is there, and both read everything.
 //!
 //! Objects are stored before what names them, as in every run, and nothing is deleted whose
 //! replacement was not read back. So it may be killed at any moment, and run again.
@@ -18,12 +26,15 @@ use std::time::{Duration, Instant};
 use crate::maintain::distrust::Distrust;
 use crate::maintain::mend::Mender;
 use crate::maintain::verify::{VerifyOptions, VerifyReport, verify_with};
-use crate::mirror::{Layout, MirrorError, Options, Summary};
+use crate::mirror::{Layout, MirrorError, Options, Status, Summary};
 use crate::progress::Progress;
-use crate::store::Store;
+use crate::store::{Key, Store};
 
 /// How often the source is mirrored, at most.
 const ROUNDS: usize = 4;
+
+/// How often single objects are asked for first: what lies behind them is seen only once they are there.
+const ROUNDS_OF_SOME: usize = 2;
 
 /// What a repair did.
 #[derive(Clone, Debug, Default)]
@@ -45,10 +56,24 @@ pub struct RepairReport {
 pub type Mirroring<'r> =
     dyn Fn(&dyn Store, &Options, &dyn Progress) -> Result<Summary, MirrorError> + 'r;
 
+/// Stores the loose objects that these keys name from the source, if it sends single objects:
+/// [`store_objects`](crate::mirror::store_objects).
+pub type StoringObjects<'r> = dyn Fn(&dyn Store, &BTreeSet<String>, &Options, &dyn Progress) -> Result<bool, MirrorError>
+    + 'r;
+
+/// What a repair may ask of the source.
+#[derive(Clone, Copy)]
+pub struct Helper<'r> {
+    /// For everything.
+    pub all: &'r Mirroring<'r>,
+    /// For single objects, if it can.
+    pub some: Option<&'r StoringObjects<'r>>,
+}
+
 /// Verifies the mirror in `store` and mends what is wrong. `options`: of the mirroring, whose layout
 /// is the mirror's own here. Without a source, what only that has remains.
 pub fn repair(
-    source: Option<&Mirroring<'_>>,
+    source: Option<Helper<'_>>,
     store: &dyn Store,
     verifying: &VerifyOptions,
     options: &Options,
@@ -61,14 +86,9 @@ pub fn repair(
     let before = look()?;
     let mut now = before.clone();
     let mut damaged = before.damaged.clone();
-    let mender = Mender {
-        store,
-        memory_bytes: verifying.memory_bytes,
-        concurrency: verifying.concurrency,
-        cancel: &verifying.cancel,
-        progress,
-    };
+    let mender = mender(store, &verifying, progress);
     let mut source_error = None;
+    let mut rounds_of_some = 0;
     // What lies behind damaged refs is seen only when those are mended.
     for _ in 0..ROUNDS {
         if !now.is_sound() && !mender.mend(&now.damaged)?.is_empty() {
@@ -76,7 +96,17 @@ pub fn repair(
             damaged.extend(now.damaged.iter().cloned());
         }
         let Some(source) = source.filter(|_| !now.is_sound()) else { break };
-        match fetch(source, store, &now.damaged, options, progress) {
+        if let Some(some) = source.some.filter(|_| rounds_of_some < ROUNDS_OF_SOME) {
+            rounds_of_some += 1;
+            let view = Distrust::new(store, now.damaged.clone());
+            if some(&view, &now.damaged, options, progress)? {
+                now = look()?;
+                damaged.extend(now.damaged.iter().cloned());
+                // What they name may be missing as well.
+                continue;
+            }
+        }
+        match fetch(source.all, store, &now.damaged, options, progress) {
             Ok(()) => {}
             Err(MirrorError::Source(error)) => {
                 source_error = Some(error.to_string());
@@ -94,6 +124,87 @@ pub fn repair(
     Ok(RepairReport { before, after: now, mended, source_error, elapsed: started.elapsed() })
 }
 
+/// Mirrors the source in full ([`Options::full`]) into a mirror that is read first, and writes what is
+/// damaged again. Answers the keys that were mended, too.
+pub fn mirror_in_full(
+    source: &Mirroring<'_>,
+    store: &dyn Store,
+    verifying: &VerifyOptions,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Summary, Vec<String>), MirrorError> {
+    let before = store.requests();
+    let verifying = VerifyOptions { quick: false, sample: None, ..verifying.clone() };
+    let refs = Key::new("info/refs").expect("a constant without odd characters");
+    if store.head(&refs)?.is_none() {
+        return Ok((source(store, options, progress)?, Vec::new()));
+    }
+    let mender = mender(store, &verifying, progress);
+    let look = || verify_with(store, &verifying, progress);
+    let mut now = look()?.damaged;
+    let mut damaged = now.clone();
+    if !mender.mend(&now)?.is_empty() {
+        now = look()?.damaged;
+        damaged.extend(now.iter().cloned());
+    }
+    let mut written = BTreeSet::new();
+    let mut run = |damaged: &BTreeSet<String>| {
+        let hidden = with_halves(damaged);
+        let view = Distrust::new(store, hidden.clone());
+        let summary = source(&view, options, progress)?;
+        written.extend(hidden.difference(&view.still_hidden()).cloned());
+        Ok::<_, MirrorError>(summary)
+    };
+    let mut summary = run(&now)?;
+    for _ in 1..ROUNDS {
+        // The source may lack LFS objects for good; anything else may have hidden more.
+        if !now.iter().any(|key| !key.starts_with("lfs/")) {
+            break;
+        }
+        let last = std::mem::replace(&mut now, look()?.damaged);
+        damaged.extend(now.iter().cloned());
+        if now.is_empty() || now == last {
+            break;
+        }
+        let again = run(&now)?;
+        summary.objects_written += again.objects_written;
+        summary.bytes_written += again.bytes_written;
+        summary.lfs_written += again.lfs_written;
+    }
+    // LFS objects alone are not looked at again, because each is hashed when it is stored.
+    now.retain(|key| !(key.starts_with("lfs/") && written.contains(key)));
+    let mended: Vec<String> = damaged.difference(&now).cloned().collect();
+    if !mended.is_empty() && summary.status == Status::Unchanged {
+        summary.status = Status::Ok;
+    }
+    summary.store_requests = store.requests() - before;
+    Ok((summary, mended))
+}
+
+/// Half of a pack is none.
+fn with_halves(damaged: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut hidden = damaged.clone();
+    for key in damaged {
+        let stem = key.strip_suffix(".pack").or(key.strip_suffix(".idx"));
+        hidden.extend(stem.into_iter().flat_map(|s| [format!("{s}.pack"), format!("{s}.idx")]));
+    }
+    hidden
+}
+
+fn mender<'e>(
+    store: &'e dyn Store,
+    verifying: &'e VerifyOptions,
+    progress: &'e dyn Progress,
+) -> Mender<'e> {
+    Mender {
+        store,
+        memory_bytes: verifying.memory_bytes,
+        concurrency: verifying.concurrency,
+        cancel: &verifying.cancel,
+        progress,
+    }
+}
+
 /// Mirrors the source as if what is damaged were missing.
 fn fetch(
     source: &Mirroring<'_>,
@@ -102,12 +213,7 @@ fn fetch(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(), MirrorError> {
-    let mut hidden = damaged.clone();
-    for key in damaged {
-        // Half of a pack is none.
-        let stem = key.strip_suffix(".pack").or(key.strip_suffix(".idx"));
-        hidden.extend(stem.into_iter().flat_map(|s| [format!("{s}.pack"), format!("{s}.idx")]));
-    }
+    let hidden = with_halves(damaged);
     let has_packs = !store.list("objects/pack/", None)?.objects.is_empty()
         || hidden.iter().any(|key| key.starts_with("objects/pack/"));
     let layout = if has_packs { Layout::Pack } else { Layout::Loose };

@@ -61,6 +61,9 @@ pub struct Report {
     pub lfs_written: u64,
     /// LFS objects that lack.
     pub lfs_lacking: usize,
+    /// Keys that were damaged and that `--full` has written again; without any it is not told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<String>,
     /// Wall time.
     pub seconds: f64,
     /// Why it failed: the whole chain in one line. `null` when it did not.
@@ -79,6 +82,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Says which keys were mended.
+    pub fn with_mended(self, mended: Vec<String>) -> Self {
+        Report { mended, ..self }
+    }
+
     /// A run that did not fail.
     pub fn of_summary(pair: &Pair, summary: Summary, dry_run: bool) -> Self {
         let code = ExitCode::of_status(summary.status);
@@ -104,6 +112,7 @@ impl Report {
             store_bytes_sent: summary.store_usage.bytes_sent,
             store_bytes_received: summary.store_usage.bytes_received,
             lfs_written: summary.lfs_written,
+            mended: Vec::new(),
             lfs_lacking: summary.lfs_lacking.len(),
             refs: summary.refs,
             changes: summary.changes,
@@ -149,6 +158,7 @@ impl Report {
             store_bytes_sent: 0,
             store_bytes_received: 0,
             lfs_written: 0,
+            mended: Vec::new(),
             lfs_lacking: 0,
             seconds: elapsed.as_secs_f64(),
             error: None,
@@ -185,7 +195,8 @@ impl Report {
         printable_json(&object) + "\n"
     }
 
-    /// The summary for people, one line, and in a dry run a line for each change. Empty when the
+    /// The summary for people, one line, before it a line for each key that was mended, and in a dry run
+    /// one for each change. Empty when the
     /// run failed: that is for [`Report::complaint`].
     pub fn summary(&self) -> String {
         if self.error.is_some() {
@@ -224,7 +235,11 @@ impl Report {
                 grouped(self.lfs_lacking as u64)
             );
         }
-        text + &format!(" in {cost}\n")
+        if !self.mended.is_empty() {
+            let _ = write!(text, "; {} damaged keys mended", grouped(self.mended.len() as u64));
+        }
+        let mended = self.mended.iter().map(|key| format!("{}: mended\n", printable(key)));
+        mended.collect::<String>() + &text + &format!(" in {cost}\n")
     }
 
     /// What went wrong, for people, and what to do about it. Empty when nothing did.
@@ -506,6 +521,17 @@ mod tests {
         assert_eq!(
             Report::of_summary(&pair(), summary(Status::Unchanged), false).summary(),
             "unchanged https://h/r -> s3://b/p: 1,200 refs; 2.3 s (1,261 requests)\n"
+        );
+    }
+
+    #[test]
+    fn keys_that_were_mended_are_named_before_the_summary() {
+        let report = Report::of_summary(&pair(), summary(Status::Ok), false);
+        let text = report.with_mended(vec!["HEAD".into(), "info/refs".into()]).summary();
+        assert!(text.starts_with("HEAD: mended\ninfo/refs: mended\nok https://h/r"), "{text}");
+        assert!(
+            text.ends_with("written; 2 damaged keys mended in 2.3 s (1,261 requests)\n"),
+            "{text}"
         );
     }
 

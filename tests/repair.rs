@@ -9,20 +9,28 @@ mod hooked_store;
 mod lfs_server;
 #[path = "support/local_git.rs"]
 mod local_git;
+#[path = "support/program.rs"]
+mod program;
 
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use git_http::StaticHttp;
+use git_http::{GitHttp, StaticHttp};
 use lfs_server::{LfsServer, pointer};
 use local_git::{LocalGit, Repo, assert_same_repository, git, run};
 use mirror_git_to_s3::git::object::Oid;
 use mirror_git_to_s3::git::refs::Advertisement;
 use mirror_git_to_s3::http::Client;
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
-use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, mirror};
+use mirror_git_to_s3::mirror::{
+    Layout, MirrorError, Options, Status, Summary, mirror, store_objects,
+};
 use mirror_git_to_s3::progress::Silent;
-use mirror_git_to_s3::repair::{Mirroring, RepairReport, repair};
+use mirror_git_to_s3::repair::{
+    Helper, Mirroring, RepairReport, StoringObjects, mirror_in_full, repair,
+};
 use mirror_git_to_s3::source::auth::{Auth, Credentials};
+use mirror_git_to_s3::source::smart_http::SmartHttp;
 use mirror_git_to_s3::source::{LfsSource, Source, SourceError, lfs};
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
 use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
@@ -103,7 +111,21 @@ impl World {
         let source = self.source();
         let run: &Mirroring<'_> =
             &|store, options, progress| mirror(&source, store, options, progress);
-        repair(Some(run), store, &verifying(), &options, &Silent)
+        // This source sends no single objects.
+        let some: &StoringObjects<'_> = &|store, keys, options, progress| {
+            store_objects(&source, store, keys, options, progress)
+        };
+        let helper = Helper { all: run, some: Some(some) };
+        repair(Some(helper), store, &verifying(), &options, &Silent)
+    }
+
+    /// `--full`.
+    fn mirror_in_full(&self, store: &MemoryStore, layout: Layout) -> (Summary, Vec<String>) {
+        let options = Options { layout, full: true, concurrency: 4, ..Options::default() };
+        let source = self.source();
+        let run: &Mirroring<'_> =
+            &|store, options, progress| mirror(&source, store, options, progress);
+        mirror_in_full(run, store, &verifying(), &options, &Silent).unwrap()
     }
 
     /// Stock git clones what is there, and it is what the source has.
@@ -322,4 +344,173 @@ fn repair_that_is_killed_at_any_request_is_ended_by_the_next() {
             }
         }
     }
+}
+
+/// A bit that flips in the bucket stays for ever if only keys are compared.
+#[test]
+fn full_run_writes_again_what_is_damaged_and_names_it() {
+    let world = World::new();
+    for layout in [Layout::Loose, Layout::Pack] {
+        let sound = world.mirrored(layout);
+        for (what, key) in world.files(&sound) {
+            let bytes = sound.bytes(&key).unwrap().to_vec();
+            let damages = damages(what, layout, &bytes);
+            for (how, damaged) in damages.into_iter().filter(|(how, _)| *how != "another's") {
+                let context = format!("{layout:?}: {what} {how}");
+                let store = world.mirrored(layout);
+                damage(&store, &key, damaged.as_deref());
+                if verify(&store, &verifying()).unwrap().is_sound()
+                    || (what, how) == ("refs", "missing")
+                {
+                    continue;
+                }
+                let (summary, mended) = world.mirror_in_full(&store, layout);
+                assert!(mended.contains(&key), "{context}: {mended:?}");
+                assert_eq!(summary.status, Status::Ok, "{context}");
+                let after = verify(&store, &verifying()).unwrap();
+                assert!(after.is_sound(), "{context}: {:?}", after.findings);
+            }
+        }
+        let store = world.mirrored(layout);
+        let (summary, mended) = world.mirror_in_full(&store, layout);
+        assert_eq!((summary.status, mended), (Status::Unchanged, Vec::new()), "{layout:?}");
+    }
+}
+
+/// The pack is content-addressed: its bytes never change, so it is not written again.
+#[test]
+fn full_run_that_makes_an_index_again_leaves_the_pack_alone() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Pack);
+    let index = store.keys().into_iter().find(|key| key.ends_with(".idx")).unwrap();
+    let pack = index.replace(".idx", ".pack");
+    damage(&store, &index, None);
+    store.clear_recorded();
+    let options = Options { layout: Layout::Pack, full: true, ..Options::default() };
+    mirror(&world.source(), &store, &options, &Silent).unwrap();
+    assert!(store.bytes(&index).is_some());
+    let reads = [Operation::Get, Operation::Head, Operation::Open];
+    let requests = store.recorded();
+    let of_pack = requests.iter().filter(|request| request.key() == pack);
+    assert!(of_pack.clone().all(|request| reads.contains(&request.operation)), "{requests:?}");
+}
+
+/// Counts what is asked for besides single objects.
+struct Asked<S>(S, AtomicUsize);
+
+impl<S: Source> Source for Asked<S> {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.0.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch(wants, haves, words)
+    }
+    fn fetch_objects<'a>(
+        &'a self,
+        wants: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Box<dyn Read + Send + 'a>>, SourceError> {
+        self.0.fetch_objects(wants, words)
+    }
+    fn requests(&self) -> u64 {
+        self.0.requests()
+    }
+}
+
+/// A repository without LFS objects.
+fn plain_repository() -> Repo {
+    let repo = Repo::new();
+    let mut text = String::new();
+    for round in 0..8 {
+        text += &format!("line {round} of a file that grows, so that deltas are worth it\n");
+        repo.commit("refs/heads/main", &[("grows", text.as_bytes())]);
+    }
+    repo.git(&["tag", "-a", "-m", "annotated", "v1", "main~2"]);
+    repo
+}
+
+/// How often everything was asked for until the mirror was sound again, and which objects were written.
+fn repair_over_http(repo: &Repo, damaged: &[&str]) -> (usize, Vec<String>) {
+    let server = GitHttp::start(repo.path(), git_http::Options::default());
+    let client = Client::with_environment(&Default::default(), &Default::default()).unwrap();
+    let source = SmartHttp::new(&format!("{}/", server.url()), client, Auth::none()).unwrap();
+    let source = Asked(source, AtomicUsize::new(0));
+    let store = MemoryStore::new();
+    let options = Options { layout: Layout::Loose, lfs: false, ..Options::default() };
+    mirror(&source, &store, &options, &Silent).unwrap();
+    source.1.store(0, Ordering::Relaxed);
+    for name in damaged {
+        let oid = repo.rev(name).unwrap();
+        damage(&store, &format!("objects/{}/{}", &oid[..2], &oid[2..]), None);
+    }
+    store.clear_recorded();
+    let run: &Mirroring<'_> = &|store, options, progress| mirror(&source, store, options, progress);
+    let some: &StoringObjects<'_> =
+        &|store, keys, options, progress| store_objects(&source, store, keys, options, progress);
+    let helper = Helper { all: run, some: Some(some) };
+    let report = repair(Some(helper), &store, &verifying(), &options, &Silent).unwrap();
+    assert!(report.after.is_sound(), "{:?}", report.after.findings);
+    let mut written: Vec<String> = store
+        .recorded()
+        .iter()
+        .filter(|request| request.operation == Operation::Put)
+        .filter_map(|request| Some(request.key().strip_prefix("objects/")?.replacen('/', "", 1)))
+        .filter(|oid| oid.len() == 40)
+        .collect();
+    written.sort();
+    (source.1.into_inner(), written)
+}
+
+#[test]
+fn single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them() {
+    let repo = plain_repository();
+    // An old commit, its tree, a blob of another one, and a tag.
+    let damaged = ["main~3", "main~4^{tree}", "main~2:grows", "v1"];
+    let mut wanted: Vec<String> = damaged.iter().map(|name| repo.rev(name).unwrap()).collect();
+    wanted.sort();
+    // A server without `filter`, which is git's default, is asked for everything.
+    let (asked, written) = repair_over_http(&repo, &damaged);
+    assert!(asked > 0 && wanted.iter().all(|oid| written.contains(oid)), "{asked} {written:?}");
+    repo.git(&["config", "uploadpack.allowFilter", "true"]);
+    let (asked, written) = repair_over_http(&repo, &damaged);
+    assert_eq!((asked, written), (0, wanted));
+}
+
+#[test]
+fn program_says_which_keys_a_full_run_has_mended() {
+    let (repo, home) = (World::new().repo, tempfile::tempdir().unwrap());
+    let bundle = home.path().join("a.bundle");
+    repo.git(&["bundle", "create", "-q", bundle.to_str().unwrap(), "--all"]);
+    let source = format!("bundle:{}", bundle.display());
+    let target = format!("file://{}", home.path().join("mirror").display());
+    let run = |more: &[&str]| {
+        let pair = ["--source", &source, "--target", &target, "--layout", "loose", "--json"];
+        let out = program::program(home.path()).args(pair).args(more).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()
+    };
+    run(&[]);
+    // A bundle has no LFS objects, so what is missing of them stays missing and is not named.
+    let oid = repo.rev("main~2:grows").unwrap();
+    let key = format!("objects/{}/{}", &oid[..2], &oid[2..]);
+    let path = home.path().join("mirror").join(&key);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(run(&[])["status"], "unchanged");
+    let json = run(&["--full"]);
+    assert_eq!((&json["status"], &json["mended"]), (&"ok".into(), &serde_json::json!([key])));
+    let json = run(&["--full"]);
+    assert_eq!((&json["status"], json.get("mended")), (&"unchanged".into(), None));
 }

@@ -37,7 +37,8 @@ How:
                            [default: auto]
   --max-packs N            above N packs, some of them are made one in the store
                            [default: 20]
-  --full                   ask for everything again, store what is missing
+  --full                   read the mirror, ask for everything again, and store
+                           what is missing or damaged
   --slices                 pack layout: fetch a first run in slices from the
                            start, not only once the whole has broken off
   --bundle                 also publish clone.bundle and bundle-list, for

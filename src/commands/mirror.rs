@@ -3,6 +3,7 @@
 //! A repository's result is told when it ends, in one piece, while others may still run. What is
 //! broken in the settings is found before the first repository is begun (exit code 2).
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,8 +15,12 @@ use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
 use crate::logging;
-use crate::mirror::{MirrorError, MirrorSource, Options, Summary, mirror, mirror_mirror};
+use crate::maintain::verify::VerifyOptions;
+use crate::mirror::{
+    MirrorError, MirrorSource, Options, Summary, mirror, mirror_mirror, store_objects,
+};
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
+use crate::repair;
 use crate::report::{self, Report};
 use crate::run::Cancel;
 use crate::signals::{self, Interruption};
@@ -106,6 +111,41 @@ impl From {
         }
     }
 
+    /// Stores single objects of it, if it sends them.
+    pub(super) fn store_objects(
+        &self,
+        store: &dyn Store,
+        keys: &BTreeSet<String>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<bool, MirrorError> {
+        match self {
+            From::Repository(source) => {
+                store_objects(source.as_ref(), store, keys, options, progress)
+            }
+            From::Mirror(_) => Ok(false),
+        }
+    }
+
+    /// Mirrors it into what is read first. Answers what was mended by that, too.
+    fn mirror_in_full(
+        &self,
+        store: &dyn Store,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<(Summary, Vec<String>), MirrorError> {
+        let verifying = VerifyOptions {
+            concurrency: options.concurrency,
+            memory_bytes: options.memory_bytes,
+            cancel: options.cancel.clone(),
+            ..VerifyOptions::default()
+        };
+        let run = |store: &dyn Store, options: &Options, progress: &dyn Progress| {
+            self.mirror(store, options, progress)
+        };
+        repair::mirror_in_full(&run, store, &verifying, options, progress)
+    }
+
     fn source(&self) -> &dyn Source {
         match self {
             From::Repository(source) => source.as_ref(),
@@ -143,10 +183,17 @@ impl Work<'_> {
                 // The bar is gone again before the result is told.
                 let result = {
                     let progress = self.progress(pair);
-                    source.mirror(store.as_ref(), &options, progress.as_ref())
+                    match options.full && !options.dry_run {
+                        true => source.mirror_in_full(store.as_ref(), &options, progress.as_ref()),
+                        false => source
+                            .mirror(store.as_ref(), &options, progress.as_ref())
+                            .map(|summary| (summary, Vec::new())),
+                    }
                 };
                 match result {
-                    Ok(summary) => Report::of_summary(pair, summary, self.options.dry_run),
+                    Ok((summary, mended)) => {
+                        Report::of_summary(pair, summary, self.options.dry_run).with_mended(mended)
+                    }
                     Err(error) => {
                         let asked = source.source().requests();
                         failed(error).with_requests(asked, store.requests(), store.usage())

@@ -5,13 +5,15 @@
 //! what was asked for. A failing store is an error on standard error with its own exit code: then
 //! nothing is known of the mirror.
 
+use std::collections::BTreeSet;
+
 use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::maintain::verify::{Finding, Sample, VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{MirrorError, Options};
 use crate::progress::Progress;
-use crate::repair::{Mirroring, RepairReport, repair};
+use crate::repair::{Helper, RepairReport, StoringObjects, repair};
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
 
@@ -76,8 +78,14 @@ fn mend(
             from.mirror(store, options, progress)
         }
     });
-    let run = run.as_ref().map(|run| -> &Mirroring<'_> { run });
-    let report = repair(run, store.as_ref(), &verifying, &mirroring, means.progress)?;
+    let some = from.as_ref().map(|from| {
+        |store: &dyn Store, keys: &BTreeSet<String>, options: &Options, progress: &dyn Progress| {
+            from.store_objects(store, keys, options, progress)
+        }
+    });
+    let some = some.as_ref().map(|some| -> &StoringObjects<'_> { some });
+    let helper = run.as_ref().map(|run| Helper { all: run, some });
+    let report = repair(helper, store.as_ref(), &verifying, &mirroring, means.progress)?;
     let RepairReport { after, mended, source_error, elapsed, .. } = report;
     let report = VerifyReport { elapsed, ..after };
     Ok(Outcome { report, repaired: Some(Repaired { mended, source_error }) })

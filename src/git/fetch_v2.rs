@@ -2,7 +2,8 @@
 //!
 //! Follows gitprotocol-v2(5). As in version 0 the negotiation is one request that ends in `done`, so
 //! that the answer always has a pack. What the server offers decides what is asked for; `thin-pack`
-//! never is, so that the pack is self-contained, and neither are `filter` and `packfile-uris`. History
+//! never is, so that the pack is self-contained, nor is `packfile-uris`; `filter` is sent only by
+//! [`objects_request`], for objects that a repair names. History
 //! is cut (`shallow`, `deepen`) only by [`deepen_request`], for a first fetch in slices.
 
 use std::io::Read;
@@ -19,9 +20,15 @@ pub struct Capabilities {
     object_format: bool,
     ls_refs_unborn: bool,
     shallow: bool,
+    filter: bool,
 }
 
 impl Capabilities {
+    /// Can the server send some objects without what they lead to?
+    pub(crate) fn can_pick(self) -> bool {
+        self.shallow && self.filter
+    }
+
     /// Can the server send history down to a depth only?
     pub(crate) fn can_deepen(self) -> bool {
         self.shallow
@@ -61,7 +68,8 @@ pub(crate) fn read_capabilities<R: Read>(
             b"agent" => found.agent = true,
             b"fetch" => {
                 fetch = true;
-                found.shallow = value.split(|&b| b == b' ').any(|word| word == b"shallow");
+                let has = |wanted: &[u8]| value.split(|&b| b == b' ').any(|word| word == wanted);
+                (found.shallow, found.filter) = (has(b"shallow"), has(b"filter"));
             }
             b"ls-refs" => {
                 ls_refs = true;
@@ -144,7 +152,7 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<Option<()>, ProtocolErr
 
 /// The body of the POST that asks for a pack: `wants`, of which there must be one, `haves`, `done`.
 pub fn fetch_request(capabilities: Capabilities, wants: &[Oid], haves: &[Oid]) -> Vec<u8> {
-    request(capabilities, wants, haves, None)
+    request(capabilities, wants, haves, None, None)
 }
 
 /// The same for a part of history.
@@ -154,7 +162,7 @@ pub fn deepen_request(
     haves: &[Oid],
     deepen: Deepen<'_>,
 ) -> Vec<u8> {
-    request(capabilities, wants, haves, Some(deepen))
+    request(capabilities, wants, haves, Some(deepen), None)
 }
 
 fn request(
@@ -162,10 +170,13 @@ fn request(
     wants: &[Oid],
     haves: &[Oid],
     deepen: Option<Deepen<'_>>,
+    filter: Option<&str>,
 ) -> Vec<u8> {
     let mut body = begin_command(capabilities, "fetch");
     write_line(&mut body, "ofs-delta");
-    write_line(&mut body, "include-tag");
+    if filter.is_none() {
+        write_line(&mut body, "include-tag");
+    }
     for want in wants {
         write_line(&mut body, &format!("want {want}"));
     }
@@ -178,9 +189,19 @@ fn request(
         }
         write_line(&mut body, &format!("deepen {depth}"));
     }
+    if let Some(filter) = filter {
+        write_line(&mut body, &format!("filter {filter}"));
+    }
     write_line(&mut body, "done");
     body.extend_from_slice(pkt_line::FLUSH);
     body
+}
+
+/// The same for these objects alone, of whatever kind: commits without their parents, and no tree or
+/// blob that is not named. Version 2 sends what it has, also if no ref names it.
+pub fn objects_request(capabilities: Capabilities, wants: &[Oid]) -> Vec<u8> {
+    let deepen = Deepen { shallow: &[], depth: 1 };
+    request(capabilities, wants, &[], Some(deepen), Some("tree:0"))
 }
 
 /// Reads the sections of the answer to [`fetch_request`] up to the line `packfile`; the pack's
@@ -287,9 +308,27 @@ mod tests {
     }
 
     #[test]
+    fn single_objects_are_asked_for_without_what_they_lead_to() {
+        let capabilities = Capabilities { shallow: true, filter: true, ..Capabilities::default() };
+        assert!(capabilities.can_pick());
+        assert!(!Capabilities { filter: false, ..capabilities }.can_pick());
+        let body = objects_request(capabilities, &[Oid::from_bytes([0x11; 20])]);
+        let text = String::from_utf8(body).unwrap();
+        for line in ["want 1111111111111111111111111111111111111111", "deepen 1", "filter tree:0"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("include-tag") && !text.contains("have"), "{text}");
+    }
+
+    #[test]
     fn recorded_capabilities_are_read() {
-        let all =
-            Capabilities { agent: true, object_format: true, ls_refs_unborn: true, shallow: true };
+        let all = Capabilities {
+            agent: true,
+            object_format: true,
+            ls_refs_unborn: true,
+            shallow: true,
+            filter: false,
+        };
         assert_eq!(read_greeting(CAPABILITIES).unwrap(), Greeting::V2(all));
     }
 
@@ -350,8 +389,13 @@ mod tests {
         let oid = Oid::from_bytes([0x11; 20]);
         let bare = Capabilities::default();
         assert_eq!(ls_refs_request(bare), b"0014command=ls-refs\n00010009peel\n000csymrefs\n0000");
-        let all =
-            Capabilities { agent: true, object_format: true, ls_refs_unborn: true, shallow: true };
+        let all = Capabilities {
+            agent: true,
+            object_format: true,
+            ls_refs_unborn: true,
+            shallow: true,
+            filter: false,
+        };
         let text = String::from_utf8(ls_refs_request(all)).unwrap();
         assert!(text.contains("object-format=sha1\n0001") && text.ends_with("000bunborn\n0000"));
         let text = String::from_utf8(fetch_request(bare, &[oid], &[oid])).unwrap();

@@ -52,6 +52,17 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Asks for a pack of these objects alone, whatever they lead to, also if no ref names them. `None`:
+    /// this source can't. It may send more.
+    fn fetch_objects<'a>(
+        &'a self,
+        wants: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Box<dyn Read + Send + 'a>>, SourceError> {
+        let _ = (wants, words);
+        Ok(None)
+    }
+
     /// Commits that the reader must have, with everything that they reach: this source is only what
     /// was new since (a bundle). Then its pack may be thin, and a ref that it does not advertise is
     /// one that did not move. None: the source is a whole repository.

@@ -474,6 +474,31 @@ impl Source for SmartHttp {
         Ok(Some(Sliced { pack: Box::new(pack), cut, uncut }))
     }
 
+    fn fetch_objects<'a>(
+        &'a self,
+        wants: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Box<dyn Read + Send + 'a>>, SourceError> {
+        let session = match self.last_session() {
+            Some(session) => session,
+            None => self.begin()?.0,
+        };
+        let capabilities = match session.protocol {
+            Protocol::V2(capabilities) if capabilities.can_pick() => capabilities,
+            _ => return Ok(None),
+        };
+        let place = shown(&session.url);
+        let body = fetch_v2::objects_request(capabilities, &distinct(wants));
+        let input = self.patiently(|| {
+            let mut packets = Packets::new(self.post(&session, &body)?);
+            fetch_v2::read_until_deepened_pack(&mut packets)
+                .map_err(|error| from_protocol(&place, error))?;
+            Ok(packets.into_inner())
+        })?;
+        let demux = Demux::new(input, words).on_sign_of_life(http::sign_of_life);
+        Ok(Some(Box::new(PackStream { demux, place })))
+    }
+
     fn redirected_to(&self) -> Option<String> {
         let url = self.url();
         (url.as_str().trim_end_matches('/') != self.url.as_str().trim_end_matches('/'))

@@ -303,10 +303,13 @@ impl Sink for Pack<'_> {
         engine.on_network(|| {
             let name = format!("pack-{trailer}");
             let (index_key, pack_key) = (key(&name, "idx"), key(&name, "pack"));
-            // A source may send the same pack again; `--full` restores either file if it was lost.
+            // A source may send the same pack again; `--full` restores either file if it was lost. One
+            // that is there is not written again.
             let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
             if !has_pack || store.head(&index_key)?.is_none() {
-                copy_any_size(env.temp, &temporary, &pack_key, len, PACK)?;
+                if !has_pack {
+                    copy_any_size(env.temp, &temporary, &pack_key, len, PACK)?;
+                }
                 let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
                 let mut index = BufWriter::with_capacity(64 << 10, index);
                 let fanout = records.fanout().clone();

@@ -1,0 +1,78 @@
+//! Single objects from a source, by name: what a repair of a loose mirror asks for.
+
+use std::collections::BTreeSet;
+
+use super::options::Options;
+use crate::git::object::Oid;
+use crate::ingest::budget::Budget;
+use crate::ingest::env::Env;
+use crate::ingest::run::store_pack;
+use crate::progress::Progress;
+use crate::repository::error::MirrorError;
+use crate::repository::existing::Existing;
+use crate::repository::layout::Layout;
+use crate::repository::loose;
+use crate::repository::temp::TempKeys;
+use crate::run::MIN_MEMORY_BYTES;
+use crate::source::Source;
+use crate::store::Store;
+
+/// More are as well taken with the whole.
+const MOST: usize = 10_000;
+
+/// Stores the loose objects that these keys name, if `source` sends them by themselves. `false`: it
+/// does not, or has not all of them, or some key names no loose object; the whole has to be asked for. To
+/// `store` they are missing. Nothing is published.
+pub fn store_objects(
+    source: &dyn Source,
+    store: &dyn Store,
+    keys: &BTreeSet<String>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<bool, MirrorError> {
+    let wants: Vec<Oid> = keys.iter().filter_map(|key| loose::oid_of_key(key)).collect();
+    if wants.is_empty() || wants.len() < keys.len() || wants.len() > MOST {
+        return Ok(false);
+    }
+    match fetch(source, store, &wants, options, progress) {
+        Err(error @ (MirrorError::Source(_) | MirrorError::Pack(_))) => {
+            log::info!("asking for everything: {error}");
+            Ok(false)
+        }
+        outcome => outcome,
+    }
+}
+
+fn fetch(
+    source: &dyn Source,
+    store: &dyn Store,
+    wants: &[Oid],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<bool, MirrorError> {
+    progress.phase("fetching single objects");
+    let words = Box::new(|line: &str| progress.source_says(line));
+    let Some(stream) = source.fetch_objects(wants, words)? else { return Ok(false) };
+    let temp = TempKeys::new(store);
+    let env = Env {
+        store,
+        progress,
+        temp: &temp,
+        layout: Layout::Loose,
+        // A server may send more than was asked for.
+        existing: Existing::list_loose(store, options.concurrency)?,
+        cancel: options.cancel.clone(),
+        concurrency: options.concurrency,
+        budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), Layout::Loose),
+        max_object_bytes: options.max_object_bytes,
+        written: Default::default(),
+        look: &|_, _, _| (),
+        thin: false,
+        increment: false,
+    };
+    let stored = store_pack(stream, wants, &env).map(|_| true);
+    let cleaned = temp.clean();
+    let stored = stored?;
+    cleaned?;
+    Ok(stored)
+}
