@@ -19,6 +19,7 @@ mod error;
 mod help;
 mod helper;
 pub mod manifest;
+mod trip;
 mod upkeep;
 pub mod urls;
 
@@ -32,9 +33,9 @@ pub use self::args::{Addressing, ProgressMode};
 use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
-    AgentCommand, Command, GcCommand, HelperCommand, InstallCommand, MirrorCommand, MirrorUrl,
-    Output, RefsCommand, RestoreCommand, Settings, Upkeep, UpkeepMirror, UpkeepTarget, Verbosity,
-    VerifyCommand,
+    AgentCommand, Command, ExportCommand, GcCommand, HelperCommand, ImportCommand, InstallCommand,
+    MirrorCommand, MirrorUrl, Output, RefsCommand, RestoreCommand, Settings, Upkeep, UpkeepMirror,
+    UpkeepTarget, Verbosity, VerifyCommand,
 };
 pub use self::error::CliError;
 pub use self::manifest::Shard;
@@ -56,6 +57,8 @@ pub fn parse(
         Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
         Some("refs") => return upkeep::refs(&words[1..], &Environment(env), stdin),
         Some("restore") => return upkeep::restore(&words[1..], &Environment(env), stdin),
+        Some("export") => return trip::export(&words[1..], &Environment(env)),
+        Some("import") => return trip::import(&words[1..], &Environment(env)),
         Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),
         Some("remote-helper") => return helper::remote_helper(&words[1..], &Environment(env)),
         Some("install-helper") => return helper::install_helper(&words[1..]),

@@ -23,7 +23,7 @@ use crate::store::http_read::HttpRead;
 use crate::store::retry::{Policy, Retry};
 use crate::store::s3::{Addressing, S3Config, S3Store};
 use crate::store::{Store, StoreError};
-use crate::transfer::MirrorSource;
+use crate::transfer::{MirrorSource, TripSource};
 
 /// Where requests are signed for if nothing says it.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -137,14 +137,24 @@ impl Endpoints {
             }
             SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),
             SourceUrl::Stdin => Box::new(Bundle::stdin()),
-            SourceUrl::Mirror(url) => {
+            SourceUrl::Mirror(_) | SourceUrl::Trip(_) | SourceUrl::TripStdin => {
                 return Err(SourceError {
                     kind: SourceErrorKind::Fatal,
-                    url: format!("mirror:{url}"),
-                    message: "internal error: a mirror is opened by open_mirror".into(),
+                    url: url.to_string(),
+                    message: "internal error: its keys are copied, it is not fetched".into(),
                 });
             }
         })
+    }
+
+    /// The trip that a mirror is made from; `None`: the source is something else.
+    pub fn open_trip(&self, url: &SourceUrl) -> Option<TripSource> {
+        let memory_bytes = self.settings.memory_bytes.unwrap_or(64 << 20);
+        match url {
+            SourceUrl::Trip(path) => Some(TripSource::file(path, memory_bytes)),
+            SourceUrl::TripStdin => Some(TripSource::stream(std::io::stdin(), memory_bytes)),
+            _ => None,
+        }
     }
 
     /// The mirror that another one is made from.

@@ -98,7 +98,7 @@
 //! | a new kind of source | one file in [`source`], one arm in [`endpoints`], one in [`cli::urls`] |
 //! | an option | `cli/args.rs` and `cli/help.rs`, its place in [`cli`], a row in the README |
 //! | a sub-command | a variant of [`cli::Command`], an arm in [`cli::parse`], a file in [`commands`] |
-//! | how a mirror is copied to another | `transfer/` |
+//! | how a mirror is copied to another, or travels in a file | [`transfer`] |
 //! | a new layout | one file in `ingest/sink/` |
 //! | when what may run | `ingest/scheduler.rs`, and its simulation |
 //! | what a key is called | `repository/` |
@@ -130,4 +130,4 @@ mod run;
 pub mod signals;
 pub mod source;
 pub mod store;
-mod transfer;
+pub mod transfer;

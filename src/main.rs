@@ -33,6 +33,8 @@ fn main() -> Exit {
             Command::Gc(command) => commands::gc::run(&command),
             Command::Refs(command) => commands::refs::run(&command),
             Command::Restore(command) => commands::restore::run(&command),
+            Command::Export(command) => commands::export::run(&command),
+            Command::Import(command) => commands::import::run(&command),
             Command::RemoteHelper(command) => commands::remote_helper::run(&command),
             Command::InstallHelper(command) => commands::install_helper::run(&command),
         })

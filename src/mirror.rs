@@ -31,7 +31,8 @@ use crate::repository::temp::{self, TempKeys};
 pub use crate::run::{Cancel, MIN_MEMORY_BYTES};
 use crate::source::Source;
 use crate::store::{Store, StoreErrorKind, Usage};
-pub use crate::transfer::MirrorSource;
+use crate::transfer::storing::Bring;
+pub use crate::transfer::{MirrorSource, TripSource};
 use fetch::Fetched;
 pub use options::Options;
 use plan::Plan;
@@ -94,14 +95,24 @@ pub fn mirror_mirror(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Summary, MirrorError> {
-    run(&Run { source, from: Some(source.store()), store, options, progress })
+    run(&Run { source, from: Some(source), store, options, progress })
+}
+
+/// The same from a trip: the keys that it has on board are unloaded.
+pub fn mirror_trip(
+    source: &TripSource,
+    store: &dyn Store,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary, MirrorError> {
+    run(&Run { source, from: Some(source), store, options, progress })
 }
 
 /// What a run is given.
 struct Run<'r> {
     source: &'r dyn Source,
-    /// Another mirror whose keys are copied.
-    from: Option<&'r dyn Store>,
+    /// Another mirror whose keys are copied, or a trip that has them on board.
+    from: Option<&'r dyn Bring>,
     store: &'r dyn Store,
     options: &'r Options,
     progress: &'r dyn Progress,

@@ -66,6 +66,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "signals",
                 "source",
                 "store",
+                "transfer",
             ],
         ),
     ])

@@ -322,6 +322,123 @@ pub(super) struct GcArgs {
     pub metrics_file: Option<PathBuf>,
 }
 
+/// Writes what another mirror is missing into a file.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct ExportArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: String,
+    /// state of the other mirror
+    #[argh(option)]
+    pub since: Option<PathBuf>,
+    /// where it goes
+    #[argh(option, short = 'o')]
+    pub output: String,
+    /// leave LFS objects out
+    #[argh(switch)]
+    pub no_lfs: bool,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// working memory in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Reads what was exported.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct ImportArgs {
+    /// which mirror
+    #[argh(option)]
+    pub target: String,
+    /// where its state goes
+    #[argh(option)]
+    pub state_out: Option<PathBuf>,
+    /// leave LFS objects out
+    #[argh(switch)]
+    pub no_lfs: bool,
+    /// let the mirror lose its refs
+    #[argh(switch)]
+    pub force: bool,
+    /// take over a mirror of another source
+    #[argh(switch)]
+    pub move_source: bool,
+    /// write nothing
+    #[argh(switch, short = 'n')]
+    pub dry_run: bool,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// working memory in MiB
+    #[argh(option, from_str_fn(memory))]
+    pub memory: Option<u64>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub storage_class: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub sse_kms_key_id: Option<String>,
+    /// of what is written
+    #[argh(option, from_str_fn(header_safe))]
+    pub acl: Option<String>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// bars: auto, always or never
+    #[argh(option, from_str_fn(progress))]
+    pub progress: Option<ProgressMode>,
+}
+
 /// Lists what was published when.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]

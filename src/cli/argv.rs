@@ -51,6 +51,11 @@ pub(super) fn normalise(words: &[String], flags: &[FlagInfo<'_>]) -> Result<Argv
                     (false, None) => {}
                 }
             }
+            short if takes_next(short, flags).is_some() => {
+                let name = takes_next(short, flags).expect("just asked");
+                out.push(name.to_owned());
+                out.push(value_of(name, words.next(), flags)?);
+            }
             short if short.len() > 1 && short.starts_with('-') => {
                 for letter in short.chars().skip(1) {
                     if !flags.iter().any(|flag| flag.short == Some(letter) && !takes_value(flag)) {
@@ -69,6 +74,33 @@ pub(super) fn normalise(words: &[String], flags: &[FlagInfo<'_>]) -> Result<Argv
         }
     }
     Ok(Argv::Words(out))
+}
+
+/// The long name of a single letter that takes a value: `-o FILE`.
+fn takes_next<'f>(word: &str, flags: &'f [FlagInfo<'_>]) -> Option<&'f str> {
+    let letter = word.strip_prefix('-').filter(|letter| letter.len() == 1)?.chars().next();
+    let flag = flags.iter().find(|flag| flag.short.is_some() && flag.short == letter)?;
+    takes_value(flag).then_some(flag.long)
+}
+
+/// Takes the one word out that belongs to no option.
+pub(super) fn take_word(
+    words: &[String],
+    flags: &[FlagInfo<'_>],
+) -> Result<(Option<String>, Vec<String>), CliError> {
+    let (mut found, mut others, mut is_value) = (None, Vec::new(), false);
+    for word in words {
+        if !is_value && (word == "-" || !word.starts_with('-')) {
+            if found.replace(word.clone()).is_some() {
+                return Err(CliError::new("two words that belong to no option"));
+            }
+            continue;
+        }
+        let long = flags.iter().any(|flag| flag.long == word.as_str() && takes_value(flag));
+        is_value = !is_value && (long || takes_next(word, flags).is_some());
+        others.push(word.clone());
+    }
+    Ok((found, others))
 }
 
 fn takes_value(flag: &FlagInfo<'_>) -> bool {

@@ -36,6 +36,10 @@ pub enum Command {
     Refs(Box<RefsCommand>),
     /// Publish again what was published once.
     Restore(Box<RestoreCommand>),
+    /// Write what another mirror is missing into a file.
+    Export(Box<ExportCommand>),
+    /// Read such a file.
+    Import(Box<ImportCommand>),
     /// Speak with git.
     RemoteHelper(Box<HelperCommand>),
     /// Let git find the helper.
@@ -130,6 +134,46 @@ pub struct RestoreCommand {
     pub into: Option<urls::TargetUrl>,
     /// Write nothing.
     pub dry_run: bool,
+}
+
+/// `export`.
+#[derive(Debug)]
+pub struct ExportCommand {
+    /// Which mirror.
+    pub target: urls::TargetUrl,
+    /// The other mirror's state; `None`: it has nothing.
+    pub since: Option<PathBuf>,
+    /// Where the trip goes; `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// LFS objects, too.
+    pub lfs: bool,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// Working memory in bytes.
+    pub memory_bytes: u64,
+    /// How to reach the mirror.
+    pub settings: Settings,
+    /// What people and scripts get to see.
+    pub output: Output,
+    /// To stop it.
+    pub cancel: Cancel,
+}
+
+/// `import`.
+#[derive(Debug)]
+pub struct ImportCommand {
+    /// What is to be mirrored from the trip; `None`: only the state is wanted.
+    pub mirror: Option<MirrorCommand>,
+    /// Which mirror.
+    pub target: urls::TargetUrl,
+    /// Where its state goes.
+    pub state_out: Option<PathBuf>,
+    /// How to reach the mirror.
+    pub settings: Settings,
+    /// Working memory in bytes.
+    pub memory_bytes: u64,
+    /// What people and scripts get to see.
+    pub output: Output,
 }
 
 /// `lfs-agent URL`.
@@ -420,7 +464,7 @@ pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>
     let text =
         text.map_err(|error| CliError::new(format!("cannot read the manifest {name}: {error}")))?;
     let mut pairs = manifest::read(name, &text)?;
-    if name == "standard input" && pairs.iter().any(|pair| pair.source == urls::SourceUrl::Stdin) {
+    if name == "standard input" && pairs.iter().any(|pair| pair.source.is_stdin()) {
         return Err(CliError::new("standard input can't be both the manifest and a bundle"));
     }
     if let Some(shard) = args.shard {

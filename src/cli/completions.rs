@@ -4,7 +4,7 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, SubCommandInfo};
 use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 
-use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
+use super::args::{ExportArgs, GcArgs, ImportArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{Command, agent_flags, copy_of};
 use super::error::CliError;
@@ -40,6 +40,8 @@ fn commands() -> CommandInfoWithArgs {
             sub("gc", "delete what no ref reaches", flags(GcArgs::get_args_info().flags)),
             sub("refs", "list what was published", flags(RefsArgs::get_args_info().flags)),
             sub("restore", "publish it again", flags(RestoreArgs::get_args_info().flags)),
+            sub("export", "write a mirror into a file", flags(ExportArgs::get_args_info().flags)),
+            sub("import", "read such a file", flags(ImportArgs::get_args_info().flags)),
             sub("lfs-agent", "read LFS objects, for git-lfs", flags(&agent_flags())),
             sub("completions", "a script for bash, fish or zsh", flags(&[])),
         ],

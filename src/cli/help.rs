@@ -12,16 +12,18 @@ Usage: mirror-git-to-s3 --source URL --target s3://BUCKET/PREFIX [options]
   or:  mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
   or:  mirror-git-to-s3 refs --target URL [options]
   or:  mirror-git-to-s3 restore --target URL --at TIME [--as URL] [options]
+  or:  mirror-git-to-s3 export --target URL [--since STATE] -o FILE|- [options]
+  or:  mirror-git-to-s3 import --target URL FILE|- [--state-out STATE] [options]
   or:  mirror-git-to-s3 lfs-agent URL [options]
   or:  mirror-git-to-s3 completions bash|fish|zsh
 
-Each of the last six has its own --help.
+Each of the last eight has its own --help.
 
 What to mirror:
   --source URL             https://..., http://..., bundle:PATH, - for a bundle
                            on standard input, or another mirror:
                            mirror:s3://BUCKET/PREFIX, mirror:file:///DIRECTORY;
-                           repeatable
+                           trip:PATH, trip:- for what export wrote; repeatable
   --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable,
                            the n-th target belongs to the n-th source
   --manifest FILE          one 'SOURCE TARGET' a line, # comments; - for stdin
@@ -257,6 +259,83 @@ Examples:
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 some of several; 5 try again later; 11
 a run published meanwhile; 12 access denied; 130, 143 interrupted.
+";
+
+/// Help for `export`.
+pub(super) const EXPORT: &str = "\
+Write what another mirror is missing into one file: a trip by medium or by pipe,
+LFS objects included. The other side reads it with import.
+
+Usage: mirror-git-to-s3 export --target URL [--since STATE] -o FILE|- [options]
+
+  --target URL             the mirror to read: s3://BUCKET/PREFIX, file:///DIR
+  --since STATE            state of the other mirror, which import --state-out
+                           wrote there [default: it has nothing]
+  -o, --output FILE        the trip, a tar; - for standard output
+  --no-lfs                 leave LFS objects out
+  --concurrency N          requests in flight [default: 64]
+  --memory MIB             working memory [default: 64]
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
+  -q, --quiet              errors only
+  -v, --verbose            say what is going on; -vv: for finding faults
+  --json                   the result as JSON
+  -h, --help               this text
+  -V, --version            the version
+
+Examples:
+  mirror-git-to-s3 export --target s3://mirrors/a.git -o trip1.tar
+  mirror-git-to-s3 export --target s3://mirrors/a.git --since a.state -o trip2.tar
+  mirror-git-to-s3 export --target s3://mirrors/a.git -o - | ssh inside \\
+      mirror-git-to-s3 import --target s3://inner/a.git -
+
+Exit codes: 0 done; 1 failed, or a key is damaged; 2 usage; 5 try again later;
+12 access denied; 13 the state is that of another repository; 130, 143
+interrupted.
+";
+
+/// Help for `import`.
+pub(super) const IMPORT: &str = "\
+Read what export wrote, prove each key and publish: the mirror is then what the
+exported one was. The same as --source trip:FILE.
+
+Usage: mirror-git-to-s3 import --target URL FILE|- [--state-out STATE] [options]
+  or:  mirror-git-to-s3 import --target URL --state-out STATE [options]
+
+  --target URL             the mirror to fill: s3://BUCKET/PREFIX, file:///DIR
+  --state-out STATE        write there what the mirror has now: carried back, it
+                           lets the next export leave that out
+  --no-lfs                 leave LFS objects out
+  --force                  let the mirror lose all or most of its refs
+  --move-source            take over a mirror of another source
+  -n, --dry-run            say what would change, write nothing
+  --concurrency N          requests in flight [default: 64]
+  --memory MIB             working memory [default: 64]
+  --endpoint-url URL       address of an S3-compatible store
+  --region R               [default: environment, profile, us-east-1]
+  --profile P              profile of the AWS configuration files
+  --addressing-style S     auto, path or virtual
+  --ca-bundle PEM          CAs to trust besides the system's
+  --storage-class C        of every object written
+  --sse S                  encryption at rest: AES256, aws:kms
+  --sse-kms-key-id K       key for --sse aws:kms
+  --acl A                  canned ACL of every object written
+  -q, --quiet              errors only
+  -v, --verbose            say what is going on; -vv: for finding faults
+  --json                   the result as JSON
+  --progress WHEN          bars on standard error: auto, always or never
+                           [default: auto: on a terminal]
+  -h, --help               this text
+  -V, --version            the version
+
+Example:
+  mirror-git-to-s3 import --target s3://inner/a.git trip1.tar --state-out a.state
+
+Exit codes: as for mirroring; 1 also for a trip that is damaged, cut short, or
+made for a mirror that has more than this one.
 ";
 
 /// Help for `refs`.

@@ -136,7 +136,7 @@ impl Unique {
             )));
         }
         self.parents.extend(above.into_iter().map(|parent| (parent, number)));
-        if pair.source == SourceUrl::Stdin
+        if pair.source.is_stdin()
             && let Some(first) = self.stdin.replace(number)
         {
             return Err(CliError::new(format!("{unit} {first} reads standard input already")));

@@ -26,10 +26,14 @@ pub enum SourceUrl {
     Stdin,
     /// Another mirror.
     Mirror(TargetUrl),
+    /// What `export` has written.
+    Trip(PathBuf),
+    /// The same on standard input.
+    TripStdin,
 }
 
 impl SourceUrl {
-    /// Reads `https://…`, `http://…`, `bundle:PATH`, `mirror:URL` or `-`.
+    /// Reads `https://…`, `http://…`, `bundle:PATH`, `mirror:URL`, `trip:PATH` or `-`.
     pub fn parse(text: &str) -> Result<Self, CliError> {
         let bad = |why: &str| Err(CliError::new(format!("source: {why}")));
         if text == "-" {
@@ -41,13 +45,20 @@ impl SourceUrl {
                 path => Ok(SourceUrl::Bundle(path.into())),
             };
         }
+        if let Some(path) = text.strip_prefix("trip:") {
+            return match path {
+                "" => bad("trip: needs a path"),
+                "-" => Ok(SourceUrl::TripStdin),
+                path => Ok(SourceUrl::Trip(path.into())),
+            };
+        }
         if let Some(url) = text.strip_prefix("mirror:") {
             return mirror(url);
         }
         match split_http(text) {
             Err(Unusable::Scheme) => bad(
-                "want https://…, http://…, bundle:PATH, mirror:URL, or - for a bundle on standard \
-                 input",
+                "want https://…, http://…, bundle:PATH, mirror:URL, trip:PATH, or - for a bundle on \
+                 standard input",
             ),
             Err(Unusable::Because(why)) => bad(why),
             Ok((url, userinfo)) => {
@@ -79,6 +90,11 @@ impl SourceUrl {
         Some(format!("{scheme}://{}", host.strip_suffix(usual).unwrap_or(&host)))
     }
 
+    /// Is it standard input?
+    pub fn is_stdin(&self) -> bool {
+        matches!(self, SourceUrl::Stdin | SourceUrl::TripStdin)
+    }
+
     /// Does it hold a password?
     pub fn has_password(&self) -> bool {
         matches!(self, SourceUrl::Http { userinfo: Some(userinfo), .. } if userinfo.contains(':'))
@@ -92,6 +108,8 @@ impl fmt::Display for SourceUrl {
             SourceUrl::Bundle(path) => write!(f, "bundle:{}", path.display()),
             SourceUrl::Stdin => f.pad("-"),
             SourceUrl::Mirror(url) => write!(f, "mirror:{url}"),
+            SourceUrl::Trip(path) => write!(f, "trip:{}", path.display()),
+            SourceUrl::TripStdin => f.pad("trip:-"),
         }
     }
 }

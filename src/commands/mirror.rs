@@ -17,7 +17,8 @@ use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::maintain::verify::VerifyOptions;
 use crate::mirror::{
-    MirrorError, MirrorSource, Options, Summary, mirror, mirror_mirror, store_objects,
+    MirrorError, MirrorSource, Options, Summary, TripSource, mirror, mirror_mirror, mirror_trip,
+    store_objects,
 };
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
 use crate::repair;
@@ -84,6 +85,7 @@ type Ends = (From, Box<dyn Store>);
 pub(super) enum From {
     Repository(Box<dyn Source>),
     Mirror(Box<MirrorSource>),
+    Trip(Box<TripSource>),
 }
 
 impl From {
@@ -92,6 +94,9 @@ impl From {
         url: &SourceUrl,
         cancel: &Cancel,
     ) -> Result<Self, MirrorError> {
+        if let Some(trip) = endpoints.open_trip(url) {
+            return Ok(From::Trip(Box::new(trip)));
+        }
         Ok(match url {
             SourceUrl::Mirror(url) => From::Mirror(Box::new(endpoints.open_mirror(url, cancel)?)),
             other => From::Repository(endpoints.open_source(other, cancel)?),
@@ -108,6 +113,7 @@ impl From {
         match self {
             From::Repository(source) => mirror(source.as_ref(), store, options, progress),
             From::Mirror(source) => mirror_mirror(source, store, options, progress),
+            From::Trip(source) => mirror_trip(source, store, options, progress),
         }
     }
 
@@ -123,7 +129,7 @@ impl From {
             From::Repository(source) => {
                 store_objects(source.as_ref(), store, keys, options, progress)
             }
-            From::Mirror(_) => Ok(false),
+            From::Mirror(_) | From::Trip(_) => Ok(false),
         }
     }
 
@@ -150,6 +156,7 @@ impl From {
         match self {
             From::Repository(source) => source.as_ref(),
             From::Mirror(source) => source.as_ref(),
+            From::Trip(source) => source.as_ref(),
         }
     }
 }

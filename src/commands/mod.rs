@@ -3,8 +3,10 @@
 //! Commands may use every layer; no layer uses them.
 
 mod deadline;
+pub mod export;
 pub mod gc;
 mod git_config;
+pub mod import;
 pub mod install_helper;
 pub mod lfs_agent;
 pub mod mirror;

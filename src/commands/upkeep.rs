@@ -126,7 +126,12 @@ fn print(screen: &Screen, text: &str) {
 }
 
 /// Says what failed, and with which code to end.
-fn failed(error: &MirrorError, target: &str, screen: &Screen, interruption: &Interruption) -> Done {
+pub(super) fn failed(
+    error: &MirrorError,
+    target: &str,
+    screen: &Screen,
+    interruption: &Interruption,
+) -> Done {
     // A signal cuts connections: what fails then failed for that.
     let (code, words) = match (ExitCode::of_error(error), interruption.exit_code()) {
         (ExitCode::Interrupted | ExitCode::TryAgain, Some(signal)) => {

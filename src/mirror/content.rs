@@ -12,7 +12,7 @@ use crate::repository::temp::TempKeys;
 use crate::run::MIN_MEMORY_BYTES;
 use crate::source::Source;
 use crate::store::Store;
-use crate::transfer::copy::Copying;
+use crate::transfer::storing::{Bring, Storing};
 
 /// Stores git objects by `git`, if any are to be fetched, and beside them LFS objects. The first
 /// failure ends both.
@@ -74,17 +74,16 @@ pub(super) fn store_all(
     })
 }
 
-/// Copies what another mirror has: LFS objects, and git objects if they are news.
+/// Brings what another mirror has: LFS objects, and git objects if they are news.
 pub(super) fn copy_all(
-    from: &dyn Store,
+    from: &dyn Bring,
     store: &dyn Store,
     options: &Options,
     progress: &dyn Progress,
     fetching: bool,
 ) -> Result<(Option<Fetched>, lfs::Outcome), MirrorError> {
     let temp = TempKeys::new(store);
-    let copying = Copying {
-        from,
+    let into = Storing {
         to: store,
         temp: &temp,
         progress,
@@ -92,13 +91,7 @@ pub(super) fn copy_all(
         concurrency: options.concurrency,
         memory_bytes: options.memory_bytes.max(MIN_MEMORY_BYTES),
     };
-    progress.phase("comparing with the other mirror");
-    let copied = || -> Result<_, MirrorError> {
-        let git = if fetching { Some(copying.git()?) } else { None };
-        let written = if options.lfs { copying.lfs()? } else { 0 };
-        Ok((git, written))
-    };
-    let outcome = copied();
+    let outcome = from.bring(&into, fetching, options.lfs);
     let cleaned = temp.clean();
     let (git, written) = outcome?;
     cleaned?;

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use super::copy::Copying;
+use super::storing::{Bring, Copied, Storing};
 use crate::git::object::Oid;
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
@@ -28,11 +30,6 @@ impl MirrorSource {
         MirrorSource { store, then: Some(then) }
     }
 
-    /// Where its keys are.
-    pub(crate) fn store(&self) -> &dyn Store {
-        &*self.store
-    }
-
     fn failed(&self, error: MirrorError) -> SourceError {
         let kind = match &error {
             MirrorError::Store(error) => match error.kind {
@@ -45,6 +42,20 @@ impl MirrorSource {
             _ => SourceErrorKind::Fatal,
         };
         SourceError { kind, url: self.describe(), message: error.to_string() }
+    }
+}
+
+impl Bring for MirrorSource {
+    fn bring(
+        &self,
+        into: &Storing<'_>,
+        git: bool,
+        lfs: bool,
+    ) -> Result<(Option<Copied>, u64), MirrorError> {
+        into.progress.phase("comparing with the other mirror");
+        let copying = Copying { from: &*self.store, into };
+        let copied = if git { Some(copying.git()?) } else { None };
+        Ok((copied, if lfs { copying.lfs()? } else { 0 }))
     }
 }
 
