@@ -135,8 +135,12 @@ impl Endpoints {
                 let source = source.with_memory(self.settings.memory_bytes.unwrap_or(64 << 20));
                 Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
-            SourceUrl::Bundle(path) => Box::new(Bundle::file(path)),
-            SourceUrl::Stdin => Box::new(Bundle::stdin()),
+            SourceUrl::Bundle(path) => {
+                Box::new(Bundle::file(path).with_lfs_dir(self.settings.lfs_dir.as_ref()))
+            }
+            SourceUrl::Stdin => {
+                Box::new(Bundle::stdin().with_lfs_dir(self.settings.lfs_dir.as_ref()))
+            }
             SourceUrl::Mirror(_) | SourceUrl::Trip(_) | SourceUrl::TripStdin => {
                 return Err(SourceError {
                     kind: SourceErrorKind::Fatal,

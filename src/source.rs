@@ -1,5 +1,5 @@
 //! Where a repository comes from: smart HTTP(S) ([`smart_http`]), a bundle ([`bundle`]); and its LFS
-//! objects ([`lfs`]).
+//! objects ([`lfs`]; for bundles a directory, [`lfs_dir`]).
 //!
 //! A [`Source`] says which refs there are and streams one pack. It knows nothing of stores, and a
 //! pack only as bytes.
@@ -10,6 +10,7 @@ mod error;
 mod exchange;
 mod interface;
 pub mod lfs;
+pub mod lfs_dir;
 pub mod smart_http;
 
 pub use error::{BatchError, SourceError, SourceErrorKind};

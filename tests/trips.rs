@@ -429,6 +429,69 @@ fn little_memory_is_said_before_anything_is_written() {
     assert!(out.is_empty());
 }
 
+/// A bundle, with its LFS objects beside it: what is there is stored, what is not counts as missing.
+#[test]
+fn bundle_takes_lfs_objects_from_a_directory() {
+    let (repo, home) = (Repo::new(), tempfile::tempdir().unwrap());
+    let contents: [&[u8]; 4] = [b"sound", b"gone", b"damaged", b"short"];
+    let large: Vec<u8> = (0..9_000_000_u32).map(|n| (n / 7) as u8).collect();
+    let texts = contents.map(lfs_server::pointer);
+    let big = lfs_server::pointer(&large);
+    let names = ["0", "1", "2", "3", "4"];
+    let all = texts.iter().chain([&big]);
+    let files: Vec<(&str, &[u8])> =
+        names.into_iter().zip(all.map(|text| text.as_bytes())).collect();
+    repo.commit("refs/heads/main", &files);
+    let lfs = home.path().join("clone/.git/lfs");
+    let path = |content: &[u8]| {
+        let oid = lfs_server::oid(content);
+        let folder = lfs.join("objects").join(&oid[..2]).join(&oid[2..4]);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join(oid)
+    };
+    std::fs::write(path(b"sound"), b"sound").unwrap();
+    path(b"gone");
+    std::fs::write(path(b"damaged"), b"DAMAGED").unwrap();
+    std::fs::write(path(b"short"), b"sh").unwrap();
+    std::fs::write(path(&large), &large).unwrap();
+    let bundle = home.path().join("a.bundle");
+    let mut git = local_git::git(repo.path());
+    git.args(["bundle", "create", "-q"]).arg(&bundle).args(["--all", "HEAD"]);
+    local_git::run(&mut git, b"");
+    let target = home.path().join("mirror.git");
+    let run = |lfs: &Path| {
+        let output = program(home.path())
+            .args(["--source", &format!("bundle:{}", bundle.display()), "--lfs-dir"])
+            .arg(lfs)
+            .args(["--target", &format!("file://{}", target.display())])
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let stored = |content: &[u8]| {
+        let oid = lfs_server::oid(content);
+        let key = format!("lfs/objects/{}/{}/{oid}", &oid[..2], &oid[2..4]);
+        std::fs::read(target.join(key)).ok()
+    };
+    let (code, words) = run(&lfs);
+    assert_eq!(code, 4, "{words}");
+    for missing in [&b"gone"[..], b"damaged", b"short"] {
+        assert!(words.contains(&lfs_server::oid(missing)), "{words}");
+        assert_eq!(stored(missing), None);
+    }
+    assert_eq!(stored(b"sound").as_deref(), Some(&b"sound"[..]));
+    assert!(stored(&large) == Some(large.clone()));
+    // The rest comes later; no ref has moved.
+    for content in contents {
+        std::fs::write(path(content), content).unwrap();
+    }
+    let (code, words) = run(&lfs);
+    assert_eq!(code, 0, "{words}");
+    assert_eq!(stored(b"gone").as_deref(), Some(&b"gone"[..]));
+    let (code, words) = run(&home.path().join("clone"));
+    assert_eq!((code, words.contains("want a clone's .git/lfs")), (2, true), "{words}");
+}
+
 /// The program, by a file and by a pipe; the state file is all that comes back.
 #[test]
 fn program_exports_and_imports_by_file_and_by_pipe() {

@@ -65,6 +65,9 @@ pub(super) struct MirrorArgs {
     /// leave LFS objects out
     #[argh(switch)]
     pub no_lfs: bool,
+    /// LFS objects of bundles
+    #[argh(option)]
+    pub lfs_dir: Option<PathBuf>,
     /// follow a source's redirect to another host
     #[argh(switch)]
     pub allow_redirect_host: bool,

@@ -305,6 +305,8 @@ pub struct Settings {
     pub ca_bundle: Option<PathBuf>,
     /// May `.lfsconfig` name an LFS server on another host than the source's?
     pub lfs_allow_other_host: bool,
+    /// `--lfs-dir`, by its absolute path: where the LFS objects of bundles are.
+    pub lfs_dir: Option<PathBuf>,
     /// Follow a source's redirect to another host.
     pub allow_redirect_host: bool,
     /// `--low-speed-limit`, or else `GIT_HTTP_LOW_SPEED_LIMIT`: bytes a second.
@@ -432,6 +434,11 @@ pub(super) fn mirror(
     stdin: &mut dyn Read,
 ) -> Result<MirrorCommand, CliError> {
     let pairs = pairs(&args, stdin)?;
+    let is_bundle =
+        |pair: &Pair| matches!(pair.source, urls::SourceUrl::Bundle(_) | urls::SourceUrl::Stdin);
+    if args.lfs_dir.is_some() && !pairs.iter().any(is_bundle) {
+        return Err(CliError::new("--lfs-dir is for bundles, and no source is one"));
+    }
     let warning = warning(&args, &pairs);
     let jobs = args.jobs.unwrap_or(1);
     let options = options(&args, jobs)?;
@@ -579,6 +586,7 @@ pub(super) fn settings(
         memory_bytes: args.memory.map(|mib| (mib << 20) / args.jobs.unwrap_or(1).max(1) as u64),
         ca_bundle: args.ca_bundle.clone(),
         lfs_allow_other_host: args.lfs_allow_other_host,
+        lfs_dir: args.lfs_dir.as_deref().map(lfs_dir).transpose()?,
         allow_redirect_host: args.allow_redirect_host,
         low_speed_limit: low_speed(args.low_speed_limit, env, "GIT_HTTP_LOW_SPEED_LIMIT")?,
         low_speed_time: low_speed(args.low_speed_time, env, "GIT_HTTP_LOW_SPEED_TIME")?
@@ -605,6 +613,17 @@ pub(super) fn settings(
         acl: args.acl.clone(),
         max_attempts: max_attempts(env)?,
     })
+}
+
+/// A clone's `.git/lfs`, made absolute.
+fn lfs_dir(dir: &std::path::Path) -> Result<PathBuf, CliError> {
+    let shown = dir.display();
+    if !dir.join("objects").is_dir() {
+        let words = format!("--lfs-dir {shown}: no folder objects in it; want a clone's .git/lfs");
+        return Err(CliError::new(words));
+    }
+    let found = dir.canonicalize();
+    found.map_err(|error| CliError::new(format!("cannot read --lfs-dir {shown}: {error}")))
 }
 
 fn endpoint(flags: &[String], env: &Environment<'_>) -> Result<Option<String>, CliError> {

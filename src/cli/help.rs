@@ -31,6 +31,8 @@ What to mirror:
   --refs GLOB              only these refs, as refs/heads/*; repeatable
   --exclude-refs GLOB      not these refs; wins over --refs; repeatable
   --no-lfs                 leave LFS objects out
+  --lfs-dir DIR            for bundles: take LFS objects from here, a clone's
+                           .git/lfs
   --max-object-size SIZE   refuse larger objects: 500m, 2g, 5t [default: 5t]
   --lfs-allow-other-host   follow .lfsconfig to an LFS server on another host
 

@@ -53,7 +53,9 @@ pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, Mirror
         while queue.take()?.is_some() {
             let source = source.describe();
             if !told {
-                log::warn!("{source}: LFS objects are left out: this kind of source has none");
+                log::warn!(
+                    "{source}: skipping LFS objects: a bundle carries none; a clone has them (--lfs-dir)"
+                );
             }
             told = true;
         }

@@ -17,7 +17,8 @@ use crate::git::bundle::{BundleError, BundleHeader, read_header};
 use crate::git::object::Oid;
 use crate::git::refs::Advertisement;
 use crate::source::error::{SourceError, SourceErrorKind};
-use crate::source::interface::Source;
+use crate::source::interface::{LfsSource, Source};
+use crate::source::lfs_dir::LfsDir;
 
 type Input = Box<dyn BufRead + Send>;
 
@@ -25,6 +26,7 @@ type Input = Box<dyn BufRead + Send>;
 pub struct Bundle {
     name: String,
     origin: Origin,
+    lfs: Option<LfsDir>,
 }
 
 enum Origin {
@@ -44,7 +46,7 @@ impl Bundle {
     /// A bundle in a file, which is not opened yet.
     pub fn file(path: impl Into<PathBuf>) -> Bundle {
         let path = path.into();
-        Bundle { name: format!("bundle:{}", path.display()), origin: Origin::File(path) }
+        Bundle { name: format!("bundle:{}", path.display()), origin: Origin::File(path), lfs: None }
     }
 
     /// The bundle on standard input.
@@ -55,7 +57,13 @@ impl Bundle {
     /// A bundle from a stream that `name` describes.
     pub fn stream(name: &str, input: impl Read + Send + 'static) -> Bundle {
         let input: Input = Box::new(BufReader::with_capacity(64 << 10, input));
-        Bundle { name: name.to_owned(), origin: Origin::Stream(Mutex::new(Stream::Unread(input))) }
+        let origin = Origin::Stream(Mutex::new(Stream::Unread(input)));
+        Bundle { name: name.to_owned(), origin, lfs: None }
+    }
+
+    /// Where its LFS objects are: a bundle has none in it.
+    pub fn with_lfs_dir(self, dir: Option<impl Into<PathBuf>>) -> Bundle {
+        Bundle { lfs: dir.map(LfsDir::new), ..self }
     }
 
     fn fail(&self, message: String) -> SourceError {
@@ -138,6 +146,10 @@ impl Source for Bundle {
 
     fn prerequisites(&self) -> Result<Vec<Oid>, SourceError> {
         self.header(|header| header.prerequisites.clone())
+    }
+
+    fn lfs(&self, _: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
+        self.lfs.clone().map(|dir| Box::new(dir) as Box<dyn LfsSource>)
     }
 
     fn requests(&self) -> u64 {

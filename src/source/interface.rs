@@ -71,7 +71,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Where this repository's LFS objects are. `lfsconfig` is the file `.lfsconfig` of its HEAD, if
-    /// it has one. `None`: this kind of source has no LFS objects (a bundle).
+    /// it has one. `None`: this source has no LFS objects (a bundle alone).
     fn lfs(&self, lfsconfig: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
         let _ = lfsconfig;
         None
