@@ -11,7 +11,8 @@ mod exchange;
 mod interface;
 pub mod lfs;
 pub mod lfs_dir;
+mod resumed;
 pub mod smart_http;
 
 pub use error::{BatchError, SourceError, SourceErrorKind};
-pub use interface::{LfsSource, Offer, Slice, Sliced, Source};
+pub use interface::{LfsSource, Offer, Seed, Slice, Sliced, Source};

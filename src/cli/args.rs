@@ -83,6 +83,9 @@ pub(super) struct MirrorArgs {
     /// also publish bundles
     #[argh(switch)]
     pub bundle: bool,
+    /// take no bundle that the source offers
+    #[argh(switch)]
+    pub no_bundle_uri: bool,
     /// let the mirror lose its refs
     #[argh(switch)]
     pub force: bool,

@@ -96,8 +96,14 @@ pub(super) fn take_word(
             }
             continue;
         }
-        let long = flags.iter().any(|flag| flag.long == word.as_str() && takes_value(flag));
-        is_value = !is_value && (long || takes_next(word, flags).is_some());
+        let flag = flags.iter().find(|flag| flag.long == word.as_str());
+        if flag.is_none() && !is_value && word.starts_with("--") && !word.contains('=') {
+            // It may take a value, or not: what follows says nothing.
+            others.push(word.clone());
+            return normalise(&others, flags).map(|_| (found, others));
+        }
+        let takes = flag.is_some_and(takes_value) || takes_next(word, flags).is_some();
+        is_value = !is_value && takes;
         others.push(word.clone());
     }
     Ok((found, others))

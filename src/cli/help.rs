@@ -47,6 +47,8 @@ How:
                            start, not only once the whole has broken off
   --bundle                 also publish clone.bundle and bundle-list, for
                            git clone --bundle-uri (implies --layout pack)
+  --no-bundle-uri          pack layout: begin no first run with a bundle that
+                           the source offers
   --force                  let the mirror lose all or most of its refs
   --move-source            take over a mirror of another source
   --keep-history TIME      keep the refs of each publication, and what they
@@ -290,7 +292,7 @@ Usage: mirror-git-to-s3 export --target URL [--since STATE] -o FILE|- [options]
 
 Examples:
   mirror-git-to-s3 export --target s3://mirrors/a.git -o trip1.tar
-  mirror-git-to-s3 export --target s3://mirrors/a.git --since a.state -o trip2.tar
+  mirror-git-to-s3 export --target s3://mirrors/a.git --since a.state -o 2.tar
   mirror-git-to-s3 export --target s3://mirrors/a.git -o - | ssh inside \\
       mirror-git-to-s3 import --target s3://inner/a.git -
 

@@ -21,12 +21,18 @@ pub struct Capabilities {
     ls_refs_unborn: bool,
     shallow: bool,
     filter: bool,
+    bundle_uri: bool,
 }
 
 impl Capabilities {
     /// Can the server send some objects without what they lead to?
     pub(crate) fn can_pick(self) -> bool {
         self.shallow && self.filter
+    }
+
+    /// Does the server say where bundles are?
+    pub(crate) fn has_bundle_uri(self) -> bool {
+        self.bundle_uri
     }
 
     /// Can the server send history down to a depth only?
@@ -66,6 +72,7 @@ pub(crate) fn read_capabilities<R: Read>(
         let value = halves.next().unwrap_or_default();
         match key {
             b"agent" => found.agent = true,
+            b"bundle-uri" => found.bundle_uri = true,
             b"fetch" => {
                 fetch = true;
                 let has = |wanted: &[u8]| value.split(|&b| b == b' ').any(|word| word == wanted);
@@ -89,7 +96,7 @@ pub(crate) fn read_capabilities<R: Read>(
     }
 }
 
-fn begin_command(capabilities: Capabilities, command: &str) -> Vec<u8> {
+pub(crate) fn begin_command(capabilities: Capabilities, command: &str) -> Vec<u8> {
     let mut body = Vec::new();
     write_line(&mut body, &format!("command={command}"));
     if capabilities.agent {
@@ -328,6 +335,7 @@ mod tests {
             ls_refs_unborn: true,
             shallow: true,
             filter: false,
+            bundle_uri: false,
         };
         assert_eq!(read_greeting(CAPABILITIES).unwrap(), Greeting::V2(all));
     }
@@ -340,6 +348,11 @@ mod tests {
         let sha256 = ["version 2", "ls-refs", "fetch", "object-format=sha256"];
         assert!(error(&sha256).contains("only sha1"));
         assert!(greet(&["version 2", "ls-refs", "fetch=shallow", "future=1"]).is_ok());
+        let Greeting::V2(found) = greet(&["version 2", "ls-refs", "fetch", "bundle-uri"]).unwrap()
+        else {
+            panic!("version 2")
+        };
+        assert!(found.has_bundle_uri());
     }
 
     #[test]
@@ -395,6 +408,7 @@ mod tests {
             ls_refs_unborn: true,
             shallow: true,
             filter: false,
+            bundle_uri: false,
         };
         let text = String::from_utf8(ls_refs_request(all)).unwrap();
         assert!(text.contains("object-format=sha1\n0001") && text.ends_with("000bunborn\n0000"));

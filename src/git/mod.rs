@@ -6,6 +6,7 @@
 //! comes through [`sideband`]. What goes wrong in all of these is one [`ProtocolError`].
 
 pub mod bundle;
+pub(crate) mod bundle_uri;
 pub mod fetch_v0;
 pub mod fetch_v2;
 pub mod handshake;

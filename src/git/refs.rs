@@ -255,6 +255,11 @@ impl RefFilter {
         Ok(RefFilter { include, exclude: glob_set(exclude)? })
     }
 
+    /// Does every ref pass?
+    pub(crate) fn is_everything(&self) -> bool {
+        self.include.is_none() && self.exclude.is_empty()
+    }
+
     /// Does this ref pass?
     pub fn matches(&self, name: &RefName) -> bool {
         self.include.as_ref().is_none_or(|set| set.is_match(name.as_str()))

@@ -23,7 +23,7 @@ use crate::repository::publish::list_pack;
 use crate::repository::reopen::Reopening;
 use crate::repository::slices::Slices;
 use crate::run::retry::{Backoff, Policy, sleep};
-use crate::source::{Slice, Sliced, Source, SourceErrorKind};
+use crate::source::{Seed, Slice, Sliced, Source, SourceErrorKind};
 use crate::store::Store;
 
 /// How often a slice that cannot be made smaller is tried, and the wait before.
@@ -89,6 +89,32 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
                 return Ok(false);
             }
         }
+        self.others(wants)?;
+        Ok(true)
+    }
+
+    /// The same with a pack that was made beforehand, then an increment on it. False: that pack is of no
+    /// use, and nothing was done.
+    pub(crate) fn run_seeded(
+        &mut self,
+        seed: Seed<'_>,
+        wants: &[Oid],
+    ) -> Result<bool, MirrorError> {
+        let Seed { place, tips, pack } = seed;
+        log::info!("reading {place} first");
+        match self.store(pack, &tips) {
+            Ok(()) => {}
+            Err(error @ (MirrorError::Source(_) | MirrorError::Pack(_))) => {
+                if self.env.cancel.is_cancelled() {
+                    return Err(error);
+                }
+                log::warn!("{place} is of no use: {error}");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        self.slices.add_done(&tips);
+        self.slices.write(self.env.store)?;
         self.others(wants)?;
         Ok(true)
     }

@@ -25,7 +25,7 @@ use crate::repository::publish;
 use crate::repository::temp::TempKeys;
 use crate::run::MIN_MEMORY_BYTES;
 use crate::run::retry::{Backoff, Policy, sleep};
-use crate::source::Source;
+use crate::source::{Seed, Source};
 use crate::store::Store;
 
 /// How often a stream that breaks in the middle is begun, and the wait before it is begun again.
@@ -137,7 +137,7 @@ pub(super) fn fetch(
             let backoff = Backoff::new(STREAM_POLICY);
             fetch_with_retries(source, &mut env, &mut choice, &wants, &haves, backoff)
         }
-        true => fetch_first(source, &mut env, &mut choice, tip, &wants, options.slices),
+        true => fetch_first(source, &mut env, &mut choice, tip, &wants, options),
     };
     match (outcome, temp.clean()) {
         (Ok(complete), Ok(())) => {
@@ -171,10 +171,19 @@ fn fetch_first(
     choice: &mut Choice,
     tip: Option<Oid>,
     wants: &[Oid],
-    slices: bool,
+    options: &Options,
 ) -> Result<Complete, MirrorError> {
     let (mut cut_at, mut backoff) = (None, Backoff::new(STREAM_POLICY));
-    if slices || SlicedFetch::begin(source, env, None)?.is_begun() {
+    let is_begun = SlicedFetch::begin(source, env, None)?.is_begun();
+    // A bundle has all refs.
+    if !is_begun
+        && options.bundle_uri
+        && options.refs.is_everything()
+        && seeded(source, env, choice, wants)?
+    {
+        return Ok(Complete::in_slices());
+    }
+    if options.slices || is_begun {
         choice.take(env, layout::Layout::Pack)?;
     } else {
         choice.prepare(env)?;
@@ -207,6 +216,31 @@ fn fetch_first(
     }
     log::info!("{} sends no slices", source.describe());
     fetch_with_retries(source, env, choice, wants, &[], backoff)
+}
+
+/// Begins with a pack that was made beforehand. False: there is none of use.
+fn seeded(
+    source: &dyn Source,
+    env: &mut Env<'_>,
+    choice: &mut Choice,
+    wants: &[Oid],
+) -> Result<bool, MirrorError> {
+    let found = source.seed().unwrap_or_else(|error| {
+        log::info!("cannot look for a bundle: {error}");
+        None
+    });
+    let Some(Seed { place, tips, pack }) = found else { return Ok(false) };
+    let (pack, objects) = peek(pack);
+    choice.make(env, objects)?;
+    if choice.wanted != Layout::Auto {
+        choice.take(env, layout::Layout::Pack)?;
+    }
+    // A small repository is laid out loose, and needs no help.
+    if env.layout == layout::Layout::Loose {
+        return Ok(false);
+    }
+    env.progress.phase("mirroring");
+    SlicedFetch::begin(source, env, None)?.run_seeded(Seed { place, tips, pack }, wants)
 }
 
 /// A stream that breaks in the middle is begun again; what it brought is not stored twice. (Packs

@@ -25,6 +25,8 @@ pub struct Options {
     pub slices: bool,
     /// Also publish bundles. Needs [`Layout::Pack`]: a bundle has a pack that is stored.
     pub bundle: bool,
+    /// In packs: begin a first run with a bundle that the source offers.
+    pub bundle_uri: bool,
     /// Say what would change and write nothing.
     pub dry_run: bool,
     /// Store requests in flight; at least 1.
@@ -54,6 +56,7 @@ impl Default for Options {
             move_source: false,
             slices: false,
             bundle: false,
+            bundle_uri: true,
             dry_run: false,
             concurrency: 64,
             memory_bytes: 64 << 20,

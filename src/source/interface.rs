@@ -63,6 +63,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// A pack of the whole repository as it was some time ago, made beforehand, that goes on where it was
+    /// when the line breaks. `None`: there is none.
+    fn seed(&self) -> Result<Option<Seed<'_>>, SourceError> {
+        Ok(None)
+    }
+
     /// Commits that the reader must have, with everything that they reach: this source is only what
     /// was new since (a bundle). Then its pack may be thin, and a ref that it does not advertise is
     /// one that did not move. None: the source is a whole repository.
@@ -79,6 +85,16 @@ pub trait Source: Send + Sync {
 
     /// How many requests have been sent so far, each try counted, those for LFS included.
     fn requests(&self) -> u64;
+}
+
+/// A pack that was made beforehand.
+pub struct Seed<'a> {
+    /// Where it comes from, for people.
+    pub place: String,
+    /// What it has, with everything that they reach.
+    pub tips: Vec<Oid>,
+    /// The pack: [`Source::fetch`] says how it is.
+    pub pack: Box<dyn Read + Send + 'a>,
 }
 
 /// A part of history.

@@ -7,24 +7,26 @@
 //! query or a header.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ureq::http::header::{self, HeaderValue};
+use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
 use ureq::{AsSendBody, Body, BodyReader};
 use url::Url;
 use zlib_rs::{Deflate, DeflateFlush, Status};
 
+use crate::git::bundle::read_header;
+use crate::git::bundle_uri;
 use crate::git::fetch_v0::CapabilitiesV0;
 use crate::git::fetch_v2::{Deepen, ShallowInfo};
 use crate::git::handshake::{self, Greeting};
 use crate::git::lfs_pointer::lfs_url;
 use crate::git::object::Oid;
 use crate::git::pkt_line::{PacketError, Packets, clean_text};
-use crate::git::refs::{Advertised, Advertisement, max_refs_bytes};
+use crate::git::refs::{Advertised, Advertisement, Head, max_refs_bytes};
 use crate::git::sideband::{Demux, SidebandError};
 use crate::git::{ProtocolError, fetch_v0, fetch_v2};
 use crate::http::{self, Client};
@@ -37,11 +39,18 @@ use crate::source::exchange::{
     MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
     unanswered, warn_of_skipped,
 };
-use crate::source::interface::{LfsSource, Slice, Sliced, Source};
+use crate::source::interface::{LfsSource, Seed, Slice, Sliced, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
+use crate::source::resumed::{Header, Resumed};
 
 /// Bodies above this are sent gzipped, as git does (`remote-curl.c`, `post_rpc`).
 const GZIP_ABOVE: usize = 1024;
+
+/// The most bytes of a list of bundles.
+const MAX_BUNDLE_LIST: u64 = 1 << 20;
+
+/// How many of a list are looked at.
+const BUNDLES_TRIED: usize = 4;
 
 /// How failures that may pass are dealt with, whatever the server asks for.
 const POLICY: Policy = Policy {
@@ -337,6 +346,19 @@ impl SmartHttp {
         headers: &[(&'static str, &'static str)],
         body: impl AsSendBody,
     ) -> Result<Response<Body>, SourceError> {
+        let header = |&(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        self.send_with(method, url, headers.iter().map(header), body)
+    }
+
+    fn send_with(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: impl Iterator<Item = Header>,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, SourceError> {
         let place = shown(url);
         let uri: Uri =
             url.as_str().parse().map_err(|_| fatal(&place, "not a usable URL".into()))?;
@@ -345,8 +367,8 @@ impl SmartHttp {
             .uri(uri.clone())
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::PRAGMA, "no-cache");
-        for &(name, value) in headers {
-            request = request.header(name, HeaderValue::from_static(value));
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         for (name, value) in self.credentials.headers_for(url) {
             request = request.header(name, value);
@@ -355,6 +377,94 @@ impl SmartHttp {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let answer = self.client.agent(&uri).run(request);
         answer.map_err(|error| unanswered(&self.client, &uri, &place, &error))
+    }
+
+    /// A GET for a file beside the repository.
+    fn get_file(&self, url: &Url, headers: &[Header]) -> Result<Response<Body>, SourceError> {
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_with(Method::GET, &url, headers.iter().cloned(), ())?;
+            match redirect_target(&response, &url)? {
+                Some(target) => {
+                    self.check_redirect(&target)?;
+                    url = target;
+                }
+                None => return Ok(response),
+            }
+        }
+        Err(fatal(&shown(&url), format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// Where bundles may be: where the server says, or else where Android's repo looks for one.
+    fn bundle_urls(&self, session: &Session) -> Vec<Url> {
+        let listed = match session.protocol {
+            Protocol::V2(capabilities) if capabilities.has_bundle_uri() => {
+                let body = bundle_uri::request(capabilities);
+                self.post(session, &body).and_then(|answer| {
+                    bundle_uri::read_uris(answer.take(MAX_BUNDLE_LIST))
+                        .map_err(|error| from_protocol(&shown(&session.url), error))
+                })
+            }
+            _ => Ok(Vec::new()),
+        };
+        let listed = listed.unwrap_or_else(|error| {
+            log::info!("cannot ask for bundles: {error}");
+            Vec::new()
+        });
+        // Relative ones are below the repository (gitprotocol-v2(5)).
+        let mut base = session.url.clone();
+        base.set_path(&format!("{}/", session.url.path().trim_end_matches('/')));
+        let urls = listed.iter().filter_map(|uri| base.join(uri).ok());
+        let urls: Vec<Url> = urls.filter(|url| self.may_read(url)).take(BUNDLES_TRIED).collect();
+        match listed.is_empty() {
+            true => base.join("clone.bundle").into_iter().collect(),
+            false => urls,
+        }
+    }
+
+    /// The rules of redirects: another host needs the user's word, and https stays https.
+    fn may_read(&self, url: &Url) -> bool {
+        let scheme = matches!((self.url.scheme(), url.scheme()), (_, "https") | ("http", "http"));
+        if !scheme || !url.username().is_empty() || url.password().is_some() {
+            log::info!("the server names a bundle at {}: not read", shown(url));
+            return false;
+        }
+        let allowed = self.check_redirect(url).is_ok();
+        if !allowed {
+            log::warn!(
+                "{}: the server names a bundle on another host, {}: not read; if that is right, allow \
+                 it with --allow-redirect-host",
+                self.describe(),
+                shown(url)
+            );
+        }
+        allowed
+    }
+
+    /// The bundle at `url`, if there is one of a whole repository.
+    fn open_bundle(&self, url: Url) -> Result<Option<Seed<'_>>, SourceError> {
+        let place = shown(&url);
+        let get = Box::new(|url: &Url, headers: &[Header]| self.get_file(url, headers));
+        let Some(file) = Resumed::open(get, url, &self.cancelled)? else { return Ok(None) };
+        let mut input = BufReader::with_capacity(64 << 10, file);
+        let header = match read_header(&mut input) {
+            Ok(header) => header,
+            Err(error) => {
+                log::info!("{place}: {error}");
+                return Ok(None);
+            }
+        };
+        let advertised = header.advertised.advertisement;
+        let head = match advertised.head {
+            Head::Detached(oid) => Some(oid),
+            _ => None,
+        };
+        let tips: Vec<Oid> = advertised.refs.iter().map(|r| r.oid).chain(head).collect();
+        if !header.prerequisites.is_empty() || tips.is_empty() {
+            log::info!("{place}: the bundle is not of a whole repository");
+            return Ok(None);
+        }
+        Ok(Some(Seed { place, tips: distinct(&tips), pack: Box::new(input) }))
     }
 
     /// Lets 200 through, and makes an error of everything else.
@@ -496,7 +606,21 @@ impl Source for SmartHttp {
             Ok(packets.into_inner())
         })?;
         let demux = Demux::new(input, words).on_sign_of_life(http::sign_of_life);
-        Ok(Some(Box::new(PackStream { demux, place })))
+        let broken = Arc::clone(&self.broken);
+        Ok(Some(Box::new(PackStream { demux, place, broken })))
+    }
+
+    fn seed(&self) -> Result<Option<Seed<'_>>, SourceError> {
+        let session = match self.last_session() {
+            Some(session) => session,
+            None => self.begin()?.0,
+        };
+        for url in self.bundle_urls(&session) {
+            if let Some(seed) = self.open_bundle(url)? {
+                return Ok(Some(seed));
+            }
+        }
+        Ok(None)
     }
 
     fn redirected_to(&self) -> Option<String> {

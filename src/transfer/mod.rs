@@ -2,9 +2,9 @@
 //!
 //! For what no pack stream carries across an air gap (LFS objects), for a second store, and for a
 //! move. What is copied is proven on its way: a loose object by its name, a pack by its trailer, an
-//! index by its checksum and by the pack that it names, an LFS object by its SHA-256. [`source`] is
-//! the mirror as the flow of [`crate::mirror`] sees it, [`copy`] copies, `prove.rs`
-//! proves, [`storing`] is the mirror that is filled.
+//! index by its checksum and by the pack that it names, an LFS object by its SHA-256. `source.rs` is
+//! the mirror as the flow of [`crate::mirror`] sees it, `copy.rs` copies, `prove.rs`
+//! proves, `storing.rs` is the mirror that is filled.
 //!
 //! Where the two never meet, a file travels: [`export`] writes it, `trip.rs` is that file as a source.
 //! `keys.rs` is the list of keys in it, `tape.rs` the tar.
