@@ -132,6 +132,8 @@ fn first_trip_carries_everything_and_git_clones_the_result() {
         let summary = import(&tar, &to).unwrap();
         assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
         assert_eq!(summary.objects_written, repo.objects().len() as u64, "{layout:?}");
+        // Those of LFS objects are not among them, as in any other run.
+        assert_eq!(summary.bytes_written, exported.bytes - "an LFS object".len() as u64);
         assert_eq!(published(&to), published(&from), "{layout:?}");
         assert!(to.bytes(&lfs).is_some());
         assert_clones(&to, &repo);

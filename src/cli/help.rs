@@ -336,7 +336,7 @@ Usage: mirror-git-to-s3 import --target URL FILE|- [--state-out STATE] [options]
   -V, --version            the version
 
 Example:
-  mirror-git-to-s3 import --target s3://inner/a.git trip1.tar --state-out a.state
+  mirror-git-to-s3 import --target s3://inner/a.git 1.tar --state-out a.state
 
 Exit codes: as for mirroring; 1 also for a trip that is damaged, cut short, or
 made for a mirror that has more than this one.

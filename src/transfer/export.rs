@@ -149,7 +149,7 @@ pub fn export<W: Write>(
         refs: published.refs.len(),
         objects: counts.objects.into_inner(),
         lfs: counts.lfs.into_inner(),
-        bytes: counts.bytes.into_inner(),
+        bytes: counts.bytes.into_inner() + counts.lfs_bytes.into_inner(),
     };
     Ok((exported, out))
 }

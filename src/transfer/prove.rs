@@ -77,15 +77,18 @@ impl What {
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) objects: AtomicU64,
+    /// Without those of LFS objects.
     pub(super) bytes: AtomicU64,
     pub(super) lfs: AtomicU64,
+    pub(super) lfs_bytes: AtomicU64,
     /// What the packs copied by this run say they hold, by their names.
     packed: Mutex<HashMap<Oid, u32>>,
 }
 
 impl Counts {
     pub(super) fn count(&self, item: &Item) {
-        self.bytes.fetch_add(item.len, Ordering::Relaxed);
+        let bytes = if let What::Lfs(_) = item.what { &self.lfs_bytes } else { &self.bytes };
+        bytes.fetch_add(item.len, Ordering::Relaxed);
         match item.what {
             What::Loose(_) => self.objects.fetch_add(1, Ordering::Relaxed),
             What::Lfs(_) => self.lfs.fetch_add(1, Ordering::Relaxed),
