@@ -15,4 +15,4 @@ mod resumed;
 pub mod smart_http;
 
 pub use error::{BatchError, SourceError, SourceErrorKind};
-pub use interface::{LfsSource, Offer, Seed, Slice, Sliced, Source};
+pub use interface::{LfsSource, Offer, Seed, Source};

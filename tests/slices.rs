@@ -99,6 +99,29 @@ fn slices_are_fetched_from_the_start_if_asked_for() {
     assert!(packs >= 4, "{packs} files of packs");
 }
 
+/// A slice that is cut from history at its lower end would bring what has not changed since: here more
+/// than a connection lasts for, and of curl's history 5 MB each.
+#[test]
+fn what_does_not_change_comes_once() {
+    let repo = Repo::new();
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut noise =
+        |len: usize| -> Vec<u8> { std::iter::repeat_with(|| random.u8(..)).take(len).collect() };
+    let old = noise(100_000);
+    for _ in 0..150 {
+        repo.commit("refs/heads/main", &[("old", &old), ("new", &noise(2048))]);
+    }
+    repo.git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    let server = GitHttp::start(repo.path(), cut());
+    let target = tempfile::tempdir().unwrap();
+    let store = DirStore::new(target.path()).unwrap();
+    let summary = run(&server, &store, &pack()).unwrap();
+    assert_same_repository(repo.path(), target.path());
+    assert_eq!(summary.objects_written, repo.objects().len() as u64);
+    let packs = store.list("objects/pack/", None).unwrap().objects.len() / 2;
+    assert!(packs >= 3, "{packs} packs");
+}
+
 /// Whatever ends a run, the next one needs only the rest.
 #[test]
 fn run_that_ends_in_between_goes_on_where_it_was() {

@@ -1,11 +1,15 @@
 //! A first fetch in slices, for a line or a proxy that has less patience than the repository is long.
 //!
-//! History is fetched from the newest commit of the default branch down, some generations at a time
-//! (`deepen`, gitprotocol-v2(5)), each slice a pack of its own that is stored, listed and remembered
-//! ([`Slices`]). Then the other refs, all at once, and by halves if that breaks. A cut costs one slice;
-//! so does a killed run. No ref is published before all are there.
+//! History is fetched from its oldest part up to the newest commit of the default branch, some
+//! generations at a time: the source is asked which commits are so far down ([`Source::commits_at`]),
+//! and what they reach is an ordinary increment on the slice before, a pack of its own that is stored,
+//! listed and remembered ([`Slices`]). Then the other refs, all at once, and by halves if that breaks. A
+//! cut costs one slice; so does a killed run. No ref is published before all are there.
 //!
-//! How large a slice is follows from what came before the last cut: half of that.
+//! From the newest commit down it would cost far more: a slice that is cut below (`deepen`) comes with
+//! a whole tree, 5 MB for curl's.
+//!
+//! How large a slice is follows from what came before the last cut: three quarters of that.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use crate::repository::publish::list_pack;
 use crate::repository::reopen::Reopening;
 use crate::repository::slices::Slices;
 use crate::run::retry::{Backoff, Policy, sleep};
-use crate::source::{Seed, Slice, Sliced, Source, SourceErrorKind};
+use crate::source::{Seed, Source, SourceErrorKind};
 use crate::store::Store;
 
 /// How often a slice that cannot be made smaller is tried, and the wait before.
@@ -32,8 +36,14 @@ const POLICY: Policy = Policy::of(5, Duration::from_millis(200));
 /// A slice that nothing is known of yet.
 const FIRST_BYTES: u64 = 8 << 20;
 
-/// Smaller ones are not aimed at: each costs a request, and its first version of each file is whole.
+/// Smaller ones are not aimed at: each costs two requests.
 const LEAST_BYTES: u64 = 64 << 10;
+
+/// Histories are looked for that are this long, then twice as long, and so on.
+const FIRST_DEPTH: u32 = 1024;
+
+/// Of a history that nothing is known of, the first slice is this part.
+const FIRST_PART: u32 = 16;
 
 /// An index of a slice.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
@@ -58,7 +68,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         cut_at: Option<u64>,
     ) -> Result<Self, MirrorError> {
         let slices = Slices::read(env.store, &source.describe())?;
-        let target = cut_at.map_or(FIRST_BYTES, |bytes| bytes / 2).max(LEAST_BYTES);
+        let target = cut_at.map_or(FIRST_BYTES, of_cut).max(LEAST_BYTES);
         let mut backoff = Backoff::new(POLICY);
         if cut_at.is_some() {
             // The whole was a try, too.
@@ -76,18 +86,12 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
     /// was done.
     pub(crate) fn run(&mut self, head: Option<Oid>, wants: &[Oid]) -> Result<bool, MirrorError> {
         self.look_again()?;
-        if self.slices.want().is_none()
-            && let Some(head) = head.or(wants.first().copied())
+        let want = self.slices.want().or(head).or(wants.first().copied());
+        if let Some(want) = want
+            && !self.slices.done().contains(&want)
+            && !self.along(want)?
         {
-            self.slices.set_want(head);
-        }
-        while let Some(want) = self.slices.want() {
-            if self.slices.done().contains(&want) {
-                break;
-            }
-            if !self.next_slice(want)? {
-                return Ok(false);
-            }
+            return Ok(false);
         }
         self.others(wants)?;
         Ok(true)
@@ -124,7 +128,10 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         let store = self.env.store;
         if self.is_begun() {
             let names = self.slices.packs.len();
-            log::info!("going on after {names} slices, {} generations", self.slices.depth);
+            log::info!(
+                "going on after {names} slices, {} generations to go",
+                self.slices.remaining
+            );
         }
         for name in &self.slices.packs {
             let key = packs::key(name, "pack");
@@ -137,38 +144,69 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         Ok(())
     }
 
-    /// One slice of the default branch. False: the source sends none.
-    fn next_slice(&mut self, want: Oid) -> Result<bool, MirrorError> {
-        let cut = self.slices.cut();
-        let is_first = self.slices.depth == 0;
-        let mut haves = self.slices.done();
-        if !is_first {
-            haves.push(want);
+    /// All that `want` reaches. False: the source sends no slices.
+    fn along(&mut self, want: Oid) -> Result<bool, MirrorError> {
+        if self.slices.want() != Some(want) || self.slices.remaining == 0 {
+            let Some(generations) = self.generations(want)? else { return Ok(false) };
+            self.slices.set_want(want, generations);
         }
-        let depth = self.slices.depth.saturating_add(self.step);
-        let slice = Slice { want, haves: &haves, cut: &cut, depth };
-        let words = Box::new(|line: &str| self.env.progress.source_says(line));
-        let Some(Sliced { pack, cut: more, uncut }) = self.source.fetch_slice(&slice, words)?
-        else {
-            return Ok(false);
+        self.step = (self.slices.remaining / FIRST_PART).max(1);
+        while self.slices.remaining > 0 {
+            if !self.next_slice(want)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// No fewer generations than `want` has, and not much more than twice as many.
+    fn generations(&self, want: Oid) -> Result<Option<u32>, MirrorError> {
+        let mut depth = FIRST_DEPTH;
+        loop {
+            match self.source.commits_at(want, depth)? {
+                None => return Ok(None),
+                Some(commits) if commits.is_empty() || depth == u32::MAX => return Ok(Some(depth)),
+                Some(_) => depth = depth.saturating_mul(2),
+            }
+        }
+    }
+
+    /// The oldest part that is not there. False: the source sends none.
+    fn next_slice(&mut self, want: Oid) -> Result<bool, MirrorError> {
+        let remaining = self.slices.remaining.saturating_sub(self.step);
+        let tips = match remaining {
+            0 => vec![want],
+            depth => match self.source.commits_at(want, depth)? {
+                None => return Ok(false),
+                Some(tips) => tips,
+            },
         };
-        let counted = Counted::new(pack);
+        if tips.is_empty() {
+            // History is not that long.
+            self.slices.remaining = remaining;
+            self.step = (remaining / FIRST_PART).max(1);
+            return Ok(true);
+        }
+        let haves = [self.slices.done(), self.slices.base()].concat();
+        let words = Box::new(|line: &str| self.env.progress.source_says(line));
+        let counted = match self.source.fetch(&tips, &haves, words) {
+            Ok(pack) => Counted::new(pack),
+            // Some servers send only what a ref points at.
+            Err(error) if remaining > 0 && error.message.contains("not our ref") => {
+                log::info!("{error}");
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let received = counted.received();
-        let wanted: &[Oid] = if is_first { &[want] } else { &[] };
-        match self.store(counted, wanted) {
+        match self.store(counted, &tips) {
             Ok(()) => {
-                let mut cut: Vec<Oid> =
-                    cut.into_iter().filter(|commit| !uncut.contains(commit)).collect();
-                cut.extend(more);
-                cut.sort_unstable();
-                cut.dedup();
-                self.slices.depth = depth;
-                self.slices.set_cut(&cut);
-                if cut.is_empty() {
+                self.slices.set_base(&tips, remaining);
+                if remaining == 0 {
                     self.slices.add_done(&[want]);
                 }
                 self.slices.write(self.env.store)?;
-                self.grow(received.load(Ordering::Relaxed), is_first);
+                self.grow(received.load(Ordering::Relaxed));
                 self.backoff = Backoff::new(POLICY);
             }
             Err(error) => self.shrink(error, received.load(Ordering::Relaxed))?,
@@ -176,15 +214,11 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         Ok(true)
     }
 
-    /// After a slice: the next one should have `target` bytes. The first one, a whole tree, says
-    /// nothing of what a generation has.
-    fn grow(&mut self, received: u64, is_first: bool) {
+    /// After a slice: the next one should have `target` bytes.
+    fn grow(&mut self, received: u64) {
         let most = u64::from(self.step).saturating_mul(8);
         let fits = u64::from(self.step).saturating_mul(self.target) / received.max(1);
-        self.step = match is_first {
-            true => 64,
-            false => fits.clamp(1, most).try_into().unwrap_or(u32::MAX),
-        };
+        self.step = fits.clamp(1, most).try_into().unwrap_or(u32::MAX);
     }
 
     /// After a cut: smaller ones, or the error.
@@ -192,13 +226,13 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         if !is_cut(&error) {
             return Err(error);
         }
-        self.target = (received / 2).clamp(LEAST_BYTES, self.target.max(LEAST_BYTES));
+        self.target = of_cut(received).clamp(LEAST_BYTES, self.target.max(LEAST_BYTES));
         let wait = match self.step {
             1 => self.backoff.wait_after(None),
             _ => Some(Duration::ZERO),
         };
         let Some(wait) = wait else { return Err(error) };
-        self.step = (self.step / 4).max(1);
+        self.step = (self.step / 2).max(1);
         log::warn!("{error}; trying a smaller slice");
         self.pause(wait)
     }
@@ -262,6 +296,11 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         }
         Ok(())
     }
+}
+
+/// What a slice should have where so many bytes came before a cut.
+fn of_cut(bytes: u64) -> u64 {
+    bytes / 4 * 3
 }
 
 /// Did the source's stream break?

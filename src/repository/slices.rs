@@ -21,11 +21,11 @@ const MAX_BYTES: u64 = 16 << 20;
 pub(crate) struct Slices {
     /// Of which source; another one begins anew.
     source: String,
-    /// The commit that history is fetched down from, and how many generations of it are there.
+    /// The commit whose history is fetched, and how many generations of it are still to come.
     want: Option<String>,
-    pub(crate) depth: u32,
-    /// Commits that are there without their parents.
-    cut: Vec<String>,
+    pub(crate) remaining: u32,
+    /// Commits that many generations down: they are there with everything that they reach.
+    base: Vec<String>,
     /// Tips that are there with everything that they reach.
     done: Vec<String>,
     /// Names of packs, in the order in which they came.
@@ -53,7 +53,7 @@ impl Slices {
             packs::parse_pack_list(format!("P {name}.pack\n").as_bytes())
                 .is_ok_and(|n| n.len() == 1)
         };
-        self.want.iter().chain(&self.cut).chain(&self.done).all(oid) && self.packs.iter().all(pack)
+        self.want.iter().chain(&self.base).chain(&self.done).all(oid) && self.packs.iter().all(pack)
     }
 
     /// Was anything stored before?
@@ -65,18 +65,19 @@ impl Slices {
         self.want.as_ref().and_then(|text| Oid::from_hex(text.as_bytes()))
     }
 
-    pub(crate) fn set_want(&mut self, want: Oid) {
+    pub(crate) fn set_want(&mut self, want: Oid, generations: u32) {
         self.want = Some(want.to_string());
-        self.depth = 0;
-        self.cut.clear();
+        self.remaining = generations;
+        self.base.clear();
     }
 
-    pub(crate) fn cut(&self) -> Vec<Oid> {
-        oids(&self.cut)
+    pub(crate) fn base(&self) -> Vec<Oid> {
+        oids(&self.base)
     }
 
-    pub(crate) fn set_cut(&mut self, cut: &[Oid]) {
-        self.cut = cut.iter().map(Oid::to_string).collect();
+    pub(crate) fn set_base(&mut self, base: &[Oid], remaining: u32) {
+        self.base = base.iter().map(Oid::to_string).collect();
+        self.remaining = remaining;
     }
 
     pub(crate) fn done(&self) -> Vec<Oid> {
@@ -117,15 +118,14 @@ mod tests {
         let oid: Oid = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391".parse().unwrap();
         let mut slices = Slices::read(&store, "https://a").unwrap();
         assert!(!slices.is_begun());
-        slices.set_want(oid);
-        slices.depth = 7;
-        slices.set_cut(&[oid]);
+        slices.set_want(oid, 9);
+        slices.set_base(&[oid], 7);
         slices.add_done(&[oid]);
         slices.packs.push(format!("pack-{oid}"));
         slices.write(&store).unwrap();
         let read = Slices::read(&store, "https://a").unwrap();
-        assert_eq!((read.want(), read.depth), (Some(oid), 7));
-        assert_eq!((read.cut(), read.done(), read.packs.len()), (vec![oid], vec![oid], 1));
+        assert_eq!((read.want(), read.remaining), (Some(oid), 7));
+        assert_eq!((read.base(), read.done(), read.packs.len()), (vec![oid], vec![oid], 1));
         assert!(!Slices::read(&store, "https://b").unwrap().is_begun());
         slices.packs.push("pack-../../HEAD".into());
         slices.write(&store).unwrap();

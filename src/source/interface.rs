@@ -33,7 +33,8 @@ pub trait Source: Send + Sync {
     /// [`SourceError`] ([`SourceError::from_io`] gets it back). `words` hears the source's own
     /// progress text (side-band 2), a line at a time, already free of control characters.
     ///
-    /// `wants` must come from the last [`Source::advertisement`] and not be empty.
+    /// `wants` must not be empty, and come from the last [`Source::advertisement`] or from
+    /// [`Source::commits_at`].
     fn fetch<'a>(
         &'a self,
         wants: &[Oid],
@@ -41,14 +42,11 @@ pub trait Source: Send + Sync {
         words: Box<dyn FnMut(&str) + Send + 'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, SourceError>;
 
-    /// As [`Source::fetch`] of one commit, but only the newest `depth` generations of it; `cut` are
-    /// commits that the reader has without their parents. `None`: this source can't.
-    fn fetch_slice<'a>(
-        &'a self,
-        slice: &Slice<'_>,
-        words: Box<dyn FnMut(&str) + Send + 'a>,
-    ) -> Result<Option<Sliced<'a>>, SourceError> {
-        let _ = (slice, words);
+    /// The commits that are `depth` generations down from `tip`, itself counted, and have parents: what
+    /// `tip` reaches beyond them, they reach. None of them: its history is not that long. `None`: this
+    /// source does not say.
+    fn commits_at(&self, tip: Oid, depth: u32) -> Result<Option<Vec<Oid>>, SourceError> {
+        let _ = (tip, depth);
         Ok(None)
     }
 
@@ -95,29 +93,6 @@ pub struct Seed<'a> {
     pub tips: Vec<Oid>,
     /// The pack: [`Source::fetch`] says how it is.
     pub pack: Box<dyn Read + Send + 'a>,
-}
-
-/// A part of history.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice<'s> {
-    /// The commit that it goes down from.
-    pub want: Oid,
-    /// Commits that the reader has, as far as they are not cut.
-    pub haves: &'s [Oid],
-    /// Commits that the reader has without their parents.
-    pub cut: &'s [Oid],
-    /// Generations from `want` on, itself counted; at least 1.
-    pub depth: u32,
-}
-
-/// A slice as it comes.
-pub struct Sliced<'a> {
-    /// The pack: [`Source::fetch`] says how it is.
-    pub pack: Box<dyn Read + Send + 'a>,
-    /// Commits that come without their parents.
-    pub cut: Vec<Oid>,
-    /// Commits that were cut and are no longer.
-    pub uncut: Vec<Oid>,
 }
 
 /// What an LFS server says to one object: where it is to be had, or why not, in words.

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ use crate::source::exchange::{
     MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
     unanswered, warn_of_skipped,
 };
-use crate::source::interface::{LfsSource, Seed, Slice, Sliced, Source};
+use crate::source::interface::{LfsSource, Seed, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
 use crate::source::resumed::{Header, Resumed};
 
@@ -72,6 +72,8 @@ pub struct SmartHttp {
     policy: Policy,
     cancelled: Cancelled,
     requests: Arc<AtomicU64>,
+    /// A pack has broken off: some proxies count what a connection has carried, so none carries two.
+    broken: Arc<AtomicBool>,
     /// The most bytes of refs that are read.
     max_refs_bytes: u64,
     /// May `.lfsconfig` name another host?
@@ -119,6 +121,7 @@ impl SmartHttp {
             policy: POLICY,
             cancelled: Box::new(|| false),
             requests: Arc::default(),
+            broken: Arc::default(),
             max_refs_bytes: max_refs_bytes(64 << 20),
             lfs_other_host: false,
             redirect_other_host: false,
@@ -317,6 +320,9 @@ impl SmartHttp {
         ];
         if matches!(session.protocol, Protocol::V2(_)) {
             headers.push(("git-protocol", "version=2"));
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            headers.push(("connection", "close"));
         }
         let zipped = if body.len() > GZIP_ABOVE { gzip(body) } else { None };
         if zipped.is_some() {
@@ -552,14 +558,11 @@ impl Source for SmartHttp {
             Protocol::V2(_) => Demux::new(input, words),
         };
         let demux = demux.on_sign_of_life(http::sign_of_life);
-        Ok(Box::new(PackStream { demux, place }))
+        let broken = Arc::clone(&self.broken);
+        Ok(Box::new(PackStream { demux, place, broken }))
     }
 
-    fn fetch_slice<'a>(
-        &'a self,
-        slice: &Slice<'_>,
-        words: Box<dyn FnMut(&str) + Send + 'a>,
-    ) -> Result<Option<Sliced<'a>>, SourceError> {
+    fn commits_at(&self, tip: Oid, depth: u32) -> Result<Option<Vec<Oid>>, SourceError> {
         let session = match self.last_session() {
             Some(session) => session,
             None => self.begin()?.0,
@@ -569,19 +572,17 @@ impl Source for SmartHttp {
             _ => return Ok(None),
         };
         let place = shown(&session.url);
-        let deepen = Deepen { shallow: slice.cut, depth: slice.depth };
-        let haves = distinct(slice.haves);
-        let body = fetch_v2::deepen_request(capabilities, &[slice.want], &haves, deepen);
-        let (info, input) = self.patiently(|| {
+        // Who has the tip is sent no object, only where history is cut.
+        let deepen = Deepen { shallow: &[], depth };
+        let body = fetch_v2::deepen_request(capabilities, &[tip], &[tip], deepen);
+        let ShallowInfo { shallow, .. } = self.patiently(|| {
             let mut packets = Packets::new(self.post(&session, &body)?);
             let info = fetch_v2::read_until_deepened_pack(&mut packets)
                 .map_err(|error| from_protocol(&place, error))?;
-            Ok((info, packets.into_inner()))
+            drain(&mut packets.into_inner());
+            Ok(info)
         })?;
-        let ShallowInfo { shallow: cut, unshallow: uncut } = info;
-        let demux = Demux::new(input, words).on_sign_of_life(http::sign_of_life);
-        let pack = PackStream { demux, place };
-        Ok(Some(Sliced { pack: Box::new(pack), cut, uncut }))
+        Ok(Some(distinct(&shallow)))
     }
 
     fn fetch_objects<'a>(
@@ -680,6 +681,7 @@ type Words<'a> = Box<dyn FnMut(&str) + Send + 'a>;
 struct PackStream<'a> {
     demux: Demux<BodyReader<'static>, Words<'a>>,
     place: String,
+    broken: Arc<AtomicBool>,
 }
 
 impl Read for PackStream<'_> {
@@ -687,7 +689,10 @@ impl Read for PackStream<'_> {
         let got = self.demux.read(buffer).map_err(|error| match error.kind() {
             // Not a failure: `read` is to be called again.
             io::ErrorKind::Interrupted => error,
-            kind => io::Error::new(kind, from_io(&self.place, error)),
+            kind => {
+                self.broken.store(true, Ordering::Relaxed);
+                io::Error::new(kind, from_io(&self.place, error))
+            }
         })?;
         if got == 0 && !buffer.is_empty() {
             drain(self.demux.input());
