@@ -396,9 +396,11 @@ fn compact(
     let (now, merged) = compaction.packs(listed.clone())?;
     *listed = now;
     if may_be_many {
-        // Deleting loose objects is last, and the list may be too long only since they were packed.
-        (*listed, *left) = compaction.loose(listed.clone())?;
-        *listed = compaction.packs(listed.clone())?.0;
+        let packed = compaction.loose(listed.clone())?;
+        *left = packed.left;
+        // The list may be too long only since loose objects were packed.
+        *listed = compaction.packs(packed.listed.clone())?.0;
+        compaction.delete_packed(packed)?;
     }
     Ok(merged)
 }

@@ -576,6 +576,26 @@ fn loose_objects_whose_pack_is_no_longer_listed_stay() {
 }
 
 /// What another run adds while one compacts is not lost, whatever becomes of conditions.
+/// Deleting loose objects is a fence for the run itself: what it lists has to be listed before.
+#[test]
+fn list_stays_within_its_bound_when_loose_objects_are_packed_and_deleted_in_one_run() {
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let options = options(Layout::Auto, 3);
+    let mut deleted = 0;
+    for round in 0..14 {
+        commits(&repo, round * 30, 30);
+        let before = loose(&store);
+        mirrored(&repo, &store, &options).unwrap();
+        let names = listed(&store);
+        assert!(names.len() <= 3, "round {round}: {names:?}");
+        deleted += usize::from(loose(&store) < before);
+        age(&store, 30);
+    }
+    assert!(deleted >= 2, "{deleted}");
+    assert_sound(&store, "at the end");
+    assert_mirrored(&repo, &store);
+}
+
 #[test]
 fn two_runs_at_once_lose_nothing() {
     for conditions in [Conditions::Enforced, Conditions::Ignored, Conditions::Unsupported] {

@@ -57,6 +57,18 @@ pub(crate) struct Merged {
     pub(crate) parts: Vec<String>,
 }
 
+/// What became of loose objects.
+pub(crate) struct Packed {
+    /// The list of packs as it then is.
+    pub(crate) listed: Vec<String>,
+    /// Loose objects that are in no pack.
+    pub(crate) left: u64,
+    /// Of these packs they may go.
+    old: Vec<Note>,
+    /// Those that are in packs and are still there.
+    still_loose: HashSet<Oid>,
+}
+
 /// What a compaction is given.
 #[derive(Clone, Copy)]
 pub(crate) struct Compaction<'c> {
@@ -123,9 +135,9 @@ impl Compaction<'_> {
         Ok((listed, is_listed.then_some(Merged { new, parts })))
     }
 
-    /// Packs the loose objects that are in no pack, if there are many, and deletes those that have been
-    /// in one for long enough. Answers the list as it then is, and how many are in no pack.
-    pub(crate) fn loose(&self, listed: Vec<String>) -> Result<(Vec<String>, u64), MirrorError> {
+    /// Packs the loose objects that are in no pack, if there are many, and finds those that have been in
+    /// one for long enough.
+    pub(crate) fn loose(&self, listed: Vec<String>) -> Result<Packed, MirrorError> {
         let notes = packed_loose::read(self.store)?;
         let notes = notes.into_iter().partition(|note| listed.contains(&note.pack));
         let (notes, stale): (Vec<Note>, Vec<Note>) = notes;
@@ -151,28 +163,29 @@ impl Compaction<'_> {
             let age = now.zip(note.written).and_then(|(now, at)| now.duration_since(at).ok());
             age.is_some_and(|age| age > GRACE)
         };
-        let old: Vec<&Note> = notes.iter().filter(is_old).collect();
         let stale: Vec<Key> = stale.iter().filter(is_old).map(|note| note.key.clone()).collect();
-        let mut outcome = (listed, found.len() as u64);
-        if outcome.1 > MAX_LOOSE / 2 {
+        let old: Vec<Note> = notes.into_iter().filter(|note| is_old(&note)).collect();
+        let (mut listed, mut left) = (listed, found.len() as u64);
+        if left > MAX_LOOSE / 2 {
             let new = self.gather(found)?;
             self.check_cancelled()?;
             self.fence.check(self.store)?;
-            outcome = (publish::add_pack(self.store, self.refs, &new)?, 0);
+            (listed, left) = (publish::add_pack(self.store, self.refs, &new)?, 0);
         }
         if !stale.is_empty() {
             self.store.delete(&stale)?;
         }
-        // Last, since it is a fence for this run, too.
-        if !old.is_empty() {
-            self.delete_packed(&old, &still_loose)?;
-        }
-        Ok(outcome)
+        Ok(Packed { listed, left, old, still_loose })
     }
 
     /// Deletes loose objects that their packs have had for long. Their packs must be listed still when
-    /// no run can begin to rely on the loose ones any more.
-    fn delete_packed(&self, old: &[&Note], loose: &HashSet<Oid>) -> Result<(), MirrorError> {
+    /// no run can begin to rely on the loose ones any more. It is a fence for its own run, too, which
+    /// can't list anything after this.
+    pub(crate) fn delete_packed(&self, packed: Packed) -> Result<(), MirrorError> {
+        let Packed { old, still_loose: loose, .. } = packed;
+        if old.is_empty() {
+            return Ok(());
+        }
         let Some(deleting) = Deleting::begin_alone(self.store)? else {
             log::info!("{}: gc is running, loose objects stay", self.store.describe());
             return Ok(());
