@@ -608,8 +608,11 @@ fn source_that_cuts_every_pack_is_exit_code_5_after_a_bounded_number_of_tries() 
         let options =
             git_http::Options { cut_post_after: Some(20_000), ..git_http::Options::default() };
         let (exit, _, requests) = exit_and_requests(None, options, layout);
-        // The greeting, the refs, and five packs.
-        assert_eq!((exit, requests), (Some(5), 7), "{layout}");
+        assert_eq!(exit, Some(5), "{layout}");
+        // The greeting, the refs, and five packs. In slices: a look for a bundle, ten halvings until it is
+        // known how long history is, and two requests for each slice, of which some come.
+        let most = if layout == "pack" { 40 } else { 7 };
+        assert!(requests <= most, "{layout}: {requests}");
     }
 }
 

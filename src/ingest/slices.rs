@@ -159,16 +159,25 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         Ok(true)
     }
 
-    /// No fewer generations than `want` has, and not much more than twice as many.
+    /// No fewer generations than `want` has, and at most a sixteenth more.
     fn generations(&self, want: Oid) -> Result<Option<u32>, MirrorError> {
-        let mut depth = FIRST_DEPTH;
+        let (mut there, mut beyond) = (0, FIRST_DEPTH);
         loop {
-            match self.source.commits_at(want, depth)? {
+            match self.source.commits_at(want, beyond)? {
                 None => return Ok(None),
-                Some(commits) if commits.is_empty() || depth == u32::MAX => return Ok(Some(depth)),
-                Some(_) => depth = depth.saturating_mul(2),
+                Some(commits) if commits.is_empty() || beyond == u32::MAX => break,
+                Some(_) => (there, beyond) = (beyond, beyond.saturating_mul(2)),
             }
         }
+        while beyond - there > (beyond / FIRST_PART).max(1) {
+            let middle = there + (beyond - there) / 2;
+            match self.source.commits_at(want, middle)? {
+                None => return Ok(None),
+                Some(commits) if commits.is_empty() => beyond = middle,
+                Some(_) => there = middle,
+            }
+        }
+        Ok(Some(beyond))
     }
 
     /// The oldest part that is not there. False: the source sends none.
