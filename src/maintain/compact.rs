@@ -42,7 +42,7 @@ use crate::repository::listing;
 use crate::repository::loose;
 use crate::repository::packed_loose::{self, Note};
 use crate::repository::packs::{self, INDEX, PACK};
-use crate::repository::parts::{FIRST_PART_BYTES, copy_any_size, part_bytes};
+use crate::repository::parts::{FIRST_PART_BYTES, copy_any_size, even_pieces, part_bytes};
 use crate::repository::publish;
 use crate::repository::reopen::Reopening;
 use crate::repository::temp::TempKeys;
@@ -575,15 +575,9 @@ impl Output for PackOutput<'_> {
         }
         let upload = self.upload().map_err(io::Error::other)?;
         let from = packs::key(&self.parts[input].name, "pack");
-        // Pieces of about the same size: none is smaller than a part may be.
-        let len = range.end - range.start;
-        let pieces = len.div_ceil(self.store.limits().max_copy_bytes);
-        for piece in 0..pieces {
-            let at = |piece: u64| {
-                range.start + (u128::from(len) * u128::from(piece) / u128::from(pieces)) as u64
-            };
+        for piece in even_pieces(range, self.store.limits().max_copy_bytes) {
             let number = self.next_number();
-            let part = self.store.copy_part(&upload, number, &from, at(piece)..at(piece + 1));
+            let part = self.store.copy_part(&upload, number, &from, piece);
             self.stored.push(part.map_err(io::Error::other)?);
         }
         Ok(())

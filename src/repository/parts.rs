@@ -5,6 +5,7 @@
 //! when the last one is in. Nobody waits for that: the thread that stores the last part goes on to
 //! finish the object.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::temp::TempKeys;
@@ -133,6 +134,17 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A range in pieces of about the same size, each at most `most` bytes: none is smaller than a part may
+/// be if the range is not.
+pub(crate) fn even_pieces(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let len = range.end - range.start;
+    let pieces = len.div_ceil(most);
+    let at = move |piece: u64| {
+        range.start + (u128::from(len) * u128::from(piece) / u128::from(pieces)) as u64
+    };
+    (0..pieces).map(move |piece| at(piece)..at(piece + 1))
 }
 
 /// A copy made by the store, of any size: one request up to the store's limit, above it in parts.

@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::ops::Range;
 
-use super::parts::Parts;
+use super::parts::{Parts, even_pieces};
 use super::temp::{NotedUpload, TempKeys};
 use crate::progress::Progress;
 use crate::store::{Key, ObjectHeaders, Part, StoreError, Upload};
@@ -98,16 +98,10 @@ impl<'e> KeyWriter<'e> {
     pub(crate) fn copy(&mut self, from: &Key, range: Range<u64>) -> Result<(), StoreError> {
         self.send_part_in_hand()?;
         let store = self.temp.store();
-        // Pieces of about the same size: none is smaller than a part may be.
         let len = range.end - range.start;
-        let pieces = len.div_ceil(store.limits().max_copy_bytes).max(1);
-        let at = |piece: u64| {
-            range.start + (u128::from(len) * u128::from(piece) / u128::from(pieces)) as u64
-        };
-        for piece in 0..pieces {
+        for piece in even_pieces(range, store.limits().max_copy_bytes) {
             let number = self.parts.skip();
             let (begun, stored) = self.begun()?;
-            let piece = at(piece)..at(piece + 1);
             stored.push(store.copy_part(begun.upload(), number, from, piece)?);
         }
         self.sent += len;
