@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 use crate::lfs;
 use crate::maintain::bundle::{Bundling, News};
 use crate::maintain::compact::{Compaction, MAX_LOOSE, Merged};
+use crate::maintain::count;
 use crate::progress::Progress;
 use crate::repository::begun::{self, Writing};
 pub use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 use crate::repository::history;
+pub use crate::repository::holds::Holds;
 pub use crate::repository::layout::LayoutOption as Layout;
 use crate::repository::loose;
 use crate::repository::publish;
@@ -64,8 +66,14 @@ pub struct Summary {
     pub bytes_written: u64,
     /// LFS objects stored by this run.
     pub lfs_written: u64,
-    /// LFS objects that lack: oid and reason.
-    pub lfs_lacking: Vec<(String, String)>,
+    /// Their bytes.
+    pub lfs_bytes_written: u64,
+    /// LFS objects that are missing: oid and reason.
+    pub lfs_missing: Vec<(String, String)>,
+    /// What the mirror holds now, if that is known.
+    pub holds: Option<Holds>,
+    /// When something was last published: RFC 3339, as the mirror's state records it.
+    pub published_at: Option<String>,
     /// Requests to the source.
     pub source_requests: u64,
     /// Requests to the store.
@@ -135,6 +143,9 @@ struct Stored {
     /// Objects and bytes.
     written: (u64, u64),
     lfs: lfs::Outcome,
+    /// What the mirror holds with it, and when it was published.
+    holds: Option<Holds>,
+    published_at: Option<String>,
 }
 
 fn run(run: &Run<'_>) -> Result<Summary, MirrorError> {
@@ -156,7 +167,7 @@ impl Run<'_> {
         progress.phase("asking for refs");
         let mut plan = Plan::make(source, store, options)?;
         let stored = if options.dry_run { Stored::default() } else { self.carry_out(&mut plan)? };
-        let Stored { written, lfs } = stored;
+        let Stored { written, lfs, holds, published_at } = stored;
         let wrote_nothing = plan.unchanged && written.0 == 0 && lfs.written == 0;
         Ok(Summary {
             status: match (lfs.lacking.is_empty(), wrote_nothing) {
@@ -169,7 +180,10 @@ impl Run<'_> {
             objects_written: written.0,
             bytes_written: written.1,
             lfs_written: lfs.written,
-            lfs_lacking: lfs.lacking,
+            lfs_bytes_written: lfs.bytes,
+            lfs_missing: lfs.lacking,
+            holds,
+            published_at,
             source_requests: source.requests() - requests_before.0,
             store_requests: store.requests() - requests_before.1,
             store_usage: store.usage().since(requests_before.2),
@@ -203,7 +217,14 @@ impl Run<'_> {
         let bundles_begin = self.keeps_bundles(plan) && !plan.is_bundled();
         let fence = if is_due || bundles_begin { Some(Fence::read(self.store)?) } else { None };
         let (fetched, lfs) = self.store_content(writing, plan, is_due)?;
-        let stored = Stored { written: fetched.as_ref().map_or((0, 0), |new| new.written), lfs };
+        let written = fetched.as_ref().map_or((0, 0), |new| new.written);
+        let recorded = plan.recorded.as_ref();
+        let mut stored = Stored {
+            written,
+            lfs,
+            holds: recorded.and_then(Recorded::holds),
+            published_at: recorded.and_then(Recorded::published_at).map(str::to_owned),
+        };
         let mut done = Published { loose: self.loose_before(plan), ..Published::default() };
         if let Some(fetched) = fetched {
             done = self.publish(plan, fetched, fence.as_ref(), done.loose)?;
@@ -220,7 +241,7 @@ impl Run<'_> {
         // LFS objects alone are news, too: fewer are missing.
         let is_news = !plan.unchanged || stored.written.0 > 0 || stored.lfs.written > 0;
         if is_news || !is_recorded {
-            self.record(writing, plan, &stored, fence.as_ref(), done);
+            self.record(writing, plan, &mut stored, fence.as_ref(), done);
         }
         Ok(stored)
     }
@@ -308,7 +329,7 @@ impl Run<'_> {
         &self,
         writing: &Writing<'_>,
         plan: &Plan,
-        stored: &Stored,
+        stored: &mut Stored,
         fence: Option<&Fence>,
         done: Published,
     ) {
@@ -317,12 +338,14 @@ impl Run<'_> {
         let lacking = match options.lfs {
             true => stored.lfs.lacking.len(),
             // They were not looked at.
-            false => recorded.and_then(Recorded::lfs_lacking).unwrap_or(0),
+            false => recorded.and_then(Recorded::lfs_missing).unwrap_or(0),
         };
         let (layout, wanted) = (options.layout, &plan.wanted);
-        let fields = |loose| {
+        let mut holds = self.holds(plan, stored, &done);
+        let fields = |loose, holds| {
             let mut fields = state::published(source, recorded, layout, wanted, lacking, loose);
             state::keep_history(&mut fields, options.keep_history);
+            state::holding(&mut fields, holds);
             fields
         };
         let warn = |error| log::warn!("published, but {error}");
@@ -332,7 +355,7 @@ impl Run<'_> {
         let may_compact = layout != Layout::Loose && self.from.is_none();
         let is_due = may_compact && (done.listed.len() > options.max_packs || may_be_many);
         let bundles = self.keeps_bundles(plan);
-        let mut last = fields(done.loose);
+        let mut last = fields(done.loose, holds);
         if let (Some(fence), true) = (fence, is_due || bundles) {
             writing.publish(&last).unwrap_or_else(warn);
             let temp = TempKeys::new(writing);
@@ -342,7 +365,8 @@ impl Run<'_> {
                 self.progress.phase("compacting");
                 let outcome = compact(&compaction, &mut listed, may_be_many, &mut left);
                 merged = outcome.unwrap_or_else(|error| self.is_left(error, "compacted"));
-                last = fields(left);
+                holds = holds.map(|holds| holds.with_packs(&listed));
+                last = fields(left, holds);
             }
             if bundles {
                 self.progress.phase("bundling");
@@ -353,7 +377,27 @@ impl Run<'_> {
             }
             temp.clean().unwrap_or_else(|error| self.is_left(error.into(), "cleaned up"));
         }
+        stored.published_at =
+            last.get("published_at").and_then(|at| at.as_str()).map(str::to_owned);
+        stored.holds = holds;
         writing.end(&last).unwrap_or_else(warn);
+    }
+
+    /// What the mirror holds once `stored` is published. `None`: an older program has stored what was
+    /// there before, and nobody has counted it.
+    fn holds(&self, plan: &Plan, stored: &Stored, done: &Published) -> Option<Holds> {
+        if self.from.is_some() {
+            // Copied keys are counted as they are found.
+            let counted = count::count(self.store, self.options.concurrency, &self.options.cancel);
+            return counted.inspect_err(|error| log::info!("not counted: {error}")).ok();
+        }
+        let before = match plan.published.exists() {
+            true => stored.holds?,
+            false => Holds::default(),
+        };
+        let holds = before.with_objects(stored.written, done.is_whole);
+        let holds = holds.with_lfs((stored.lfs.written, stored.lfs.bytes));
+        Some(if done.listed.is_empty() { holds } else { holds.with_packs(&done.listed) })
     }
 
     /// Says what a later run does.

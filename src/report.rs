@@ -5,6 +5,7 @@
 //! The fields, their names and the names of the metrics are a contract (README). Text of servers is
 //! made fit for a terminal, and no URL is shown with its userinfo.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cli::manifest::Pair;
 use crate::exit_code::ExitCode;
@@ -59,8 +62,22 @@ pub struct Report {
     pub store_bytes_received: u64,
     /// LFS objects stored by this run.
     pub lfs_written: u64,
-    /// LFS objects that lack.
-    pub lfs_lacking: usize,
+    /// LFS objects that are missing.
+    pub lfs_missing: usize,
+    /// Refs that the mirror has now; like the next five `null` where it is not known.
+    pub refs: Option<usize>,
+    /// Packs that it lists.
+    pub packs: Option<u64>,
+    /// Git objects that it holds.
+    pub objects: Option<u64>,
+    /// Bytes below its `objects/`.
+    pub bytes: Option<u64>,
+    /// LFS objects that it holds.
+    pub lfs_objects: Option<u64>,
+    /// Their bytes.
+    pub lfs_bytes: Option<u64>,
+    /// When something was last published (RFC 3339).
+    pub published_at: Option<String>,
     /// Keys that were damaged and that `--full` has written again; without any it is not told.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
@@ -74,11 +91,9 @@ pub struct Report {
     #[serde(skip)]
     hint: Option<&'static str>,
     #[serde(skip)]
-    refs: usize,
-    #[serde(skip)]
     changes: Vec<RefChange>,
     #[serde(skip)]
-    lacking: Vec<(String, String)>,
+    missing: Vec<(String, String)>,
 }
 
 impl Report {
@@ -104,7 +119,7 @@ impl Report {
             refs_updated: count(|change| change.old.is_some() && change.new.is_some()),
             refs_deleted: count(|change| change.new.is_none()),
             objects_written: summary.objects_written,
-            bytes_written: summary.bytes_written,
+            bytes_written: summary.bytes_written + summary.lfs_bytes_written,
             source_requests: summary.source_requests,
             store_requests: summary.store_requests,
             store_writes: summary.store_usage.writes,
@@ -113,10 +128,16 @@ impl Report {
             store_bytes_received: summary.store_usage.bytes_received,
             lfs_written: summary.lfs_written,
             mended: Vec::new(),
-            lfs_lacking: summary.lfs_lacking.len(),
-            refs: summary.refs,
+            lfs_missing: summary.lfs_missing.len(),
+            refs: Some(summary.refs).filter(|_| !dry_run),
+            packs: summary.holds.map(|holds| holds.packs),
+            objects: summary.holds.map(|holds| holds.objects),
+            bytes: summary.holds.map(|holds| holds.bytes),
+            lfs_objects: summary.holds.map(|holds| holds.lfs_objects),
+            lfs_bytes: summary.holds.map(|holds| holds.lfs_bytes),
+            published_at: summary.published_at,
             changes: summary.changes,
-            lacking: summary.lfs_lacking,
+            missing: summary.lfs_missing,
             ..Report::empty(pair, code, summary.elapsed)
         }
     }
@@ -159,14 +180,20 @@ impl Report {
             store_bytes_received: 0,
             lfs_written: 0,
             mended: Vec::new(),
-            lfs_lacking: 0,
+            lfs_missing: 0,
+            refs: None,
+            packs: None,
+            objects: None,
+            bytes: None,
+            lfs_objects: None,
+            lfs_bytes: None,
+            published_at: None,
             seconds: elapsed.as_secs_f64(),
             error: None,
             code,
             hint: None,
-            refs: 0,
             changes: Vec::new(),
-            lacking: Vec::new(),
+            missing: Vec::new(),
         }
     }
 
@@ -219,7 +246,10 @@ impl Report {
             return text;
         }
         if self.status == "unchanged" {
-            return format!("unchanged {pair}: {} refs; {cost}\n", grouped(self.refs as u64));
+            return format!(
+                "unchanged {pair}: {} refs; {cost}\n",
+                grouped(self.refs.unwrap_or(0) as u64)
+            );
         }
         let mut text = format!(
             "{} {pair}: {changes}; {} objects, {} written",
@@ -227,12 +257,12 @@ impl Report {
             grouped(self.objects_written),
             bytes(self.bytes_written)
         );
-        if self.lfs_written > 0 || self.lfs_lacking > 0 {
+        if self.lfs_written > 0 || self.lfs_missing > 0 {
             let _ = write!(
                 text,
-                "; LFS: {} written, {} lacking",
+                "; LFS: {} written, {} missing",
                 grouped(self.lfs_written),
-                grouped(self.lfs_lacking as u64)
+                grouped(self.lfs_missing as u64)
             );
         }
         if !self.mended.is_empty() {
@@ -249,10 +279,11 @@ impl Report {
         if let Some(error) = &self.error {
             let _ = writeln!(text, "error: {pair}: {error}");
         }
-        for (oid, why) in &self.lacking {
-            let _ = writeln!(text, "error: {pair}: LFS object {oid} lacks: {}", printable(why));
+        for (oid, why) in &self.missing {
+            let _ =
+                writeln!(text, "error: {pair}: LFS object {oid} is missing: {}", printable(why));
         }
-        if !self.lacking.is_empty() {
+        if !self.missing.is_empty() {
             text += "hint: the refs are published; the next run asks for these objects again\n";
         }
         if let Some(hint) = self.hint {
@@ -324,7 +355,7 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
     for report in reports.iter().filter(|report| report.code != ExitCode::Done) {
         let why = match &report.error {
             Some(error) => error.clone(),
-            None => format!("{} LFS objects lack", grouped(report.lfs_lacking as u64)),
+            None => format!("{} LFS objects are missing", grouped(report.lfs_missing as u64)),
         };
         let pair = printable(&format!("{} -> {}", report.source, report.target));
         let _ = writeln!(text, "  {} ({}) {pair}: {why}", report.status, report.exit_code);
@@ -336,74 +367,150 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
 }
 
 /// Prometheus' text format, version 0.0.4, for the textfile collector of node_exporter.
-pub fn metrics(reports: &[Report], now: SystemTime) -> String {
-    type Value = fn(&Report) -> f64;
-    let gauges: [(&str, &str, Value); 17] = [
-        ("success", "1 if the last run ended with exit code 0.", |r| {
-            f64::from(u8::from(r.code == ExitCode::Done))
-        }),
-        ("exit_code", "Exit code of the last run.", |r| f64::from(r.exit_code)),
-        ("duration_seconds", "Wall time of the last run.", |r| r.seconds),
-        ("refs_added", "Refs added by the last run.", |r| r.refs_added as f64),
-        ("refs_updated", "Refs moved by the last run.", |r| r.refs_updated as f64),
-        ("refs_deleted", "Refs deleted by the last run.", |r| r.refs_deleted as f64),
-        ("objects_written", "Git objects stored by the last run.", |r| r.objects_written as f64),
-        ("bytes_written", "Bytes of git objects stored by the last run.", |r| {
-            r.bytes_written as f64
-        }),
-        ("source_requests", "Requests to the source in the last run.", |r| {
-            r.source_requests as f64
-        }),
-        ("store_requests", "Requests to the store in the last run.", |r| r.store_requests as f64),
-        ("store_writes", "Requests to the store billed as PUT in the last run.", |r| {
-            r.store_writes as f64
-        }),
-        ("store_reads", "Requests to the store billed as GET in the last run.", |r| {
-            r.store_reads as f64
-        }),
-        ("store_bytes_sent", "Bytes sent to the store in the last run.", |r| {
-            r.store_bytes_sent as f64
-        }),
-        ("store_bytes_received", "Bytes received from the store in the last run.", |r| {
-            r.store_bytes_received as f64
-        }),
-        ("lfs_written", "LFS objects stored by the last run.", |r| r.lfs_written as f64),
-        ("lfs_lacking", "LFS objects that lack after the last run.", |r| r.lfs_lacking as f64),
-        ("dry_run", "1 if the last run wrote nothing on purpose.", |r| {
-            f64::from(u8::from(r.dry_run))
-        }),
-    ];
+///
+/// `before` is the file that this replaces: what a run that failed cannot know is taken from there, so
+/// that an alert on the last success keeps its value.
+pub fn metrics(reports: &[Report], before: &str, now: SystemTime) -> String {
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let kept = Kept::read(before);
     let mut text = String::new();
-    for (name, help, value) in gauges {
-        let name = format!("mirror_git_to_s3_{name}");
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for report in reports {
-            let (source, target) = (label(&report.source), label(&report.target));
-            let value = value(report);
-            let _ = writeln!(text, "{name}{{source=\"{source}\",target=\"{target}\"}} {value}");
+    for (name, help, value) in OF_RUN {
+        gauge(&mut text, name, help, reports, |report, _| Some(value(report)));
+    }
+    for (name, help, value) in OF_MIRROR {
+        gauge(&mut text, name, help, reports, |report, series| {
+            value(report, seconds).or_else(|| kept.value(series))
+        });
+    }
+    let help = "When the last run over all repositories ended.";
+    alone(&mut text, "last_run_timestamp_seconds", help, "", seconds);
+    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+    alone(&mut text, "build_info", "Always 1; the version is a label.", version, 1);
+    text
+}
+
+/// What a gauge's value is.
+type OfRun = (&'static str, &'static str, fn(&Report) -> f64);
+
+/// The same of what a failed run does not tell. The second argument is the time.
+type OfMirror = (&'static str, &'static str, fn(&Report, u64) -> Option<f64>);
+
+const OF_RUN: [OfRun; 17] = [
+    ("success", "1 if the last run ended with exit code 0.", |r| {
+        f64::from(u8::from(r.code == ExitCode::Done))
+    }),
+    ("exit_code", "Exit code of the last run.", |r| f64::from(r.exit_code)),
+    ("duration_seconds", "Wall time of the last run.", |r| r.seconds),
+    ("refs_added", "Refs added by the last run.", |r| r.refs_added as f64),
+    ("refs_updated", "Refs moved by the last run.", |r| r.refs_updated as f64),
+    ("refs_deleted", "Refs deleted by the last run.", |r| r.refs_deleted as f64),
+    ("objects_written", "Git objects stored by the last run.", |r| r.objects_written as f64),
+    ("bytes_written", "Bytes of git and LFS objects stored by the last run.", |r| {
+        r.bytes_written as f64
+    }),
+    ("source_requests", "Requests to the source in the last run.", |r| r.source_requests as f64),
+    ("store_requests", "Requests to the store in the last run.", |r| r.store_requests as f64),
+    ("store_writes", "Requests to the store billed as PUT in the last run.", |r| {
+        r.store_writes as f64
+    }),
+    ("store_reads", "Requests to the store billed as GET in the last run.", |r| {
+        r.store_reads as f64
+    }),
+    ("store_bytes_sent", "Bytes sent to the store in the last run.", |r| r.store_bytes_sent as f64),
+    ("store_bytes_received", "Bytes received from the store in the last run.", |r| {
+        r.store_bytes_received as f64
+    }),
+    ("lfs_written", "LFS objects stored by the last run.", |r| r.lfs_written as f64),
+    ("lfs_missing", "LFS objects missing after the last run.", |r| r.lfs_missing as f64),
+    ("dry_run", "1 if the last run was a dry run.", |r| f64::from(u8::from(r.dry_run))),
+];
+
+const OF_MIRROR: [OfMirror; 8] = [
+    (LAST_SUCCESS, "When a run last ended with exit code 0; kept when a run fails.", |r, now| {
+        (r.code == ExitCode::Done && !r.dry_run).then_some(now as f64)
+    }),
+    ("last_publication_timestamp_seconds", "When something was last published.", |r, _| {
+        let at = OffsetDateTime::parse(r.published_at.as_deref()?, &Rfc3339).ok()?;
+        Some(at.unix_timestamp() as f64)
+    }),
+    ("refs", "Refs of the mirror.", |r, _| r.refs.map(|refs| refs as f64)),
+    ("packs", "Packs that the mirror lists.", |r, _| r.packs.map(|packs| packs as f64)),
+    ("objects", "Git objects of the mirror.", |r, _| r.objects.map(|objects| objects as f64)),
+    ("mirror_bytes", "Bytes of the mirror's git objects and packs.", |r, _| {
+        r.bytes.map(|bytes| bytes as f64)
+    }),
+    ("lfs_objects", "LFS objects of the mirror.", |r, _| r.lfs_objects.map(|lfs| lfs as f64)),
+    ("lfs_bytes", "Bytes of the mirror's LFS objects.", |r, _| r.lfs_bytes.map(|lfs| lfs as f64)),
+];
+
+/// Adds a gauge with a value for each report that has one. `value` is also told the series:
+/// `name{labels}`.
+fn gauge(
+    text: &mut String,
+    name: &str,
+    help: &str,
+    reports: &[Report],
+    value: impl Fn(&Report, &str) -> Option<f64>,
+) {
+    let name = format!("mirror_git_to_s3_{name}");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for report in reports {
+        let (source, target) = (label(&report.source), label(&report.target));
+        let series = format!("{name}{{source=\"{source}\",target=\"{target}\"}}");
+        if let Some(value) = value(report, &series) {
+            let _ = writeln!(text, "{series} {value}");
         }
     }
-    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let name = "mirror_git_to_s3_last_run_timestamp_seconds";
-    let help = "When the last run over all repositories ended.";
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {seconds}");
-    text
+}
+
+/// Adds a gauge of one value.
+fn alone(text: &mut String, name: &str, help: &str, labels: &str, value: u64) {
+    let name = format!("mirror_git_to_s3_{name}");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{labels} {value}");
+}
+
+/// The values of a textfile that this program has written.
+struct Kept<'t>(HashMap<&'t str, f64>);
+
+impl<'t> Kept<'t> {
+    fn read(text: &'t str) -> Self {
+        let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series, value.parse().ok()?))
+        });
+        Kept(values.collect())
+    }
+
+    fn value(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
+    }
 }
 
 /// A metric of `verify` or `gc`: its name, what it means, its value.
 pub type Gauge = (&'static str, &'static str, f64);
 
 /// The Prometheus textfile of `verify` or `gc`, which is `family`: each mirror's name, exit code and
-/// gauges.
+/// gauges. `before` is the file that this replaces, as for [`metrics`].
 pub fn upkeep_metrics(
     family: &str,
     results: &[(String, ExitCode, Vec<Gauge>)],
+    before: &str,
     now_seconds: u64,
 ) -> String {
+    let kept = Kept::read(before);
+    let series = |name: &str, target: &str| {
+        format!("mirror_git_to_s3_{family}_{name}{{target=\"{}\"}}", label(target))
+    };
     let mut rows: Vec<(&str, &str, &str, f64)> = Vec::new();
     for (target, code, gauges) in results {
+        let last = match code {
+            ExitCode::Done => Some(now_seconds as f64),
+            _ => kept.value(&series(LAST_SUCCESS, target)),
+        };
         let code = f64::from(code.code());
         rows.push(("exit_code", "Exit code of the last run.", target, code));
+        let help = "When a run last ended with exit code 0; kept when a run fails.";
+        rows.extend(last.map(|at| (LAST_SUCCESS, help, target.as_str(), at)));
         rows.extend(
             gauges.iter().map(|(name, help, value)| (*name, *help, target.as_str(), *value)),
         );
@@ -417,18 +524,30 @@ pub fn upkeep_metrics(
             let _ = writeln!(text, "# HELP {full} {help}\n# TYPE {full} gauge");
         }
         last = name;
-        let _ = writeln!(text, "{full}{{target=\"{}\"}} {value}", label(target));
+        let _ = writeln!(text, "{} {value}", series(name, target));
     }
-    let name = format!("mirror_git_to_s3_{family}_last_run_timestamp_seconds");
-    let help = "When the last run over all mirrors ended.";
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {now_seconds}");
+    let name = format!("{family}_last_run_timestamp_seconds");
+    alone(&mut text, &name, "When the last run over all mirrors ended.", "", now_seconds);
     text
 }
+
+const LAST_SUCCESS: &str = "last_success_timestamp_seconds";
 
 /// A label's value: backslash, quote and line feed are escaped (Prometheus' exposition formats).
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
+
+/// The metrics file of the run before; empty if there is none, or none of ours. It is not followed to
+/// what is no regular file.
+pub fn read_metrics(path: &Path) -> String {
+    let is_ours =
+        fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() < MAX_METRICS);
+    if is_ours { fs::read_to_string(path).unwrap_or_default() } else { String::new() }
+}
+
+/// A larger metrics file (bytes) is not read back.
+const MAX_METRICS: u64 = 64 << 20;
 
 /// Writes `text` so that a reader sees the old file or the new one: a temporary file beside it,
 /// renamed. Its name does not end in `.prom`, or the collector would read it too.
@@ -470,6 +589,7 @@ fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
 mod tests {
     use super::*;
     use crate::cli::urls::{SourceUrl, TargetUrl};
+    use crate::mirror::Holds;
     use crate::source::{SourceError, SourceErrorKind};
     use crate::store::{StoreError, StoreErrorKind};
 
@@ -499,7 +619,16 @@ mod tests {
             objects_written: 1_234,
             bytes_written: 5_872_026,
             lfs_written: 0,
-            lfs_lacking: Vec::new(),
+            lfs_missing: Vec::new(),
+            lfs_bytes_written: 26,
+            holds: Some(Holds {
+                packs: 1,
+                objects: 1300,
+                bytes: 6_000_000,
+                lfs_objects: 2,
+                lfs_bytes: 30,
+            }),
+            published_at: Some("2026-11-24T13:31:31Z".into()),
             source_requests: 3,
             store_requests: 1_258,
             store_usage: Usage { writes: 1_250, reads: 8, bytes_sent: 9, ..Usage::default() },
@@ -550,17 +679,17 @@ mod tests {
     }
 
     #[test]
-    fn lacking_lfs_objects_are_counted_and_named() {
+    fn missing_lfs_objects_are_counted_and_named() {
         let mut partial = summary(Status::Partial);
         partial.lfs_written = 7;
-        partial.lfs_lacking = vec![("abcd".into(), "404 not\x1b found".into())];
+        partial.lfs_missing = vec![("abcd".into(), "404 not\x1b found".into())];
         let report = Report::of_summary(&pair(), partial, false);
         assert!(report.summary().starts_with("partial https://h/r"), "{}", report.summary());
-        assert!(report.summary().contains("; LFS: 7 written, 1 lacking in 2.3 s"));
+        assert!(report.summary().contains("; LFS: 7 written, 1 missing in 2.3 s"));
         assert_eq!(report.code(), ExitCode::LfsLacking);
         let complaint = report.complaint();
         assert!(
-            complaint.contains("LFS object abcd lacks: 404 not\u{fffd} found\n"),
+            complaint.contains("LFS object abcd is missing: 404 not\u{fffd} found\n"),
             "{complaint}"
         );
         assert!(complaint.contains("hint: the refs are published"), "{complaint}");
@@ -576,7 +705,9 @@ mod tests {
             "dry_run": false, "refs_added": 2, "refs_updated": 1, "refs_deleted": 1,
             "objects_written": 1234, "bytes_written": 5872026, "source_requests": 3,
             "store_requests": 1258, "store_writes": 1250, "store_reads": 8, "store_bytes_sent": 9,
-            "store_bytes_received": 0, "lfs_written": 0, "lfs_lacking": 0, "seconds": 2.34,
+            "store_bytes_received": 0, "lfs_written": 0, "lfs_missing": 0, "seconds": 2.34,
+            "refs": 5, "packs": 1, "objects": 1300, "bytes": 6000000, "lfs_objects": 2,
+            "lfs_bytes": 30, "published_at": "2026-11-24T13:31:31Z",
             "error": null,
         });
         assert_eq!(value, wanted);
@@ -673,12 +804,13 @@ mod tests {
     fn metrics_are_in_prometheus_text_format() {
         let mut report = Report::of_summary(&pair(), summary(Status::Ok), false);
         report.target = "file:///a\"b\\c".to_owned();
-        let text = metrics(&[report], UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        let text = metrics(&[report], "", UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         for line in [
             "# TYPE mirror_git_to_s3_success gauge",
             "mirror_git_to_s3_success{source=\"https://h/r\",target=\"file:///a\\\"b\\\\c\"} 1",
             "mirror_git_to_s3_duration_seconds{source=\"https://h/r\",target=\"file:///a\\\"b\\\\c\"} 2.34",
             "mirror_git_to_s3_last_run_timestamp_seconds 1700000000",
+            concat!("mirror_git_to_s3_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
@@ -688,6 +820,40 @@ mod tests {
             let name = name.split(' ').next().unwrap_or_default();
             assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
         }
+    }
+
+    #[test]
+    fn what_a_failed_run_cannot_know_is_kept_from_the_file_before() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let series = |name: &str| {
+            format!("mirror_git_to_s3_{name}{{source=\"https://h/r\",target=\"s3://b/p\"}}")
+        };
+        let first =
+            metrics(&[Report::of_summary(&pair(), summary(Status::Ok), false)], "", at(100));
+        let after = metrics(&[failed(MirrorError::Conflict)], &first, at(200));
+        for (name, value) in [
+            ("success", "0"),
+            (LAST_SUCCESS, "100"),
+            ("last_publication_timestamp_seconds", "1795527091"),
+            ("objects", "1300"),
+            ("lfs_bytes", "30"),
+        ] {
+            let line = format!("{} {value}", series(name));
+            assert!(after.lines().any(|l| l == line), "{line}\n{after}");
+        }
+        // Nothing is made up for a mirror that the file did not have.
+        let alone = metrics(&[failed(MirrorError::Conflict)], "no metrics {} at all\n", at(200));
+        assert!(!alone.contains(&series(LAST_SUCCESS)), "{alone}");
+        // A dry run is no success.
+        let dry =
+            metrics(&[Report::of_summary(&pair(), summary(Status::Ok), true)], &first, at(300));
+        assert!(dry.contains(&format!("{} 100\n", series(LAST_SUCCESS))), "{dry}");
+        let results = [("s3://b/1".to_owned(), ExitCode::Done, Vec::new())];
+        let first = upkeep_metrics("gc", &results, "", 100);
+        let results = [("s3://b/1".to_owned(), ExitCode::Failed, Vec::new())];
+        let after = upkeep_metrics("gc", &results, &first, 200);
+        let line = "mirror_git_to_s3_gc_last_success_timestamp_seconds{target=\"s3://b/1\"} 100\n";
+        assert!(after.contains(line), "{after}");
     }
 
     #[test]
@@ -706,11 +872,14 @@ mirror_git_to_s3_verify_exit_code{target=\"s3://b/2\"} 1
 # TYPE mirror_git_to_s3_verify_findings gauge
 mirror_git_to_s3_verify_findings{target=\"s3://b/1\"} 0
 mirror_git_to_s3_verify_findings{target=\"s3://b/2\"} 3
+# HELP mirror_git_to_s3_verify_last_success_timestamp_seconds When a run last ended with exit code 0; kept when a run fails.
+# TYPE mirror_git_to_s3_verify_last_success_timestamp_seconds gauge
+mirror_git_to_s3_verify_last_success_timestamp_seconds{target=\"s3://b/1\"} 1700000000
 # HELP mirror_git_to_s3_verify_last_run_timestamp_seconds When the last run over all mirrors ended.
 # TYPE mirror_git_to_s3_verify_last_run_timestamp_seconds gauge
 mirror_git_to_s3_verify_last_run_timestamp_seconds 1700000000
 ";
-        assert_eq!(upkeep_metrics("verify", &results, 1_700_000_000), wanted);
+        assert_eq!(upkeep_metrics("verify", &results, "", 1_700_000_000), wanted);
     }
 
     #[test]

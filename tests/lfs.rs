@@ -229,7 +229,7 @@ fn pointers_are_seen_however_they_come_in_a_pack() {
         let store = MemoryStore::new();
         let options = Options { memory_bytes: 8 << 20, ..options_for(layout) };
         let summary = mirror(&WithLfs { git, server: &server }, &store, &options, &Silent).unwrap();
-        assert_eq!((summary.lfs_written, summary.lfs_lacking), (5, vec![]), "{layout:?}");
+        assert_eq!((summary.lfs_written, summary.lfs_missing), (5, vec![]), "{layout:?}");
         for content in contents {
             assert!(stored(&store, content.as_bytes()), "{layout:?}: {content}");
         }
@@ -456,8 +456,8 @@ fn a_server_that_accepts_no_batch_at_all_makes_all_lack() {
     let store = MemoryStore::new();
     let repo = repo_of(&[server.add(b"one"), server.add(b"two")]);
     let summary = run(&repo, &server, &store).unwrap();
-    assert_eq!((summary.status, summary.lfs_lacking.len()), (Status::Partial, 2));
-    assert!(summary.lfs_lacking[0].1.contains("too many objects"), "{summary:?}");
+    assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 2));
+    assert!(summary.lfs_missing[0].1.contains("too many objects"), "{summary:?}");
 }
 
 #[test]
@@ -470,7 +470,7 @@ fn a_busy_server_is_waited_for() {
     let repo = repo_of(&[busy(429), busy(503), busy(500)]);
     let store = MemoryStore::new();
     let summary = run(&repo, &server, &store).unwrap();
-    assert_eq!((summary.lfs_written, summary.lfs_lacking), (3, vec![]));
+    assert_eq!((summary.lfs_written, summary.lfs_missing), (3, vec![]));
 }
 
 #[test]
@@ -481,7 +481,7 @@ fn cut_downloads_go_on_where_they_were_or_begin_again() {
         let text = server.add_with(&content, |object| object.cuts = (2, 150_000));
         let store = MemoryStore::new();
         let summary = run(&repo_of(&[text]), &server, &store).unwrap();
-        assert_eq!((summary.lfs_written, summary.lfs_lacking), (1, vec![]), "{no_ranges}");
+        assert_eq!((summary.lfs_written, summary.lfs_missing), (1, vec![]), "{no_ranges}");
         assert!(stored(&store, &content));
         let downloads = server.downloads();
         assert_eq!(downloads[1].headers["range"], "bytes=150000-");
@@ -496,7 +496,7 @@ fn addresses_that_have_expired_are_asked_for_again() {
     let unsaid = server.add_with(b"did not say", |object| object.stale = 1);
     let store = MemoryStore::new();
     let summary = run(&repo_of(&[said, unsaid]), &server, &store).unwrap();
-    assert_eq!((summary.lfs_written, summary.lfs_lacking), (2, vec![]));
+    assert_eq!((summary.lfs_written, summary.lfs_missing), (2, vec![]));
     assert_eq!(server.batches(), [2, 1, 1]);
     assert_eq!(server.downloads().len(), 3);
 }
@@ -525,7 +525,7 @@ fn bytes_that_are_wrong_never_appear_under_their_key() {
         (b"short", "more than the 5 bytes"),
         (b"a long one", "ended after 3 of 10 bytes"),
     ] {
-        let lacking = summary.lfs_lacking.iter().find(|(lacks, _)| *lacks == oid(content));
+        let lacking = summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(content));
         assert!(lacking.unwrap().1.contains(words), "{lacking:?}");
         assert!(!store.keys().contains(&key_of(content)));
     }
@@ -545,7 +545,7 @@ fn large_objects_go_through_a_temporary_key_and_wrong_ones_go_nowhere() {
     ];
     let store = MemoryStore::new();
     let summary = run(&repo_of(&pointers), &server, &store).unwrap();
-    assert_eq!((summary.lfs_written, summary.lfs_lacking.len()), (1, 1));
+    assert_eq!((summary.lfs_written, summary.lfs_missing.len()), (1, 1));
     assert!(stored(&store, &large));
     assert!(!store.keys().contains(&key_of(&wrong)));
     assert!(store.recorded().iter().any(|r| r.operation == Operation::Copy));
@@ -575,7 +575,7 @@ fn lacking_and_tried_again(layout: Layout) {
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Partial, 1));
     let why = |wanted: &[u8]| {
-        summary.lfs_lacking.iter().find(|(lacks, _)| *lacks == oid(wanted)).unwrap().1.clone()
+        summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(wanted)).unwrap().1.clone()
     };
     assert_eq!(why(gone), "the server says 404: Object does not exist");
     assert!(why(b"refused").contains("422: bad") && !why(b"refused").contains('\u{1b}'));
@@ -585,14 +585,14 @@ fn lacking_and_tried_again(layout: Layout) {
     assert_eq!(remembered.lines().count(), 2);
     let state_lacks = |store: &MemoryStore| {
         let state = store.bytes("mirror_state/state.json").unwrap();
-        serde_json::from_slice::<serde_json::Value>(&state).unwrap()["lfs_lacking"].clone()
+        serde_json::from_slice::<serde_json::Value>(&state).unwrap()["lfs_missing"].clone()
     };
     assert_eq!(state_lacks(&store), 2);
 
     // Still lacking: told again, asked for again, not written again.
     store.clear_recorded();
     let summary = run(&repo, &server, &store).unwrap();
-    assert_eq!((summary.status, summary.lfs_lacking.len()), (Status::Partial, 2));
+    assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 2));
     assert!(!store.recorded().iter().any(|request| request.operation == Operation::Put));
 
     server.add(gone);
@@ -629,8 +629,8 @@ fn servers_without_lfs_are_told_in_clear_words() {
         let store = MemoryStore::new();
         let repo = repo_of(&[server.add(b"one"), server.add(b"two")]);
         let summary = run(&repo, &server, &store).unwrap();
-        assert_eq!((summary.status, summary.lfs_lacking.len()), (Status::Partial, 2));
-        for (_, why) in &summary.lfs_lacking {
+        assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 2));
+        for (_, why) in &summary.lfs_missing {
             assert!(why.contains(words) && !why.contains("word"), "{why}");
         }
         assert_eq!(server.batches().len(), 1);
@@ -646,8 +646,8 @@ fn a_whole_batch_that_is_absent_says_nothing_of_the_next() {
     let mut pointers: Vec<_> = absent.iter().map(|content| pointer(content.as_bytes())).collect();
     pointers.extend(there.iter().map(|content| server.add(content.as_bytes())));
     let summary = run(&repo_of(&pointers), &server, &MemoryStore::new()).unwrap();
-    assert_eq!((summary.lfs_written, summary.lfs_lacking.len()), (50, 100));
-    for (_, why) in &summary.lfs_lacking {
+    assert_eq!((summary.lfs_written, summary.lfs_missing.len()), (50, 100));
+    for (_, why) in &summary.lfs_missing {
         assert!(why.ends_with("HTTP 404 (it says: Cannot find any of the requested objects)"));
     }
 }
@@ -657,7 +657,7 @@ fn no_secret_of_an_address_is_told() {
     let server = LfsServer::start(Lfs::default());
     let text = server.add_with(b"content", |object| object.refusals = (99, 404));
     let summary = run(&repo_of(&[text]), &server, &MemoryStore::new()).unwrap();
-    let why = &summary.lfs_lacking[0].1;
+    let why = &summary.lfs_missing[0].1;
     assert!(why.contains("HTTP 404 (no such luck)") && !why.contains("secret"), "{why}");
 }
 
@@ -671,10 +671,10 @@ fn a_server_that_is_down_is_given_up() {
         })
         .collect();
     let summary = run(&repo_of(&pointers), &server, &MemoryStore::new()).unwrap();
-    assert_eq!(summary.lfs_lacking.len(), 300);
+    assert_eq!(summary.lfs_missing.len(), 300);
     assert_eq!(server.batches(), [100]);
     assert_eq!(
-        summary.lfs_lacking.iter().filter(|(_, why)| why.starts_with("not tried")).count(),
+        summary.lfs_missing.iter().filter(|(_, why)| why.starts_with("not tried")).count(),
         200
     );
 }
@@ -802,7 +802,7 @@ fn lfsconfig_that_an_earlier_run_has_stored_is_read_in_whatever_layout() {
                 repo.commit("refs/heads/main", &files);
                 let summary = run(second);
                 let place = (first, second, run_number);
-                assert_eq!((summary.lfs_written, summary.lfs_lacking), (1, vec![]), "{place:?}");
+                assert_eq!((summary.lfs_written, summary.lfs_missing), (1, vec![]), "{place:?}");
             }
             // HEAD goes back to what is stored; what lacks is asked of the server that it names.
             let lost = b"lost for a while";
@@ -897,11 +897,11 @@ fn lacking_objects_end_the_program_with_4_and_are_named() {
     for written in [1, 0] {
         let (code, json, words) = run(&[]);
         assert_eq!((code, &json["status"]), (Some(4), &"partial".into()), "{words}");
-        assert_eq!((&json["lfs_written"], &json["lfs_lacking"]), (&written.into(), &1.into()));
+        assert_eq!((&json["lfs_written"], &json["lfs_missing"]), (&written.into(), &1.into()));
         assert!(words.contains(&oid(gone)) && words.contains("Object does not exist"), "{words}");
     }
     let (code, json, words) = run(&["--no-lfs", "--full"]);
-    assert_eq!((code, &json["lfs_lacking"]), (Some(0), &0.into()), "{words}");
+    assert_eq!((code, &json["lfs_missing"]), (Some(0), &0.into()), "{words}");
     assert!(target.path().join("m/info/refs").is_file());
 }
 

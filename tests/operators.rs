@@ -72,7 +72,7 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     let fields: Vec<&String> = state.as_object().unwrap().keys().collect();
     let wanted = [
         "layout",
-        "lfs_lacking",
+        "lfs_missing",
         "loose_objects",
         "published_at",
         "ref_fingerprint",
@@ -85,7 +85,7 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     assert_eq!(state["source"], format!("{}/", source.url()));
     assert_eq!(state["tool"], concat!("mirror-git-to-s3 ", env!("CARGO_PKG_VERSION")));
     assert_eq!((&state["layout"], &state["refs"]), (&"auto".into(), &1.into()));
-    assert_eq!(state["lfs_lacking"], 0);
+    assert_eq!(state["lfs_missing"], 0);
     let published_at = state["published_at"].as_str().unwrap();
     let form = time::format_description::well_known::Rfc3339;
     let age = time::OffsetDateTime::now_utc()

@@ -316,7 +316,7 @@ impl Teller<'_> {
 
     fn write_metrics(&self, reports: &[Report]) {
         let Some(path) = &self.output.metrics_file else { return };
-        let text = report::metrics(reports, SystemTime::now());
+        let text = report::metrics(reports, &report::read_metrics(path), SystemTime::now());
         if let Err(error) = report::write_atomically(path, &text) {
             log::error!("cannot write the metrics file {}: {error}", path.display());
         }

@@ -12,7 +12,7 @@ use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::mirror::MirrorError;
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
-use crate::report::{Gauge, upkeep_metrics, write_atomically};
+use crate::report::{Gauge, read_metrics, upkeep_metrics, write_atomically};
 use crate::signals::{self, Interruption};
 
 /// What a command may use for one mirror.
@@ -151,7 +151,8 @@ pub(super) fn failed(
 fn write_metrics(output: &Output, family: &str, results: &[(String, ExitCode, Vec<Gauge>)]) {
     let Some(path) = &output.metrics_file else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    if let Err(error) = write_atomically(path, &upkeep_metrics(family, results, now)) {
+    let text = upkeep_metrics(family, results, &read_metrics(path), now);
+    if let Err(error) = write_atomically(path, &text) {
         log::error!("cannot write the metrics file {}: {error}", path.display());
     }
 }

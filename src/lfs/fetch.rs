@@ -43,6 +43,7 @@ pub(super) struct Fetch<'a> {
     fetchers: usize,
     max_object_bytes: u64,
     written: AtomicU64,
+    written_bytes: AtomicU64,
     /// Objects in a row that failed after all tries.
     failed_in_a_row: AtomicU32,
     result: Mutex<Results>,
@@ -73,18 +74,19 @@ impl<'a> Fetch<'a> {
             fetchers: run.concurrency.clamp(1, FETCHERS),
             max_object_bytes: run.max_object_bytes,
             written: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
             failed_in_a_row: AtomicU32::new(0),
             result: Mutex::default(),
         }
     }
 
-    /// Fetches `missing` and all that is `wanted` after it. Answers how many were stored, and which
-    /// lack.
+    /// Fetches `missing` and all that is `wanted` after it. Answers how many were stored with how many
+    /// bytes, and which are missing.
     pub(super) fn run(
         self,
         missing: Vec<LfsPointer>,
         wanted: Wanted<'_>,
-    ) -> Result<(u64, Vec<(LfsPointer, String)>), MirrorError> {
+    ) -> Result<((u64, u64), Vec<(LfsPointer, String)>), MirrorError> {
         log::info!("fetching LFS objects from {}", self.ends.server.describe());
         std::thread::scope(|scope| {
             // Nothing is kept waiting between asker and fetchers: addresses expire.
@@ -113,7 +115,7 @@ impl<'a> Fetch<'a> {
         stored.sort_unstable();
         lacking.retain(|(pointer, _)| stored.binary_search(&pointer.oid).is_err());
         lacking.sort_by_key(|(pointer, _)| pointer.oid);
-        Ok((self.written.into_inner(), lacking))
+        Ok(((self.written.into_inner(), self.written_bytes.into_inner()), lacking))
     }
 
     // ---- the asker -----------------------------------------------------------------------
@@ -196,6 +198,7 @@ impl<'a> Fetch<'a> {
                 Ok(Ok(())) => {
                     self.failed_in_a_row.store(0, Ordering::Relaxed);
                     self.written.fetch_add(1, Ordering::Relaxed);
+                    self.written_bytes.fetch_add(pointer.size, Ordering::Relaxed);
                     self.results().stored.push(pointer.oid);
                 }
                 Ok(Err(Stop::Lacking(Lacking { reason, transient }))) => {

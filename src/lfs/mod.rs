@@ -40,6 +40,8 @@ use crate::repository::error::MirrorError;
 pub(super) struct Outcome {
     /// Stored by this run.
     pub(super) written: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
     /// Oid and reason of each that lacks, by oid.
     pub(super) lacking: Vec<(String, String)>,
 }
@@ -64,16 +66,16 @@ pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, Mirror
     let remembered = Remembered::read(store)?;
     queue.add(&remembered.0);
     let mut wanted = Wanted::new(store, queue);
-    let mut written = 0;
+    let (mut written, mut bytes) = (0, 0);
     let mut lacking = Vec::new();
     if let Some(missing) = wanted.next()? {
         let config = queue.config(run)?;
         if let Some(server) = source.lfs(config.as_deref()) {
             let fetch = Fetch::new(&*server, run, &queue.gate);
-            (written, lacking) = fetch.run(missing, wanted)?;
+            ((written, bytes), lacking) = fetch.run(missing, wanted)?;
         }
     }
     remembered.update(store, lacking.iter().map(|(pointer, _)| *pointer).collect())?;
     let lacking = lacking.into_iter().map(|(pointer, why)| (pointer.hex(), why)).collect();
-    Ok(Outcome { written, lacking })
+    Ok(Outcome { written, bytes, lacking })
 }

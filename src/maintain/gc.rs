@@ -50,6 +50,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hashbrown::HashSet;
 
 use super::bundle_check;
+use super::count;
 use super::inventory;
 use super::known::Known;
 use super::pass::Pass;
@@ -168,14 +169,25 @@ pub fn gc_with(
     let published = confirmed(store, options, published)?;
     let summary = collect(store, options, published, deleting, progress)?;
     let (bundles, bytes) = bundle_check::collect(store, options.dry_run, deleting)?;
+    let summary = GcSummary { bundles, bytes: summary.bytes + bytes, ..summary };
+    if !options.dry_run && summary.deleted() > 0 {
+        note_holds(store, options);
+    }
     Ok(GcSummary {
         temporary,
-        bundles,
-        bytes: summary.bytes + bytes,
         store_requests: store.requests() - requests_before,
         elapsed: started.elapsed(),
         ..summary
     })
+}
+
+/// Records what is left. Nothing depends on it, so what fails is a warning.
+fn note_holds(store: &dyn Store, options: &GcOptions) {
+    let counted = count::count(store, options.concurrency, &options.cancel);
+    let noted = counted.and_then(|holds| Ok(state::note_holds(store, holds)?));
+    if let Err(error) = noted {
+        log::warn!("cannot record what the mirror holds now: {error}");
+    }
 }
 
 fn collect(

@@ -3,6 +3,7 @@
 pub(crate) mod bundle;
 mod bundle_check;
 pub(crate) mod compact;
+pub mod count;
 mod diagnose;
 pub mod distrust;
 mod findings;

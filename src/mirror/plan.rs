@@ -107,7 +107,7 @@ impl Plan {
     /// LFS objects may be missing since an earlier run.
     pub(super) fn may_lack_lfs(&self) -> bool {
         let recorded = self.recorded.as_ref();
-        recorded.is_none_or(|state| state.lfs_lacking() != Some(0) || !state.writing().is_empty())
+        recorded.is_none_or(|state| state.lfs_missing() != Some(0) || !state.writing().is_empty())
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod existing;
 pub(crate) mod fence;
 pub(crate) mod files;
 pub(crate) mod history;
+pub mod holds;
 pub mod layout;
 pub(crate) mod lfs_objects;
 pub(crate) mod links;

@@ -17,6 +17,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::error::MirrorError;
 use super::files;
+use super::holds::Holds;
 use super::layout::LayoutOption;
 use super::publish::MAX_REFS_BYTES;
 use crate::git::refs::{Advertisement, Head, Ref, head_file, info_refs};
@@ -43,10 +44,13 @@ struct Known {
     repository: Option<String>,
     refs: Option<usize>,
     ref_fingerprint: Option<String>,
-    lfs_lacking: Option<usize>,
+    #[serde(alias = "lfs_lacking")]
+    lfs_missing: Option<usize>,
     loose_objects: Option<u64>,
     bundled_refs: Option<String>,
     keep_history_seconds: Option<u64>,
+    published_at: Option<String>,
+    holds: Option<Holds>,
     #[serde(default)]
     writing: Vec<Begun>,
 }
@@ -209,8 +213,8 @@ impl Recorded {
     }
 
     /// How many LFS objects lacked when it was written.
-    pub(crate) fn lfs_lacking(&self) -> Option<usize> {
-        self.known.lfs_lacking
+    pub(crate) fn lfs_missing(&self) -> Option<usize> {
+        self.known.lfs_missing
     }
 
     /// How many loose objects runs have stored since they were last packed.
@@ -221,6 +225,16 @@ impl Recorded {
     /// Are there bundles, whatever they have?
     pub(crate) fn has_bundles(&self) -> bool {
         self.known.bundled_refs.is_some()
+    }
+
+    /// When something was last published: RFC 3339.
+    pub(crate) fn published_at(&self) -> Option<&str> {
+        self.known.published_at.as_deref()
+    }
+
+    /// What the mirror held then.
+    pub(crate) fn holds(&self) -> Option<Holds> {
+        self.known.holds
     }
 
     /// Do the bundles have all that is published?
@@ -304,7 +318,7 @@ struct State<'s> {
     /// SHA-256 of the files `info/refs` and `HEAD`, one after the other:
     /// `cat info/refs HEAD | sha256sum`.
     ref_fingerprint: String,
-    lfs_lacking: usize,
+    lfs_missing: usize,
     /// Stored since loose objects were last packed.
     loose_objects: u64,
 }
@@ -315,7 +329,7 @@ pub(crate) fn published(
     recorded: Option<&Recorded>,
     layout: LayoutOption,
     wanted: &Advertisement,
-    lfs_lacking: usize,
+    lfs_missing: usize,
     loose_objects: u64,
 ) -> Map<String, Value> {
     let redirected_to = source.redirected_to();
@@ -331,12 +345,27 @@ pub(crate) fn published(
         layout: layout.name(),
         refs: wanted.refs.len(),
         ref_fingerprint: fingerprint(&wanted.refs, Some(&wanted.head)),
-        lfs_lacking,
+        lfs_missing,
         loose_objects,
     };
     match serde_json::to_value(state) {
         Ok(Value::Object(fields)) => fields,
         _ => unreachable!("a struct of strings and numbers is always an object"),
+    }
+}
+
+/// Adds what the mirror holds to the fields of [`published`]; `None`: it is not known any more.
+pub(crate) fn holding(fields: &mut Map<String, Value>, holds: Option<Holds>) {
+    fields.insert("holds".into(), serde_json::json!(holds));
+}
+
+/// Records what the mirror holds, as it was counted.
+pub(crate) fn note_holds(store: &dyn Store, holds: Holds) -> Result<(), StoreError> {
+    let mut file = File::read(store)?;
+    match file.fields.contains_key(FINGERPRINT) {
+        true => file.update(store, |fields| holding(fields, Some(holds))),
+        // There is no state, or one that describes nothing yet.
+        false => Ok(()),
     }
 }
 

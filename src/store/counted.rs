@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::interface::{
-    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, Upload, Usage,
+    Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, Upload, Usage,
 };
 
 /// As many keys as S3 deletes at once.
@@ -124,6 +124,11 @@ impl<S: Store> Store for Counted<S> {
     fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
         self.write(0);
         self.store.list_unchecked(prefix, page)
+    }
+
+    fn list_folders(&self, folder: &str, page: Option<&str>) -> Result<FolderPage, StoreError> {
+        self.write(0);
+        self.store.list_folders(folder, page)
     }
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {

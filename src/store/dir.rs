@@ -33,8 +33,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::interface::{
-    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, StoreErrorKind, Upload,
+    Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, StoreErrorKind, Upload,
 };
 
 /// The folder of temporary files and uploads.
@@ -723,6 +723,26 @@ impl Store for DirStore {
             objects.truncate(self.page_size);
             let next = objects.last().filter(|_| more).map(|object| object.key.to_string());
             Ok(ListPage { objects, next })
+        })
+    }
+
+    fn list_folders(&self, folder: &str, _page: Option<&str>) -> Result<FolderPage, StoreError> {
+        self.request("list", folder, || {
+            let is_key = |name: &str| Key::new(format!("{folder}{name}/x")).is_ok();
+            let mut names = Vec::new();
+            for entry in read_dir_if_there(&self.root.join(folder))? {
+                let entry = entry?;
+                let name = entry.file_name().into_string().ok().filter(|name| is_key(name));
+                let Some(name) = name.filter(|name| !is_partial(&format!("{folder}{name}"))) else {
+                    continue;
+                };
+                // A link is no folder: nothing is followed.
+                if entry.file_type()?.is_dir() {
+                    names.push(name);
+                }
+            }
+            names.sort();
+            Ok(FolderPage { names, next: None })
         })
     }
 

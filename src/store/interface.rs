@@ -93,6 +93,15 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
+/// One page of the folders below a prefix.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct FolderPage {
+    /// Their names, without what was asked for before and the slash behind them.
+    pub names: Vec<String>,
+    /// As in [`ListPage`].
+    pub next: Option<String>,
+}
+
 /// A condition on a write. Stores that can't enforce one ignore it or answer
 /// [`StoreErrorKind::Unsupported`]; it is a help, never the foundation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +258,20 @@ pub trait Store: Send + Sync {
     /// What the store answers to [`Store::list`], as it is. Only for [`Store::list`] and for stores
     /// that wrap another.
     fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError>;
+
+    /// One page of the folders directly below `folder` (empty, or text that ends with a slash): what
+    /// keys have there before their next slash (`delimiter=/` of ListObjectsV2, its CommonPrefixes).
+    /// Each is named once in a page. Stores that can't tell are asked for all keys.
+    fn list_folders(&self, folder: &str, page: Option<&str>) -> Result<FolderPage, StoreError> {
+        let ListPage { objects, next } = self.list(folder, page)?;
+        let below = |info: &ObjectInfo| {
+            let (name, _) = info.key.as_str().strip_prefix(folder)?.split_once('/')?;
+            Some(name.to_owned())
+        };
+        let mut names: Vec<String> = objects.iter().filter_map(below).collect();
+        names.dedup();
+        Ok(FolderPage { names, next })
+    }
 
     /// A copy made by the store itself. The source is at most [`Limits::max_copy_bytes`].
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError>;

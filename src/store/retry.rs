@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::interface::{
-    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, StoreErrorKind, Upload, Usage,
+    Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, StoreErrorKind, Upload, Usage,
 };
 pub use crate::run::retry::Policy;
 use crate::run::retry::{Backoff, sleep_by, with_retry};
@@ -226,6 +226,10 @@ impl<S: Store> Store for Retry<S> {
 
     fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
         self.run(|| self.store.list_unchecked(prefix, page))
+    }
+
+    fn list_folders(&self, folder: &str, page: Option<&str>) -> Result<FolderPage, StoreError> {
+        self.run(|| self.store.list_folders(folder, page))
     }
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {

@@ -37,16 +37,16 @@ use ureq::http::{Method, Request, Response, Uri};
 
 use super::credentials::{Credentials, Provider};
 use super::interface::{
-    Condition, ETag, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store, StoreError,
-    StoreErrorKind, Upload, outside,
+    Condition, ETag, FolderPage, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
+    StoreError, StoreErrorKind, Upload, outside,
 };
 use super::pages::Pages;
 use crate::http;
 
 use answer::{
-    CopyXml, DeleteXml, ErrorXml, ListXml, MAX_DRAIN_BYTES, Stream, UploadXml, UploadsXml,
-    decode_listed, drain, etag_of, header, is_encoded, is_unreserved, kind_of, one_line, opaque,
-    parse_iso, read_error_body, read_up_to, transport_kind,
+    CopyXml, DeleteXml, ErrorXml, FolderXml, ListXml, MAX_DRAIN_BYTES, Stream, UploadXml,
+    UploadsXml, decode_listed, drain, etag_of, header, is_encoded, is_unreserved, kind_of,
+    one_line, opaque, parse_iso, read_error_body, read_up_to, transport_kind,
 };
 pub use config::{Addressing, S3Config};
 use place::Place;
@@ -386,6 +386,41 @@ impl S3Store {
         }
     }
 
+    /// Asks for a page of keys, or of folders alone.
+    fn list_call(&self, prefix: &str, page: Option<&str>, folders: bool) -> Call<'static> {
+        let mut call = Call::new("list", Method::GET, None);
+        if let Some(token) = page {
+            call = call.query("continuation-token", token);
+        }
+        if folders {
+            call = call.query("delimiter", "/");
+        }
+        call = call.query("encoding-type", "url").query("list-type", "2");
+        if let Some(size) = self.page_size {
+            call = call.query("max-keys", &size.to_string());
+        }
+        call.query("prefix", &format!("{}{prefix}", self.place.prefix))
+    }
+
+    /// A page, and where the next one begins.
+    fn list_page(
+        &self,
+        call: &Call<'_>,
+        page: Option<&str>,
+    ) -> Result<(ListXml, Option<String>), StoreError> {
+        let answer = self.request(call)?;
+        let text = self.xml(call, answer)?;
+        let mut result: ListXml = self.parse(call, &text)?;
+        let is_truncated = result.is_truncated == "true";
+        // Some stores send both; the marker is of the older kind of listing.
+        let next = result.next_token.take().or(result.next_marker.take()).filter(|_| is_truncated);
+        if is_truncated && (next.is_none() || next.as_deref() == page) {
+            let message = "the listing does not say where it goes on".to_owned();
+            return Err(self.error(call, StoreErrorKind::Other, message));
+        }
+        Ok((result, next))
+    }
+
     fn list_uploads_page(
         &self,
         prefix: &str,
@@ -597,18 +632,8 @@ impl Store for S3Store {
     }
 
     fn list_unchecked(&self, prefix: &str, page: Option<&str>) -> Result<ListPage, StoreError> {
-        let mut call = Call::new("list", Method::GET, None);
-        if let Some(token) = page {
-            call = call.query("continuation-token", token);
-        }
-        call = call.query("encoding-type", "url").query("list-type", "2");
-        if let Some(size) = self.page_size {
-            call = call.query("max-keys", &size.to_string());
-        }
-        call = call.query("prefix", &format!("{}{prefix}", self.place.prefix));
-        let answer = self.request(&call)?;
-        let text = self.xml(&call, answer)?;
-        let result: ListXml = self.parse(&call, &text)?;
+        let call = self.list_call(prefix, page, false);
+        let (result, next) = self.list_page(&call, page)?;
         let encoded = is_encoded(result.encoding_type.as_deref());
         let mut objects = Vec::with_capacity(result.contents.len());
         for object in result.contents {
@@ -623,14 +648,25 @@ impl Store for S3Store {
                 etag: object.etag.as_deref().and_then(opaque),
             }));
         }
-        let is_truncated = result.is_truncated == "true";
-        // Some stores send both; the marker is of the older kind of listing.
-        let next = result.next_token.or(result.next_marker).filter(|_| is_truncated);
-        if is_truncated && (next.is_none() || next.as_deref() == page) {
-            let message = "the listing does not say where it goes on".to_owned();
-            return Err(self.error(&call, StoreErrorKind::Other, message));
-        }
         Ok(ListPage { objects, next })
+    }
+
+    fn list_folders(&self, folder: &str, page: Option<&str>) -> Result<FolderPage, StoreError> {
+        let call = self.list_call(folder, page, true);
+        let (result, next) = self.list_page(&call, page)?;
+        let encoded = is_encoded(result.encoding_type.as_deref());
+        let mut names = Vec::with_capacity(result.folders.len());
+        for FolderXml { mut prefix } in result.folders {
+            // What can't be a key is nobody's folder.
+            prefix.push('x');
+            let key = self.listed_key(prefix, encoded, folder).map_err(|Outside(name)| {
+                let asked = format!("{}{folder}", self.place.prefix);
+                outside(call.verb, self.describe(), StoreErrorKind::Other, &asked, &name)
+            })?;
+            let name = key.as_ref().and_then(|key| key.as_str().strip_prefix(folder));
+            names.extend(name.and_then(|name| name.strip_suffix("/x")).map(str::to_owned));
+        }
+        Ok(FolderPage { names, next })
     }
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {

@@ -91,6 +91,14 @@ pub(super) struct ListXml {
     pub(super) next_marker: Option<String>,
     #[serde(rename = "Contents", default)]
     pub(super) contents: Vec<ObjectXml>,
+    #[serde(rename = "CommonPrefixes", default)]
+    pub(super) folders: Vec<FolderXml>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FolderXml {
+    #[serde(rename = "Prefix")]
+    pub(super) prefix: String,
 }
 
 #[derive(Deserialize)]
