@@ -13,6 +13,7 @@
 
 mod args;
 mod argv;
+mod catalog;
 mod command;
 mod completions;
 mod error;
@@ -33,11 +34,12 @@ pub use self::args::{Addressing, ProgressMode};
 use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
-    AgentCommand, Command, ExportCommand, GcCommand, HelperCommand, ImportCommand, InstallCommand,
-    MirrorCommand, MirrorUrl, Output, RefsCommand, RestoreCommand, Settings, Upkeep, UpkeepMirror,
-    UpkeepTarget, Verbosity, VerifyCommand,
+    AgentCommand, CatalogCommand, Command, ExportCommand, GcCommand, HelperCommand, ImportCommand,
+    InstallCommand, MirrorCommand, MirrorUrl, Output, RefsCommand, RestoreCommand, Settings,
+    Upkeep, UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
 };
 pub use self::error::CliError;
+pub use self::help::help_texts;
 pub use self::manifest::Shard;
 
 /// Reads the command line. `words` are without the program's name; `env` answers for the
@@ -55,6 +57,8 @@ pub fn parse(
     match words.first().map(String::as_str) {
         Some("verify") => return upkeep::verify(&words[1..], &Environment(env), stdin),
         Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
+        Some("list") => return catalog::list(&words[1..], &Environment(env)),
+        Some("index") => return catalog::index(&words[1..], &Environment(env)),
         Some("refs") => return upkeep::refs(&words[1..], &Environment(env), stdin),
         Some("restore") => return upkeep::restore(&words[1..], &Environment(env), stdin),
         Some("export") => return trip::export(&words[1..], &Environment(env)),

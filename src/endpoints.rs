@@ -193,17 +193,30 @@ impl Endpoints {
         url: &TargetUrl,
         cancel: &Cancel,
     ) -> Result<Box<dyn Store>, StoreError> {
-        let settings = &self.settings;
-        let place = Place {
-            endpoint: settings.endpoint.clone(),
+        self.open_at(url, self.place(url)?, cancel)
+    }
+
+    /// Where readers find what is below `url`, if nothing stands before the store: what git clones.
+    pub fn read_url(&self, url: &TargetUrl) -> Option<String> {
+        match url {
+            TargetUrl::Dir(_) => Some(url.to_string()),
+            TargetUrl::S3 { bucket, prefix } => {
+                let (bucket, prefix) = (bucket.clone(), prefix.clone());
+                self.config(bucket, prefix, &self.place(url).ok()?).read_url()
+            }
+        }
+    }
+
+    fn place(&self, url: &TargetUrl) -> Result<Place, StoreError> {
+        Ok(Place {
+            endpoint: self.settings.endpoint.clone(),
             region: match url {
                 TargetUrl::S3 { .. } => self.region.clone()?,
                 TargetUrl::Dir(_) => String::new(),
             },
-            addressing: settings.addressing,
+            addressing: self.settings.addressing,
             credentials: self.credentials.clone(),
-        };
-        self.open_at(url, place, cancel)
+        })
     }
 
     fn open_at(
@@ -216,12 +229,18 @@ impl Endpoints {
             TargetUrl::Dir(path) => return Ok(Box::new(Counted::new(DirStore::new(path)?))),
             TargetUrl::S3 { bucket, prefix } => (bucket.clone(), prefix.clone()),
         };
+        let config = self.config(bucket, prefix, &place);
+        let store = S3Store::new(config, self.store_client.clone(), place.credentials)?;
+        Ok(Box::new(self.with_retries(Counted::new(store), cancel)))
+    }
+
+    fn config(&self, bucket: String, prefix: String, place: &Place) -> S3Config {
         let settings = &self.settings;
-        let config = S3Config {
+        S3Config {
             bucket,
             prefix,
-            region: place.region,
-            endpoint: place.endpoint,
+            region: place.region.clone(),
+            endpoint: place.endpoint.clone(),
             addressing: match place.addressing {
                 cli::Addressing::Auto => Addressing::Auto,
                 cli::Addressing::Path => Addressing::Path,
@@ -231,9 +250,7 @@ impl Endpoints {
             sse: settings.sse.clone(),
             sse_kms_key_id: settings.sse_kms_key_id.clone(),
             acl: settings.acl.clone(),
-        };
-        let store = S3Store::new(config, self.store_client.clone(), place.credentials)?;
-        Ok(Box::new(self.with_retries(Counted::new(store), cancel)))
+        }
     }
 
     /// A mirror as a public reader sees it at `url` (`http(s)://…`), with the same retries.

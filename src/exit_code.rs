@@ -20,7 +20,7 @@ pub enum ExitCode {
     Usage = 2,
     /// Several repositories: some failed.
     SomeFailed = 3,
-    /// Refs were published, some LFS objects lack.
+    /// Refs were published, some LFS objects are missing.
     LfsLacking = 4,
     /// A temporary failure of the source or the store, after all retries.
     TryAgain = 5,
@@ -60,15 +60,15 @@ impl ExitCode {
     /// When a run ends with it, in one line, as `--help` and the README say it.
     pub const fn when(self) -> &'static str {
         match self {
-            ExitCode::Done => "done, also when there was nothing to do",
+            ExitCode::Done => "success, also if there was nothing to do",
             ExitCode::Failed => "failed; nothing was published for that repository",
-            ExitCode::Usage => "usage",
-            ExitCode::SomeFailed => "several repositories: some failed",
-            ExitCode::LfsLacking => "refs published, some LFS objects lacking",
-            ExitCode::TryAgain => "a temporary failure after all retries: try again later",
-            ExitCode::Conflict => "another run published meanwhile; nothing lost",
-            ExitCode::Denied => "access denied, by the source or the store",
-            ExitCode::Guard => "a guard refused; the message says what to do",
+            ExitCode::Usage => "usage error",
+            ExitCode::SomeFailed => "some of several repositories failed",
+            ExitCode::LfsLacking => "refs were published, some LFS objects are missing",
+            ExitCode::TryAgain => "temporary failure after all retries: try again later",
+            ExitCode::Conflict => "another run published meanwhile; nothing is lost",
+            ExitCode::Denied => "access denied by the source or the store",
+            ExitCode::Guard => "refused by a guard; the message says what to do",
             ExitCode::Interrupted => "interrupted by SIGINT, after cleaning up",
             ExitCode::Terminated => "interrupted by SIGTERM, after cleaning up",
         }

@@ -31,6 +31,8 @@ fn main() -> Exit {
             Command::LfsAgent(command) => commands::lfs_agent::run(&command),
             Command::Verify(command) => commands::verify::run(&command),
             Command::Gc(command) => commands::gc::run(&command),
+            Command::List(command) => commands::list::run(&command),
+            Command::Index(command) => commands::index::run(&command),
             Command::Refs(command) => commands::refs::run(&command),
             Command::Restore(command) => commands::restore::run(&command),
             Command::Export(command) => commands::export::run(&command),

@@ -329,12 +329,12 @@ fn hint(error: &MirrorError) -> Option<&'static str> {
             "a private source needs credentials: ~/.netrc, or --source-header-file with an Authorization line",
         ),
         (ExitCode::Denied, _) => Some(
-            "see which credentials are used (--profile, AWS_ACCESS_KEY_ID) and what they may do: README, 'Rights'",
+            "check which credentials are used (--profile, AWS_ACCESS_KEY_ID) and what they allow: docs/operating.md, 'Permissions'",
         ),
         (ExitCode::TryAgain, _) => {
-            Some("a temporary failure: nothing was published, run again later")
+            Some("temporary failure: nothing was published, run again later")
         }
-        (ExitCode::Interrupted, _) => Some("nothing was published; the next run goes on from here"),
+        (ExitCode::Interrupted, _) => Some("nothing was published; run again"),
         _ => None,
     }
 }
@@ -703,10 +703,10 @@ mod tests {
         let wanted = serde_json::json!({
             "source": "https://h/r", "target": "s3://b/p", "status": "ok", "exit_code": 0,
             "dry_run": false, "refs_added": 2, "refs_updated": 1, "refs_deleted": 1,
-            "objects_written": 1234, "bytes_written": 5872026, "source_requests": 3,
+            "objects_written": 1234, "bytes_written": 5872052, "source_requests": 3,
             "store_requests": 1258, "store_writes": 1250, "store_reads": 8, "store_bytes_sent": 9,
             "store_bytes_received": 0, "lfs_written": 0, "lfs_missing": 0, "seconds": 2.34,
-            "refs": 5, "packs": 1, "objects": 1300, "bytes": 6000000, "lfs_objects": 2,
+            "refs": 1200, "packs": 1, "objects": 1300, "bytes": 6000000, "lfs_objects": 2,
             "lfs_bytes": 30, "published_at": "2026-11-24T13:31:31Z",
             "error": null,
         });
@@ -738,11 +738,11 @@ mod tests {
     fn each_kind_of_failure_has_its_hint() {
         let store = |kind| StoreError::new(kind, "put", "s3://b/p/HEAD", "no");
         for (report, hint) in [
-            (failed(store(StoreErrorKind::Denied)), Some("see which credentials")),
-            (failed(store(StoreErrorKind::Transient { retry_after: None })), Some("a temporary")),
+            (failed(store(StoreErrorKind::Denied)), Some("check which credentials")),
+            (failed(store(StoreErrorKind::Transient { retry_after: None })), Some("temporary")),
             (failed(store(StoreErrorKind::Other)), None),
             (failed(MirrorError::Guard("g".into())), None),
-            (failed(MirrorError::Interrupted), Some("nothing was published; the next")),
+            (failed(MirrorError::Interrupted), Some("nothing was published; run")),
             (failed(MirrorError::Conflict), None),
         ] {
             let complaint = report.complaint();
@@ -815,10 +815,10 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         assert!(text.ends_with('\n'));
-        let readme = include_str!("../README.md");
+        let docs = include_str!("../docs/output.md");
         for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let name = name.split(' ').next().unwrap_or_default();
-            assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+            assert!(docs.contains(&format!("`{name}`")), "{name} is not in docs/output.md");
         }
     }
 

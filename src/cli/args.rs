@@ -182,6 +182,12 @@ pub(super) struct MirrorArgs {
     /// metrics as a Prometheus textfile
     #[argh(option)]
     pub metrics_file: Option<PathBuf>,
+    /// rewrite the index of mirrors below a prefix
+    #[argh(option)]
+    pub index: Vec<String>,
+    /// where readers find them
+    #[argh(option)]
+    pub public_url: Vec<String>,
     /// how long past refs are kept
     #[argh(option, from_str_fn(duration))]
     pub keep_history: Option<Duration>,
@@ -497,6 +503,48 @@ pub(super) struct RefsArgs {
     /// prometheus textfile
     #[argh(option)]
     pub metrics_file: Option<PathBuf>,
+}
+
+/// Finds mirrors; or writes an index of them.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+pub(super) struct CatalogArgs {
+    /// where mirrors are looked for
+    #[argh(option)]
+    pub target: Vec<String>,
+    /// where readers find them
+    #[argh(option)]
+    pub public_url: Vec<String>,
+    /// count what is stored
+    #[argh(switch)]
+    pub count: bool,
+    /// requests in flight
+    #[argh(option, from_str_fn(concurrency))]
+    pub concurrency: Option<usize>,
+    /// the store's address
+    #[argh(option)]
+    pub endpoint_url: Vec<String>,
+    /// the store's region
+    #[argh(option, from_str_fn(header_safe))]
+    pub region: Option<String>,
+    /// profile of the AWS files
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// path or virtual
+    #[argh(option, from_str_fn(addressing))]
+    pub addressing_style: Option<Addressing>,
+    /// extra trusted CAs
+    #[argh(option)]
+    pub ca_bundle: Option<PathBuf>,
+    /// errors only
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// more words
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+    /// results as JSON
+    #[argh(switch)]
+    pub json: bool,
 }
 
 /// Publishes again what was published once.

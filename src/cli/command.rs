@@ -11,7 +11,7 @@ use super::args::{Addressing, MIN_MEMORY_MIB, MirrorArgs, ProgressMode};
 use super::argv::{self, Argv};
 use super::error::CliError;
 use super::manifest::{self, Pair};
-use super::{help, urls};
+use super::{catalog, help, urls};
 use crate::git::refs::RefFilter;
 use crate::mirror::{Layout, Options};
 use crate::run::Cancel;
@@ -32,6 +32,10 @@ pub enum Command {
     Verify(Box<VerifyCommand>),
     /// Delete what no ref reaches.
     Gc(Box<GcCommand>),
+    /// Find mirrors.
+    List(Box<CatalogCommand>),
+    /// Write an index of mirrors.
+    Index(Box<CatalogCommand>),
     /// List what was published when.
     Refs(Box<RefsCommand>),
     /// Publish again what was published once.
@@ -114,6 +118,25 @@ pub struct GcCommand {
     pub grace: Duration,
     /// Delete nothing.
     pub dry_run: bool,
+}
+
+/// `list`, `index`.
+#[derive(Clone, Debug)]
+pub struct CatalogCommand {
+    /// Where mirrors are looked for: one prefix, for `list` perhaps several.
+    pub targets: Vec<urls::TargetUrl>,
+    /// Where readers find what is below the target; no slash at its end.
+    pub public_url: Option<String>,
+    /// Count what is stored instead of believing what runs have recorded.
+    pub count: bool,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// How to reach the store.
+    pub settings: Settings,
+    /// What people and scripts get to see.
+    pub output: Output,
+    /// To stop it.
+    pub cancel: Cancel,
 }
 
 /// `refs`.
@@ -254,6 +277,8 @@ pub struct MirrorCommand {
     pub fail_fast: bool,
     /// What is to be said before anything is begun: where others can read a secret.
     pub warning: Option<String>,
+    /// `--index`: which index of mirrors is brought up to date at the end.
+    pub index: Option<Box<CatalogCommand>>,
     /// `--timeout`: how long one repository may take.
     pub timeout: Option<Duration>,
     /// What people and scripts get to see.
@@ -442,6 +467,7 @@ pub(super) fn mirror(
     let warning = warning(&args, &pairs);
     let jobs = args.jobs.unwrap_or(1);
     let options = options(&args, jobs)?;
+    let options_concurrency = options.concurrency;
     Ok(MirrorCommand {
         pairs,
         settings: settings(&args, env, options.concurrency + jobs)?,
@@ -449,6 +475,7 @@ pub(super) fn mirror(
         jobs,
         fail_fast: args.fail_fast,
         warning,
+        index: catalog::of_run(&args, env, options_concurrency)?,
         timeout: args.timeout.map(Duration::from_secs),
         output: output(args, env)?,
     })

@@ -4,7 +4,9 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, SubCommandInfo};
 use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 
-use super::args::{ExportArgs, GcArgs, ImportArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
+use super::args::{
+    CatalogArgs, ExportArgs, GcArgs, ImportArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs,
+};
 use super::argv::{self, Argv};
 use super::command::{Command, agent_flags, copy_of};
 use super::error::CliError;
@@ -38,6 +40,8 @@ fn commands() -> CommandInfoWithArgs {
         commands: vec![
             sub("verify", "read a mirror back", flags(VerifyArgs::get_args_info().flags)),
             sub("gc", "delete what no ref reaches", flags(GcArgs::get_args_info().flags)),
+            sub("list", "list mirrors", flags(CatalogArgs::get_args_info().flags)),
+            sub("index", "write an index page", flags(CatalogArgs::get_args_info().flags)),
             sub("refs", "list what was published", flags(RefsArgs::get_args_info().flags)),
             sub("restore", "publish it again", flags(RestoreArgs::get_args_info().flags)),
             sub("export", "write a mirror into a file", flags(ExportArgs::get_args_info().flags)),

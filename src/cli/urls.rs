@@ -166,6 +166,18 @@ impl TargetUrl {
         parsed.map_err(|why| CliError::new(format!("target: {why}")))
     }
 
+    /// The target at `path`, which is the path of keys below this one.
+    pub fn below(&self, path: &str) -> TargetUrl {
+        match self {
+            TargetUrl::S3 { bucket, prefix } => {
+                let prefix =
+                    if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
+                TargetUrl::S3 { bucket: bucket.clone(), prefix }
+            }
+            TargetUrl::Dir(dir) => TargetUrl::Dir(dir.join(path)),
+        }
+    }
+
     /// The targets that this one lies inside.
     pub(super) fn parents(&self) -> impl Iterator<Item = TargetUrl> + use<> {
         let up = |target: &TargetUrl| match target {

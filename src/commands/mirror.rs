@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::deadline::Deadline;
 use crate::cli::manifest::Pair;
 use crate::cli::urls::SourceUrl;
-use crate::cli::{CliError, MirrorCommand, Output, ProgressMode, Verbosity};
+use crate::cli::{CatalogCommand, CliError, MirrorCommand, Output, ProgressMode, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
@@ -52,7 +52,7 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
         log::info!("no pair of the manifest belongs to this shard");
     }
     let jobs = command.jobs.min(command.pairs.len()).max(1);
-    let work = Work {
+    let mut work = Work {
         endpoints,
         options: fleet::share(&command.options, jobs),
         timeout: command.timeout,
@@ -62,7 +62,11 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
     };
     let outcomes =
         fleet::run_all(&command.pairs, jobs, command.fail_fast, cancel, |pair| work.one(pair));
-    Ok(work.finish(&command.pairs, outcomes))
+    let code = work.finish(&command.pairs, outcomes);
+    Ok(match (&command.index, command.options.dry_run) {
+        (Some(index), false) => work.update_index(index, code),
+        _ => code,
+    })
 }
 
 /// Bars, if they are wanted and there is something to draw them on. Below warnings there is nothing
@@ -246,9 +250,13 @@ impl Work<'_> {
     }
 
     /// Tells what is to be told of all repositories together, and gives the exit code.
-    fn finish(self, pairs: &[Pair], outcomes: Vec<Outcome<Box<Report>, Box<Report>>>) -> ExitCode {
+    fn finish(
+        &mut self,
+        pairs: &[Pair],
+        outcomes: Vec<Outcome<Box<Report>, Box<Report>>>,
+    ) -> ExitCode {
         // The bars go first: what follows is to stay on the terminal.
-        drop(self.bars);
+        self.bars = None;
         let mut reports = Vec::with_capacity(pairs.len());
         let mut not_begun = Vec::new();
         for (pair, outcome) in pairs.iter().zip(outcomes) {
@@ -266,6 +274,20 @@ impl Work<'_> {
         self.teller.close(&reports, &not_begun);
         self.teller.write_metrics(&reports);
         exit_code(&reports, &not_begun, self.interruption.exit_code())
+    }
+
+    /// Brings the index of `--index` up to date. Mirrors are published whatever comes of it, so its
+    /// failure decides the exit code only if nothing else failed.
+    fn update_index(&self, index: &CatalogCommand, code: ExitCode) -> ExitCode {
+        let index = CatalogCommand { cancel: self.options.cancel.clone(), ..index.clone() };
+        match super::index::update(&self.endpoints, &index) {
+            Ok(_) => code,
+            Err(error) => {
+                let words = logging::printable(&error.to_string());
+                self.teller.complaint(&format!("error: index of {}: {words}\n", index.targets[0]));
+                if code == ExitCode::Done { ExitCode::of_error(&error) } else { code }
+            }
+        }
     }
 }
 

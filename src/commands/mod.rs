@@ -2,13 +2,16 @@
 //!
 //! Commands may use every layer; no layer uses them.
 
+mod catalog;
 mod deadline;
 pub mod export;
 pub mod gc;
 mod git_config;
 pub mod import;
+pub mod index;
 pub mod install_helper;
 pub mod lfs_agent;
+pub mod list;
 pub mod mirror;
 pub mod refs;
 pub mod remote_helper;

@@ -6,10 +6,12 @@
 //! nothing is known of the mirror.
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
+use crate::maintain::sample::note_full;
 use crate::maintain::verify::{Finding, Sample, VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{MirrorError, Options};
 use crate::progress::Progress;
@@ -124,7 +126,14 @@ fn look(
     {
         VerifyReport::default()
     } else {
-        verify_with(store.as_ref(), &options, means.progress)?
+        let report = verify_with(store.as_ref(), &options, means.progress)?;
+        if matches!(mirror.target, UpkeepTarget::Store(_))
+            && !options.quick
+            && options.sample.is_none()
+        {
+            note(store.as_ref(), report.finding_count);
+        }
+        report
     };
     let found = seen.errors.into_iter();
     let found = found.map(|(key, what)| Finding { key, what, reached_by: None, objects: 0 });
@@ -132,6 +141,14 @@ fn look(
     report.finding_count += found.len() as u64;
     report.findings.splice(0..0, found);
     Ok(report)
+}
+
+/// Notes in the mirror when it was checked, for `list`. Who may only read it checks it all the same.
+fn note(store: &dyn Store, findings: u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if let Err(error) = note_full(store, now, findings) {
+        log::info!("the check is not recorded in the mirror: {error}");
+    }
 }
 
 fn readable(store: &dyn Store) -> bool {

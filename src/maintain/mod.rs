@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 mod bundle_check;
+pub mod catalog;
 pub(crate) mod compact;
 pub mod count;
 mod diagnose;

@@ -68,6 +68,16 @@ struct Verified {
     next: u32,
     /// The last results, by part, from the oldest.
     results: Vec<ResultOfPart>,
+    /// The last run that read everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    full: Option<ResultOfAll>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct ResultOfAll {
+    /// Seconds since 1970, UTC.
+    at: u64,
+    findings: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,11 +90,35 @@ struct ResultOfPart {
 
 impl Verified {
     /// What can't be understood is begun anew.
-    fn read(store: &dyn Store, of: u32) -> Result<Option<Self>, StoreError> {
+    fn read(store: &dyn Store) -> Result<Option<Self>, StoreError> {
         let file = files::get(store, &files::key(KEY), None, MAX_BYTES)?;
-        let read = file.and_then(|(file, _)| serde_json::from_slice::<Verified>(&file).ok());
-        Ok(read.filter(|read| read.of == of && read.next < of))
+        Ok(file.and_then(|(file, _)| serde_json::from_slice(&file).ok()))
     }
+
+    fn write(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut file = serde_json::to_vec_pretty(self).expect("numbers are always JSON");
+        file.push(b'\n');
+        let headers = ObjectHeaders::changing("application/json");
+        store.put(&files::key(KEY), &file, headers, None).map(drop)
+    }
+}
+
+/// When `verify` last read the mirror or a part of it (seconds since 1970), and what its last runs have
+/// found: the last one that read everything, and the parts that were read after it. `None`: it never did.
+pub(crate) fn last_results(store: &dyn Store) -> Result<Option<(u64, u64)>, StoreError> {
+    let Some(read) = Verified::read(store)? else { return Ok(None) };
+    let since = read.full.map_or(0, |full| full.at);
+    let later = read.results.iter().filter(|result| read.full.is_none() || result.at > since);
+    let later: Vec<_> = later.map(|result| (result.at, result.findings)).collect();
+    let all = read.full.map(|full| (full.at, full.findings)).into_iter().chain(later);
+    Ok(all.reduce(|(at, findings), (later, more)| (at.max(later), findings + more)))
+}
+
+/// Notes what a run has found that read everything, beside the results of samples.
+pub fn note_full(store: &dyn Store, at: u64, findings: u64) -> Result<(), StoreError> {
+    let mut verified = Verified::read(store)?.unwrap_or_default();
+    verified.full = Some(ResultOfAll { at, findings });
+    verified.write(store)
 }
 
 /// Parts of a whole, from `first` on and round.
@@ -135,15 +169,20 @@ pub(crate) struct Looked {
 impl Sampler<'_> {
     /// Reads the next share. `names`: of the listed packs.
     pub(crate) fn run(&self, names: &[String]) -> Result<Looked, MirrorError> {
-        let verified = Verified::read(self.pass.store, self.sample.of)?;
+        let mut verified = Verified::read(self.pass.store)?.unwrap_or_default();
+        let Sample { of, .. } = self.sample;
+        let is_continued = verified.of == of && verified.next < of;
+        if !is_continued {
+            verified.results.clear();
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let by_day = (now / (24 * 3600) * u64::from(self.sample.parts)) % u64::from(self.sample.of);
-        let first = verified.as_ref().map_or(by_day as u32, |verified| verified.next);
+        let first = if is_continued { verified.next } else { by_day as u32 };
         let share = Share { first, sample: self.sample };
         let before = self.findings.count();
         let looked = self.look(names, share)?;
         let found = self.findings.count() - before;
-        self.note(verified.unwrap_or_default(), share, now, found);
+        self.note(verified, share, now, found);
         Ok(looked)
     }
 
@@ -388,10 +427,7 @@ impl Sampler<'_> {
         verified.results.retain(|result| !share.has(result.part) && result.part < verified.of);
         let result = |part| ResultOfPart { part, at: now, findings };
         verified.results.extend(share.parts().map(result));
-        let mut file = serde_json::to_vec_pretty(&verified).expect("numbers are always JSON");
-        file.push(b'\n');
-        let headers = ObjectHeaders::changing("application/json");
-        if let Err(error) = self.pass.store.put(&files::key(KEY), &file, headers, None) {
+        if let Err(error) = verified.write(self.pass.store) {
             log::warn!("the next sample is chosen by the day: {error}");
         }
     }

@@ -50,6 +50,7 @@ struct Known {
     bundled_refs: Option<String>,
     keep_history_seconds: Option<u64>,
     published_at: Option<String>,
+    layout: Option<String>,
     holds: Option<Holds>,
     #[serde(default)]
     writing: Vec<Begun>,
@@ -230,6 +231,16 @@ impl Recorded {
     /// When something was last published: RFC 3339.
     pub(crate) fn published_at(&self) -> Option<&str> {
         self.known.published_at.as_deref()
+    }
+
+    /// Where the last run had it from: a URL, or in words.
+    pub(crate) fn source(&self) -> Option<&str> {
+        self.repository().or(self.known.source.as_deref())
+    }
+
+    /// The layout of the last run.
+    pub(crate) fn layout(&self) -> Option<&str> {
+        self.known.layout.as_deref()
     }
 
     /// What the mirror held then.

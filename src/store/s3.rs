@@ -50,6 +50,7 @@ use answer::{
 };
 pub use config::{Addressing, S3Config};
 use place::Place;
+pub use place::encoded_path;
 use sign::{Call, Signer, hex};
 
 /// The most keys of one bulk delete (S3's limit).

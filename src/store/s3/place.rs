@@ -71,6 +71,21 @@ impl Place {
     }
 }
 
+impl S3Config {
+    /// Where readers find the keys below the prefix over plain HTTP, without a slash at its end.
+    /// `None`: no request could be sent there.
+    pub fn read_url(&self) -> Option<String> {
+        let place = Place::new(self).ok()?;
+        let path = format!("{}{}", place.bucket_path, encoded_path(&place.prefix));
+        Some(format!("{}{}", place.origin, path.trim_end_matches('/')))
+    }
+}
+
+/// A path as it stands in a URL: all but unreserved characters and slashes percent-encoded.
+pub fn encoded_path(path: &str) -> String {
+    signing::uri_encode(path, false)
+}
+
 fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
 }

@@ -1,0 +1,165 @@
+//! The command lines of `list` and `index`.
+
+use argh::ArgsInfo;
+
+use super::args::{CatalogArgs, MirrorArgs};
+use super::argv::{self, Argv};
+use super::command::{CatalogCommand, Command, Environment, from_args, output, settings};
+use super::error::CliError;
+use super::help;
+use super::urls::{self, TargetUrl};
+use crate::run::Cancel;
+
+/// `list`.
+pub(super) fn list(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+    match parse(words, env, help::LIST)? {
+        Parsed::Print(command) => Ok(command),
+        Parsed::Catalog(catalog) => Ok(Command::List(catalog)),
+    }
+}
+
+/// `index`.
+pub(super) fn index(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
+    match parse(words, env, help::INDEX)? {
+        Parsed::Print(command) => Ok(command),
+        Parsed::Catalog(catalog) if catalog.targets.len() > 1 => {
+            Err(CliError::new("index takes one --target"))
+        }
+        Parsed::Catalog(catalog) => Ok(Command::Index(catalog)),
+    }
+}
+
+/// The index that a run of the mirror brings up to date at its end, with the run's own settings.
+pub(super) fn of_run(
+    args: &MirrorArgs,
+    env: &Environment<'_>,
+    concurrency: usize,
+) -> Result<Option<Box<CatalogCommand>>, CliError> {
+    let target = match &args.index[..] {
+        [] if args.public_url.is_empty() => return Ok(None),
+        [] => return Err(CliError::new("--public-url is for --index")),
+        [one] => TargetUrl::parse(one)?,
+        _ => return Err(CliError::new("--index was given twice")),
+    };
+    let like = MirrorArgs {
+        endpoint_url: args.endpoint_url.clone(),
+        region: args.region.clone(),
+        profile: args.profile.clone(),
+        addressing_style: args.addressing_style,
+        ca_bundle: args.ca_bundle.clone(),
+        storage_class: args.storage_class.clone(),
+        sse: args.sse.clone(),
+        sse_kms_key_id: args.sse_kms_key_id.clone(),
+        acl: args.acl.clone(),
+        quiet: true,
+        ..MirrorArgs::default()
+    };
+    let public_url = public_url(&args.public_url)?;
+    catalog(vec![target], public_url, false, Some(concurrency), like, env).map(Some)
+}
+
+enum Parsed {
+    Print(Command),
+    Catalog(Box<CatalogCommand>),
+}
+
+fn parse(words: &[String], env: &Environment<'_>, help: &'static str) -> Result<Parsed, CliError> {
+    let args = match argv::normalise(words, CatalogArgs::get_args_info().flags)? {
+        Argv::Help => return Ok(Parsed::Print(Command::Print(help.to_owned()))),
+        Argv::Version => return Ok(Parsed::Print(Command::Print(help::version()))),
+        Argv::Words(words) => from_args::<CatalogArgs>(&words)?,
+    };
+    if args.target.is_empty() {
+        return Err(CliError::new("no --target"));
+    }
+    let targets =
+        args.target.iter().map(|text| TargetUrl::parse(text)).collect::<Result<_, _>>()?;
+    let like = MirrorArgs {
+        endpoint_url: args.endpoint_url,
+        region: args.region,
+        profile: args.profile,
+        addressing_style: args.addressing_style,
+        ca_bundle: args.ca_bundle,
+        quiet: args.quiet,
+        verbose: args.verbose,
+        json: args.json,
+        ..MirrorArgs::default()
+    };
+    let public_url = public_url(&args.public_url)?;
+    catalog(targets, public_url, args.count, args.concurrency, like, env).map(Parsed::Catalog)
+}
+
+fn public_url(given: &[String]) -> Result<Option<String>, CliError> {
+    match given {
+        [] => Ok(None),
+        [one] => urls::endpoint(one, "--public-url").map(Some),
+        _ => Err(CliError::new("--public-url was given twice")),
+    }
+}
+
+fn catalog(
+    targets: Vec<TargetUrl>,
+    public_url: Option<String>,
+    count: bool,
+    concurrency: Option<usize>,
+    like: MirrorArgs,
+    env: &Environment<'_>,
+) -> Result<Box<CatalogCommand>, CliError> {
+    if public_url.is_some() && targets.len() > 1 {
+        return Err(CliError::new("--public-url belongs to one --target"));
+    }
+    let concurrency = concurrency.unwrap_or(64);
+    Ok(Box::new(CatalogCommand {
+        targets,
+        public_url,
+        count,
+        concurrency,
+        settings: settings(&like, env, concurrency)?,
+        output: output(like, env)?,
+        cancel: Cancel::default(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse;
+    use std::ffi::OsString;
+
+    fn run(line: &str) -> Result<Command, String> {
+        let words = line.split_whitespace().map(OsString::from);
+        parse(words, &|_| None, &mut std::io::empty()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn unusable_command_lines_are_refused() {
+        for (line, wanted) in [
+            ("list", "no --target"),
+            ("list --target https://h/m", "target: want s3://"),
+            ("index --target s3://b --target s3://c", "index takes one --target"),
+            ("list --target s3://b --target s3://c --public-url https://h", "--public-url belongs"),
+            ("list --target s3://b --public-url s3://c", "--public-url: "),
+            (
+                "--source https://h/r --target s3://b/r --public-url https://h",
+                "--public-url is for",
+            ),
+            ("--source https://h/r --target s3://b/r --index https://h", "target: want s3://"),
+        ] {
+            let error = run(line).expect_err(line);
+            assert!(error.starts_with(wanted), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_written_by_itself_or_after_a_run() {
+        let line = "index --target s3://b/m/ --public-url https://h/m/";
+        let Ok(Command::Index(index)) = run(line) else { panic!("not index") };
+        assert_eq!(index.public_url.as_deref(), Some("https://h/m"));
+        assert_eq!((index.targets[0].to_string(), index.concurrency), ("s3://b/m".into(), 64));
+        let line = "--source https://h/r --target s3://b/r --index s3://b --storage-class X";
+        let Ok(Command::Mirror(mirror)) = run(line) else { panic!("not mirror") };
+        let index = mirror.index.expect("--index was given");
+        assert_eq!(index.targets[0].to_string(), "s3://b");
+        assert_eq!(index.settings.storage_class.as_deref(), Some("X"));
+    }
+}
