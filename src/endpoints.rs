@@ -90,7 +90,7 @@ impl Endpoints {
         }
         Err(CliError::new(format!(
             "{}: header lines without a section would go to {} hosts ({first}, {last} …): put them \
-             below the URL that they are for, such as [{first}/]",
+             in a section for their URL, such as [{first}/]",
             file.display(),
             hosts.len(),
         )))

@@ -25,7 +25,7 @@ pub enum Outcome<T, E> {
     Ended(Result<T, E>),
     /// It panicked, with these words: a bug.
     Panicked(String),
-    /// It was not begun: the run was cancelled, or another failed and `fail_fast` was set.
+    /// It was not started: the run was cancelled, or another failed and `fail_fast` was set.
     NotStarted,
 }
 

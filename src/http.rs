@@ -149,7 +149,7 @@ pub enum HttpError {
         reason: String,
     },
     /// A proxy's URL can't be used. The URL is not told: it may hold a password.
-    #[error("the proxy in {variable} cannot be used: {reason}")]
+    #[error("cannot use the proxy in {variable}: {reason}")]
     Proxy {
         /// The variable.
         variable: &'static str,
@@ -436,13 +436,15 @@ pub fn explain(error: &ureq::Error) -> String {
         Some(rustls::Error::InvalidCertificate(reason)) => explain_certificate(reason),
         Some(other) => format!("TLS failed: {other}"),
         None => match error {
-            ureq::Error::HostNotFound => "the host's name has no address".into(),
+            ureq::Error::HostNotFound => "the host name has no address".into(),
             ureq::Error::Timeout(what) => format!("timed out ({what})"),
             ureq::Error::Io(error) => error.to_string(),
             ureq::Error::InvalidProxyUrl => "the proxy's URL is not valid".into(),
-            _ if is_denied(error) => "the proxy refuses; a login for it is in its URL: \
+            _ if is_denied(error) => {
+                "the proxy requires authentication; put the credentials in its URL: \
                                       HTTPS_PROXY=http://user:password@host:port, or HTTP_PROXY"
-                .into(),
+                    .into()
+            }
             ureq::Error::ConnectProxyFailed(reason) => {
                 format!("the proxy did not connect: {reason}")
             }
@@ -492,16 +494,18 @@ pub fn check_object(
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     let status = answer.status().as_u16();
     if status != 200 && status != 206 {
-        return Err(format!("HTTP {status} is no answer to a GET of an object"));
+        return Err(format!("HTTP {status} is not a valid response to a GET of an object"));
     }
     let chunked = header("transfer-encoding")
         .is_some_and(|value| value.trim_end().to_ascii_lowercase().ends_with("chunked"));
     if !chunked && header("content-length").is_none() {
-        return Err("the answer has no length: it cannot be told from one that was cut off".into());
+        return Err(
+            "the response has no length, so it cannot be distinguished from a truncated one".into(),
+        );
     }
     let Some(range) = range else {
         return match status {
-            206 => Err("a part of the object was sent, and the whole was asked for".into()),
+            206 => Err("the response is partial, but the whole object was requested".into()),
             _ => Ok(()),
         };
     };
@@ -514,7 +518,7 @@ pub fn check_object(
         });
         if !is_asked {
             let given: String = given.chars().filter(|c| !c.is_control()).take(80).collect();
-            return Err(format!("asked for bytes from {}, was sent {given:?}", range.start));
+            return Err(format!("requested bytes from {}, received {given:?}", range.start));
         }
     }
     Ok(())
@@ -601,8 +605,8 @@ fn check_reach(url: &Uri, reach: Reach, address: IpAddr) -> Result<(), ureq::Err
         return Ok(());
     }
     let message = format!(
-        "{} is at {address}, in a private network or on this machine, where the source is not: it is \
-         not asked",
+        "{} is at {address}, in a private network or on this machine, where the source is not: not \
+         contacted",
         url.host().unwrap_or_default()
     );
     Err(ureq::Error::Io(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message)))
@@ -842,7 +846,11 @@ mod tests {
             Client::with_environment(&Settings::default(), &env(&[("http_proxy", &url)])).unwrap();
         let uri: Uri = "http://git.example/x".parse().unwrap();
         let error = client.agent(&uri).get(uri.clone()).call().unwrap_err();
-        assert!(explain(&error).contains("the proxy refuses"), "{}", explain(&error));
+        assert!(
+            explain(&error).contains("the proxy requires authentication"),
+            "{}",
+            explain(&error)
+        );
         assert!(is_denied(&error) && !is_transient(&error));
         let head = server.join().unwrap();
         assert!(head.starts_with("CONNECT git.example:80 HTTP/1.1\r\n"), "{head}");
@@ -889,7 +897,7 @@ mod tests {
             // Twice: the second time the address is known.
             for _ in 0..2 {
                 let error = ask(Reach::default()).unwrap_err();
-                assert!(explain(&error).contains("it is not asked"), "{host}: {error}");
+                assert!(explain(&error).contains("not contacted"), "{host}: {error}");
                 assert!(!is_transient(&error));
             }
             assert_eq!(client.network_of(&uri), Network::Loopback, "{host}");

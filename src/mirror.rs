@@ -200,7 +200,7 @@ impl Run<'_> {
         self.store_news(&writing, plan, is_swept).inspect_err(|error| {
             let is_down = matches!(error, MirrorError::Store(_)) && error.is_transient();
             if !is_down && let Err(error) = writing.give_up() {
-                log::info!("the next run looks for what this one has left: {error}");
+                log::info!("the next run checks for leftovers of this one: {error}");
             }
         })
     }
@@ -314,7 +314,7 @@ impl Run<'_> {
         let listed = publish::publish(self.store, complete, published, wanted, &replaced)?;
         // The next run that publishes notes it if this fails.
         if is_noted && let Err(error) = history::note(self.store, wanted) {
-            log::warn!("published, but its refs are not kept yet: {error}");
+            log::warn!("published, but its refs are not recorded in the history yet: {error}");
         }
         if in_slices {
             Slices::forget(self.store);
@@ -468,7 +468,7 @@ fn bundle(
     }
     let begun = bundling.begin(listed)?;
     if !begun {
-        log::warn!("no bundle is published: the packs can't become one with this --memory");
+        log::warn!("no bundle is published: the packs cannot be merged with this --memory");
     }
     Ok(begun)
 }

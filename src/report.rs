@@ -78,7 +78,7 @@ pub struct Report {
     pub lfs_bytes: Option<u64>,
     /// When something was last published (RFC 3339).
     pub published_at: Option<String>,
-    /// Keys that were damaged and that `--full` has written again; without any it is not told.
+    /// Damaged keys that `--full` has rewritten; left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
     /// Wall time.
@@ -266,9 +266,9 @@ impl Report {
             );
         }
         if !self.mended.is_empty() {
-            let _ = write!(text, "; {} damaged keys mended", grouped(self.mended.len() as u64));
+            let _ = write!(text, "; {} damaged keys repaired", grouped(self.mended.len() as u64));
         }
-        let mended = self.mended.iter().map(|key| format!("{}: mended\n", printable(key)));
+        let mended = self.mended.iter().map(|key| format!("{}: repaired\n", printable(key)));
         mended.collect::<String>() + &text + &format!(" in {cost}\n")
     }
 
@@ -284,7 +284,7 @@ impl Report {
                 writeln!(text, "error: {pair}: LFS object {oid} is missing: {}", printable(why));
         }
         if !self.missing.is_empty() {
-            text += "hint: the refs are published; the next run asks for these objects again\n";
+            text += "hint: the refs are published; the next run requests these objects again\n";
         }
         if let Some(hint) = self.hint {
             let _ = writeln!(text, "hint: {hint}");
@@ -345,7 +345,7 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
     let total = reports.len() + not_begun.len();
     let mut text = format!("{} repositories:", grouped(total as u64));
     let counted = ["ok", "unchanged", "partial", "failed"].map(|status| (with(status), status));
-    let counted = counted.into_iter().chain([(not_begun.len(), "not begun")]);
+    let counted = counted.into_iter().chain([(not_begun.len(), "not started")]);
     let parts: Vec<String> = counted
         .filter(|(count, _)| *count > 0)
         .map(|(count, status)| format!(" {} {status}", grouped(count as u64)))
@@ -361,7 +361,7 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
         let _ = writeln!(text, "  {} ({}) {pair}: {why}", report.status, report.exit_code);
     }
     for pair in not_begun {
-        let _ = writeln!(text, "  not begun {}", printable(&pair.to_string()));
+        let _ = writeln!(text, "  not started {}", printable(&pair.to_string()));
     }
     text
 }
@@ -657,9 +657,9 @@ mod tests {
     fn keys_that_were_mended_are_named_before_the_summary() {
         let report = Report::of_summary(&pair(), summary(Status::Ok), false);
         let text = report.with_mended(vec!["HEAD".into(), "info/refs".into()]).summary();
-        assert!(text.starts_with("HEAD: mended\ninfo/refs: mended\nok https://h/r"), "{text}");
+        assert!(text.starts_with("HEAD: repaired\ninfo/refs: repaired\nok https://h/r"), "{text}");
         assert!(
-            text.ends_with("written; 2 damaged keys mended in 2.3 s (1,261 requests)\n"),
+            text.ends_with("written; 2 damaged keys repaired in 2.3 s (1,261 requests)\n"),
             "{text}"
         );
     }
@@ -793,9 +793,9 @@ mod tests {
         let bad = failed(MirrorError::Pack("entry at 12".into()));
         assert_eq!(
             closing(&[ok.clone(), bad], &[&pair()]),
-            "3 repositories: 1 ok, 1 failed, 1 not begun\n\
-             \x20 failed (1) https://h/r -> s3://b/p: the source's pack is broken: entry at 12\n\
-             \x20 not begun https://h/r -> s3://b/p\n"
+            "3 repositories: 1 ok, 1 failed, 1 not started\n\
+             \x20 failed (1) https://h/r -> s3://b/p: the source's pack is invalid: entry at 12\n\
+             \x20 not started https://h/r -> s3://b/p\n"
         );
         assert_eq!(closing(&[ok.clone(), ok], &[]), "2 repositories: 2 ok\n");
     }
@@ -858,7 +858,7 @@ mod tests {
 
     #[test]
     fn metrics_of_verify_and_gc_come_in_one_piece_each() {
-        let gauges = |value| vec![("findings", "What is wrong.", value)];
+        let gauges = |value| vec![("findings", "Problems found.", value)];
         let results = [
             ("s3://b/1".to_owned(), ExitCode::Done, gauges(0.0)),
             ("s3://b/2".to_owned(), ExitCode::Failed, gauges(3.0)),
@@ -868,7 +868,7 @@ mod tests {
 # TYPE mirror_git_to_s3_verify_exit_code gauge
 mirror_git_to_s3_verify_exit_code{target=\"s3://b/1\"} 0
 mirror_git_to_s3_verify_exit_code{target=\"s3://b/2\"} 1
-# HELP mirror_git_to_s3_verify_findings What is wrong.
+# HELP mirror_git_to_s3_verify_findings Problems found.
 # TYPE mirror_git_to_s3_verify_findings gauge
 mirror_git_to_s3_verify_findings{target=\"s3://b/1\"} 0
 mirror_git_to_s3_verify_findings{target=\"s3://b/2\"} 3

@@ -72,7 +72,7 @@ pub fn listen(
                 exit(signal, &screen);
             }
             cancel.cancel();
-            log::warn!("interrupted: cleaning up; once more to stop at once");
+            log::warn!("interrupted: cleaning up; press again to stop immediately");
             let (source, store, screen) = (source.clone(), store.clone(), screen.clone());
             let deadline = move || {
                 source.cut();
@@ -81,11 +81,11 @@ pub fn listen(
                 thread::sleep(CLEANING);
                 store.cut();
                 thread::sleep(LAST);
-                log::warn!("cannot clean up in time: the next run does it");
+                log::warn!("cannot clean up in time; the next run will");
                 exit(signal, &screen);
             };
             if let Err(error) = thread::Builder::new().name("deadline".into()).spawn(deadline) {
-                log::warn!("cannot start a thread: {error}; waiting for what is under way");
+                log::warn!("cannot start a thread: {error}; waiting for requests in flight");
             }
         }
     })?;

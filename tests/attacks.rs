@@ -296,7 +296,7 @@ fn nobody_holds_a_run_for_ever() {
                 });
             },
             exit: 5,
-            says: "little but signs of life",
+            says: "almost nothing but keep-alives",
             seconds: 30,
         },
         Attack {
@@ -678,7 +678,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 std::fs::write(state.join("lfs-lacking"), vec![b'\n'; 20 << 20]).unwrap();
             },
             exit: 0,
-            says: "lines are not an oid and a size",
+            says: "lines are not an object ID and a size",
             seconds: 60,
         },
         Attack {
@@ -699,7 +699,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 20,
         },
         Attack {
-            name: "store: a listing that leads in a circle",
+            name: "store: a listing that is circular",
             begin: |lab| {
                 lab.store(|head: &str, out: &mut TcpStream| {
                     if !head.contains("list-type=2") {

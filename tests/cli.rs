@@ -109,7 +109,7 @@ fn usage_errors_end_with_2_and_say_what_is_wrong() {
         (&["--source", "https://h/r"], "each --source needs its --target: 1 and 0 were given"),
         (&["--sauce=x"], "unknown option --sauce"),
         (&["--source"], "--source needs a value"),
-        (&["verify-me"], "a word that belongs to no option"),
+        (&["verify-me"], "unexpected argument"),
         (&["--source=ssh://h/r", "--target=s3://b/p"], "source: want https://"),
         (&["--source=https://h/r", "--target=s3://b/../p"], "target: no empty, . or .. segment"),
         (&["--manifest", "/nowhere/list"], "cannot read the manifest /nowhere/list: "),
@@ -145,7 +145,7 @@ fn a_shard_without_a_pair_is_done() {
     let codes = [0, 1].map(|index| {
         let shard = format!("{index}/2");
         let ran = run_with_stdin(&["--manifest=-", "--shard", &shard, "-v"], &text);
-        (ran.code, ran.err.contains("info: no pair of the manifest belongs to this shard"))
+        (ran.code, ran.err.contains("info: no pair in the manifest belongs to this shard"))
     });
     let empty = codes.iter().filter(|(code, said)| *code == Some(0) && *said).count();
     assert_eq!(empty, 1, "{codes:?}");
@@ -227,7 +227,7 @@ fn several_failing_repositories_end_with_3_and_each_is_named() {
     let ran = run(&["--manifest", list, "--fail-fast", "--json"]);
     assert_eq!(ran.code, Some(3));
     assert_eq!(ran.out.lines().count(), 1, "{}", ran.out);
-    assert_eq!(ran.err.matches("  not begun bundle:").count(), 2, "{}", ran.err);
+    assert_eq!(ran.err.matches("  not started bundle:").count(), 2, "{}", ran.err);
 }
 
 #[test]

@@ -425,7 +425,7 @@ fn bundles_of_increments_bring_a_mirror_up_to_date_and_keep_its_other_refs() {
         let far = mirror("main~1", "far.bundle");
         far.assert_code(1);
         let lacks = repo.rev("main~1").unwrap();
-        assert!(far.err.contains(&format!("does not have: {lacks};")), "{}", far.err);
+        assert!(far.err.contains(&format!("are missing from the mirror: {lacks};")), "{}", far.err);
         assert_eq!(before, info_refs());
     }
 }

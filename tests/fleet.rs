@@ -112,9 +112,9 @@ fn of_200_repositories_seven_fail_in_their_own_ways_and_193_are_mirrored() {
         (10, 12, "404"),
         (30, 1, "a web page, not a git repository"),
         (50, 12, "401"),
-        (90, 1, "the source's pack is broken: "),
+        (90, 1, "the source's pack is invalid: "),
         (130, 13, "the source has 0 refs and the mirror 1"),
-        (170, 1, "it is no directory"),
+        (170, 1, "it is not a directory"),
         (180, 12, "AccessDenied"),
     ];
     let lines: Vec<&str> = summary.lines().collect();
@@ -169,8 +169,8 @@ fn fail_fast_begins_no_other_repository() {
     let ran = run(&manifest(&server.url(), targets.path(), 5), dir.path(), &["--fail-fast"]);
     assert_eq!(ran.status.code(), Some(3));
     let err = text(&ran.stderr);
-    assert!(err.contains("5 repositories: 1 ok, 1 failed, 3 not begun\n"), "{err}");
-    assert_eq!(err.matches("\n  not begun http").count(), 3, "{err}");
+    assert!(err.contains("5 repositories: 1 ok, 1 failed, 3 not started\n"), "{err}");
+    assert_eq!(err.matches("\n  not started http").count(), 3, "{err}");
     assert!(targets.path().join("t0/info/refs").exists());
     assert!((2..5).all(|n| !targets.path().join(format!("t{n}/info/refs")).exists()));
 }

@@ -214,8 +214,8 @@ fn restore_is_refused_with_words_if_anything_is_missing_and_verify_says_who_need
     assert!(error.contains(&commit), "gc deletes nothing if what is kept is not whole: {error}");
     for (at, words) in [
         ("20200101T000000Z", "there is no publication 20200101T000000Z"),
-        ("2020-01-01T00:00:00Z", "the first publication that is kept is of"),
-        ("last week", "no time such as"),
+        ("2020-01-01T00:00:00Z", "the oldest publication kept is"),
+        ("last week", "neither a time such as"),
     ] {
         let error = restore_at(&store, at).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");

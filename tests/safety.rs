@@ -283,7 +283,7 @@ fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
     // Without the state nothing confirms it either.
     let state = store.bytes(STATE).unwrap();
     store.delete(&[Key::new(STATE).unwrap()]).unwrap();
-    assert_guard(collect(&store), "no state that confirms it");
+    assert_guard(collect(&store), "no recorded state confirms that");
     put(&store, STATE, b"");
     let damaged = collect(&store).unwrap_err().to_string();
     assert!(damaged.contains("0 bytes"), "{damaged}");
@@ -355,7 +355,7 @@ fn state_that_could_not_be_written_locks_gc_out_until_the_next_run() {
     // The first time it says that the run writes.
     store.inject(fatal().on(Operation::Put).key(|key| key == STATE).nth(2));
     run_mirror(&repo, &store).unwrap();
-    assert_guard(collect(&store), "refs are not those that the last run has recorded");
+    assert_guard(collect(&store), "the refs do not match those recorded by the last run");
     let unchanged = run_mirror(&repo, &store).unwrap();
     assert_eq!(unchanged.status, mirror_git_to_s3::mirror::Status::Unchanged);
     collect(&store).unwrap();

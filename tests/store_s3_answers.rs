@@ -187,7 +187,14 @@ fn hints_say_what_to_set() {
     let text = with("<Region>eu-west-1</Region>", "400 Bad", "AuthorizationHeaderMalformed");
     assert!(text.contains("set --region eu-west-1"), "{text}");
     let text = with("<Endpoint>b.s3.example</Endpoint>", "301 Moved", "PermanentRedirect");
-    assert!(text.contains("set --endpoint-url to b.s3.example"), "{text}");
+    assert!(text.contains("in another region, at b.s3.example: set --region"), "{text}");
+    // AWS names the region in a header.
+    let body = "<Error><Code>PermanentRedirect</Code><Endpoint>b.s3.example</Endpoint></Error>";
+    let moved = answer("301 Moved", "x-amz-bucket-region: eu-west-1\r\n", body);
+    let text = put_error(&moved).to_string();
+    assert!(text.contains("in another region: set --region eu-west-1"), "{text}");
+    let text = with("", "403 Forbidden", "QuotaExceeded");
+    assert!(text.contains("has reached its quota"), "{text}");
     let text = with("", "307 Temporary Redirect", "");
     assert!(text.contains("check --region"), "{text}");
     let text = with("", "403 Forbidden", "RequestTimeTooSkewed");
@@ -198,11 +205,11 @@ fn hints_say_what_to_set() {
         config.sse = Some("AES256".into());
         config.storage_class = Some("STANDARD_IA".into());
     }));
-    assert!(text.contains("what --sse, --storage-class asks for?"), "{text}");
+    assert!(text.contains("does the store support --sse, --storage-class?"), "{text}");
     let text = put(canned().store());
-    assert!(!text.contains("asks for?"), "{text}");
+    assert!(!text.contains("does the store support"), "{text}");
     let text = put_error(&answer("404 Not Found", "", "<html>nginx</html>")).to_string();
-    assert!(text.contains("is there an S3 store?"), "{text}");
+    assert!(text.contains("is this an S3 endpoint?"), "{text}");
 }
 
 #[test]

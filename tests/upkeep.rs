@@ -404,7 +404,7 @@ fn refs_that_not_everybody_may_read_are_a_fault_of_a_read_url() {
         let denied = Canned::new("info/refs", status, "application/xml", "<Error/>");
         let ran = verify_through(404, vec![denied], false);
         assert_eq!(ran.code, Some(1), "{}", ran.err);
-        let wanted = format!("info/refs: the server answers {status}: allow s3:GetObject");
+        let wanted = format!("info/refs: the server responded with {status}: allow s3:GetObject");
         assert!(ran.out.starts_with(&wanted), "{}", ran.out);
     }
     let missing = Canned::new("info/refs", 404, "text/plain", "no");
@@ -499,7 +499,7 @@ fn gc_leaves_what_a_fresh_mirror_has(layout: &str, on_s3: bool) {
 
     let ran = world.run(&["gc", "--target", target]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.contains(" too young, ") && !ran.out.contains(" 0 too young"), "{}", ran.out);
+    assert!(ran.out.contains(" too new, ") && !ran.out.contains(" 0 too new"), "{}", ran.out);
     assert_eq!(keys(&world.dir("m")), before, "what is young stays");
 
     age(&world.dir("m"));
@@ -569,7 +569,7 @@ fn verify_repairs_on_s3_what_it_finds_and_says_what() {
         let words = ["verify", "--repair", "--source", &source, "--target", &target];
         let ran = world.run(&words);
         assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
-        assert!(ran.out.contains(&format!("{key}: mended\n")), "{}", ran.out);
+        assert!(ran.out.contains(&format!("{key}: repaired\n")), "{}", ran.out);
         assert!(ran.out.contains(": sound: "), "{}", ran.out);
         let ran = world.run(&[&words[..], &["--json"]].concat());
         assert_eq!(ran.json()["mended"], serde_json::json!([]));

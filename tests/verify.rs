@@ -148,7 +148,7 @@ fn another_object_under_a_name_is_found() {
     let key = loose_key(&repo.rev("main:grows").unwrap());
     let other = store.bytes(&loose_key(&repo.rev("main~1:grows").unwrap())).unwrap();
     put(&store, &key, &other);
-    assert!(findings(&store, false, &key).contains("its content has the name"));
+    assert!(findings(&store, false, &key).contains("its content hashes to"));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn wrong_indices_are_found() {
                 let first = entries[0].offset;
                 entries[0].offset = std::mem::replace(&mut entries[1].offset, first);
             },
-            "its content has the name",
+            "its content hashes to",
         ),
     ];
     for (change, wanted) in changes {
@@ -318,9 +318,9 @@ fn damage_is_told_apart_from_a_target_that_holds_no_mirror() {
         other => panic!("{other:?}"),
     };
     let store = MemoryStore::new();
-    assert!(said(&store).contains("no mirror is here"));
+    assert!(said(&store).contains("there is no mirror"));
     put(&store, "holiday.jpg", b"...");
-    assert!(said(&store).contains("other files are"));
+    assert!(said(&store).contains("contains files, but no mirror"));
     put(&store, "HEAD", b"ref: refs/heads/main\n");
     findings(&store, false, "info/refs: missing");
     for kind in [StoreErrorKind::NotFound, StoreErrorKind::Denied] {
@@ -403,7 +403,7 @@ fn state_that_a_killed_run_did_not_get_to_is_a_notice_if_all_refs_resolve() {
     put(&store, &tip, &tip_bytes);
     // Nor is it one where no run has begun.
     put(&store, "mirror_state/state.json", &old);
-    findings(&store, false, "describes other refs: one of both is damaged");
+    findings(&store, false, "describes other refs: one of the two is damaged");
     put(&store, "mirror_state/state.json", &now);
     let report = check(&store, false);
     assert!(report.is_sound() && report.notices.is_empty(), "{report:?}");

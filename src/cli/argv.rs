@@ -68,7 +68,7 @@ pub(super) fn normalise(words: &[String], flags: &[FlagInfo<'_>]) -> Result<Argv
             // repeated, since it may be a URL with a password.
             _ => {
                 return Err(CliError::new(
-                    "a word that belongs to no option; sources and targets need --source and --target",
+                    "unexpected argument; sources and targets need --source and --target",
                 ));
             }
         }
@@ -92,7 +92,7 @@ pub(super) fn take_word(
     for word in words {
         if !is_value && (word == "-" || !word.starts_with('-')) {
             if found.replace(word.clone()).is_some() {
-                return Err(CliError::new("two words that belong to no option"));
+                return Err(CliError::new("unexpected arguments"));
             }
             continue;
         }
@@ -171,8 +171,8 @@ mod tests {
             (&["--source"], "--source needs a value"),
             (&["--source", "--target", "s3://b"], "--source needs a value"),
             (&["-vx"], "unknown option -x"),
-            (&["https://u:secret@h/r"], "a word that belongs to no option"),
-            (&["-"], "a word that belongs to no option"),
+            (&["https://u:secret@h/r"], "unexpected argument"),
+            (&["-"], "unexpected argument"),
         ] {
             let error = run(given).unwrap_err();
             assert!(error.starts_with(wanted), "{given:?}: {error}");

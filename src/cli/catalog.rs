@@ -37,7 +37,7 @@ pub(super) fn of_run(
 ) -> Result<Option<Box<CatalogCommand>>, CliError> {
     let target = match &args.index[..] {
         [] if args.public_url.is_empty() => return Ok(None),
-        [] => return Err(CliError::new("--public-url is for --index")),
+        [] => return Err(CliError::new("--public-url needs --index")),
         [one] => TargetUrl::parse(one)?,
         _ => return Err(CliError::new("--index was given twice")),
     };
@@ -139,10 +139,7 @@ mod tests {
             ("index --target s3://b --target s3://c", "index takes one --target"),
             ("list --target s3://b --target s3://c --public-url https://h", "--public-url belongs"),
             ("list --target s3://b --public-url s3://c", "--public-url: "),
-            (
-                "--source https://h/r --target s3://b/r --public-url https://h",
-                "--public-url is for",
-            ),
+            ("--source https://h/r --target s3://b/r --public-url https://h", "--public-url needs"),
             ("--source https://h/r --target s3://b/r --index https://h", "target: want s3://"),
         ] {
             let error = run(line).expect_err(line);

@@ -428,7 +428,8 @@ pub(super) fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Comma
         Argv::Version => return Ok(Command::Print(help::version())),
         Argv::Words(words) => from_args::<MirrorArgs>(&words)?,
     };
-    let url = url.ok_or_else(|| CliError::new("lfs-agent needs the mirror's URL, first of all"))?;
+    let url =
+        url.ok_or_else(|| CliError::new("lfs-agent needs the mirror's URL as its first argument"))?;
     Ok(Command::LfsAgent(Box::new(AgentCommand {
         mirror: match url.as_str() {
             "mirror::" => MirrorUrl::OfRemote,
@@ -462,7 +463,7 @@ pub(super) fn mirror(
     let is_bundle =
         |pair: &Pair| matches!(pair.source, urls::SourceUrl::Bundle(_) | urls::SourceUrl::Stdin);
     if args.lfs_dir.is_some() && !pairs.iter().any(is_bundle) {
-        return Err(CliError::new("--lfs-dir is for bundles, and no source is one"));
+        return Err(CliError::new("--lfs-dir is only for bundles, and no source is a bundle"));
     }
     let warning = warning(&args, &pairs);
     let jobs = args.jobs.unwrap_or(1);
@@ -489,7 +490,7 @@ pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>
         return manifest::pair_up(&args.source, &args.target);
     };
     if !args.source.is_empty() || !args.target.is_empty() {
-        return Err(CliError::new("--manifest stands instead of --source and --target"));
+        return Err(CliError::new("--manifest conflicts with --source and --target"));
     }
     let (name, text) = match name.as_str() {
         "-" => ("standard input", read_text(stdin)),
@@ -499,7 +500,7 @@ pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>
         text.map_err(|error| CliError::new(format!("cannot read the manifest {name}: {error}")))?;
     let mut pairs = manifest::read(name, &text)?;
     if name == "standard input" && pairs.iter().any(|pair| pair.source.is_stdin()) {
-        return Err(CliError::new("standard input can't be both the manifest and a bundle"));
+        return Err(CliError::new("standard input cannot be both the manifest and a bundle"));
     }
     if let Some(shard) = args.shard {
         pairs.retain(|pair| pair.belongs_to(shard));
@@ -515,12 +516,12 @@ fn warning(args: &MirrorArgs, pairs: &[Pair]) -> Option<String> {
     let better = "use ~/.netrc or --source-header-file";
     match args.manifest.as_deref() {
         None => Some(format!(
-            "--source has a password in it, which everybody on this machine can see in the list of \
+            "--source contains a password, which everyone on this machine can see in the list of \
              processes: {better}"
         )),
         Some("-") => None,
         Some(path) if others_can_read(path) => Some(format!(
-            "{path} has passwords in it and others can read it: chmod 600, or {better}"
+            "{path} contains passwords and others can read it: chmod 600, or {better}"
         )),
         Some(_) => None,
     }
@@ -647,7 +648,8 @@ pub(super) fn settings(
 fn lfs_dir(dir: &std::path::Path) -> Result<PathBuf, CliError> {
     let shown = dir.display();
     if !dir.join("objects").is_dir() {
-        let words = format!("--lfs-dir {shown}: no folder objects in it; want a clone's .git/lfs");
+        let words =
+            format!("--lfs-dir {shown}: no directory 'objects' in it; want a clone's .git/lfs");
         return Err(CliError::new(words));
     }
     let found = dir.canonicalize();
@@ -690,7 +692,7 @@ fn max_attempts(env: &Environment<'_>) -> Result<Option<u32>, CliError> {
 pub(super) fn output(args: MirrorArgs, env: &Environment<'_>) -> Result<Output, CliError> {
     let verbosity = match (args.quiet, args.verbose) {
         (true, 0) => Verbosity::Quiet,
-        (true, _) => return Err(CliError::new("-q and -v contradict each other")),
+        (true, _) => return Err(CliError::new("-q conflicts with -v")),
         (false, 0) => Verbosity::Normal,
         (false, 1) => Verbosity::Info,
         (false, _) => Verbosity::Debug,
@@ -900,12 +902,12 @@ mod tests {
             ("--sse-kms-key-id K", "--sse-kms-key-id needs --sse"),
             ("--jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
             ("--jobs 9", "--jobs 9 share --memory 64: at least 8 MiB each"),
-            ("-q -v", "-q and -v contradict"),
+            ("-q -v", "-q conflicts with -v"),
             ("--shard 0/2", "--shard needs --manifest"),
-            ("--manifest -", "--manifest stands instead of"),
+            ("--manifest -", "--manifest conflicts with"),
             ("--bogus", "unknown option --bogus"),
             ("-x", "unknown option -x"),
-            ("s3://b/p", "a word that belongs to no option"),
+            ("s3://b/p", "unexpected argument"),
         ] {
             let error = with(options).expect_err(options);
             assert!(error.contains(wanted), "{options}: {error}");
@@ -965,7 +967,7 @@ mod tests {
         let error = run("--manifest -", &[], "https://h/a s3://b/a x\n").unwrap_err();
         assert!(error.starts_with("standard input:1: want SOURCE TARGET"), "{error}");
         let error = run("--manifest -", &[], "- s3://b/a\n").unwrap_err();
-        assert!(error.starts_with("standard input can't be both"), "{error}");
+        assert!(error.starts_with("standard input cannot be both"), "{error}");
     }
 
     #[test]
@@ -992,7 +994,7 @@ mod tests {
             ("lfs-agent bundle:x", "lfs-agent: want https://"),
             ("lfs-agent https://h/?x", "source: "),
             ("lfs-agent https://h --source x", "unknown option --source"),
-            ("lfs-agent https://h hunter2", "a word that belongs to no option"),
+            ("lfs-agent https://h hunter2", "unexpected argument"),
             ("lfs-agent --help", "Usage: mirror-git-to-s3 lfs-agent URL"),
         ] {
             let error = agent(line).expect_err(line);

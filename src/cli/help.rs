@@ -5,8 +5,7 @@
 /// Options that reach a store.
 macro_rules! store {
     () => {
-        "\
-  --endpoint-url URL       address of an S3-compatible store [default: AWS]
+        "  --endpoint-url URL       address of an S3-compatible store [default: AWS]
   --region R               [default: environment, profile, us-east-1]
   --profile P              profile in the AWS configuration files
   --addressing-style S     auto, path or virtual [default: auto: path with
@@ -19,8 +18,7 @@ macro_rules! store {
 /// Options for what is written.
 macro_rules! written {
     () => {
-        "\
-  --storage-class C        storage class of objects written
+        "  --storage-class C        storage class of objects written
   --sse S                  encryption at rest: AES256 or aws:kms
   --sse-kms-key-id K       key for --sse aws:kms
   --acl A                  canned ACL of objects written
@@ -30,8 +28,7 @@ macro_rules! written {
 
 macro_rules! verbosity {
     () => {
-        "\
-  -q, --quiet              print errors only
+        "  -q, --quiet              print errors only
   -v, --verbose            print more; -vv for debugging
 "
     };
@@ -39,8 +36,7 @@ macro_rules! verbosity {
 
 macro_rules! progress {
     () => {
-        "\
-  --progress WHEN          progress bars on standard error: auto, always, never
+        "  --progress WHEN          progress bars on standard error: auto, always, never
                            [default: auto: on a terminal]
 "
     };
@@ -48,8 +44,7 @@ macro_rules! progress {
 
 macro_rules! fleet {
     () => {
-        "\
-  --manifest FILE          use the targets in a manifest; - for standard input
+        "  --manifest FILE          use the targets in a manifest; - for standard input
   --shard I/N              use only share I of N of the manifest (from 0)
   --jobs N                 mirrors processed at once [default: 1]
 "
@@ -58,8 +53,7 @@ macro_rules! fleet {
 
 macro_rules! help {
     () => {
-        "\
-  -h, --help               print this help
+        "  -h, --help               print this help
   -V, --version            print the version
 "
     };
@@ -135,8 +129,7 @@ How:
 Store:
 ",
     store!(),
-    "\
-  --source-endpoint-url URL
+    "  --source-endpoint-url URL
                            address of the store of mirror: sources [default of
                            this and the next three: as for the target]
   --source-region R        its region
@@ -158,12 +151,10 @@ Connections:
 Output:
 ",
     verbosity!(),
-    "\
-  --json                   print one JSON object per repository
+    "  --json                   print one JSON object per repository
 ",
     progress!(),
-    "\
-  --metrics-file FILE      write a Prometheus text file at the end
+    "  --metrics-file FILE      write a Prometheus text file at the end
   --index URL              update the index page of the mirrors below URL at
                            the end; see index
   --public-url URL         for --index: where readers find what is below URL
@@ -250,8 +241,8 @@ URL is s3://BUCKET/PREFIX (with credentials, as in the AWS CLI), https://... (as
 git clones it) or file:///DIRECTORY. Clone, fetch, --depth, --shallow-since,
 --filter and ls-remote work; push is refused.
 
-Git config, for all mirrors (mirror.NAME) or those below a URL (mirror.URL.NAME);
-the environment overrides it:
+Git config, for all mirrors (mirror.NAME) or those below a URL
+(mirror.URL.NAME); the environment overrides it:
   endpoint-url, region, profile, addressing-style, ca-bundle
   trustIndex               true: use the pack indexes in the mirror after
                            checking their checksums, instead of hashing every
@@ -291,30 +282,26 @@ Usage: mirror-git-to-s3 verify --target URL [--quick] [options]
                            https://... URL that git clones; repeatable
 ",
     fleet!(),
-    "\
-  --quick                  check blobs, packs and LFS objects by name and size
+    "  --quick                  check blobs, packs and LFS objects by name and size
                            only
   --sample N/T             read N parts of T, the next ones in each run: 1/30
                            daily reads everything in a month
-  --repair                 repair what is damaged or missing; without --source
+  --repair                 repair what is damaged or missing; without a source
                            only what the mirror itself can provide
   --source URL             for --repair: the repository; the n-th belongs to the
                            n-th target. A manifest names it
   --source-header-file F   for --repair: send these header lines to the source
 ",
     written!(),
-    "\
-  --concurrency N          requests in flight, of all jobs [default: 64]
+    "  --concurrency N          requests in flight, of all jobs [default: 64]
   --memory MIB             memory for packs, of all jobs [default: 64]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print one JSON object per mirror
+    "  --json                   print one JSON object per mirror
 ",
     progress!(),
-    "\
-  --metrics-file FILE      write a Prometheus text file at the end
+    "  --metrics-file FILE      write a Prometheus text file at the end
 ",
     help!(),
     "
@@ -341,8 +328,7 @@ Usage: mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
   --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable
 ",
     fleet!(),
-    "\
-  --grace TIME             keep anything newer than this: 90s, 30m, 24h, 7d;
+    "  --grace TIME             keep anything newer than this: 90s, 30m, 24h, 7d;
                            should be longer than the longest run [default: 24h]
   -n, --dry-run            list what would be deleted, delete nothing
   --concurrency N          requests in flight, of all jobs [default: 64]
@@ -350,12 +336,10 @@ Usage: mirror-git-to-s3 gc --target URL [--grace 24h] [-n] [options]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print one JSON object per mirror
+    "  --json                   print one JSON object per mirror
 ",
     progress!(),
-    "\
-  --metrics-file FILE      write a Prometheus text file at the end
+    "  --metrics-file FILE      write a Prometheus text file at the end
 ",
     help!(),
     "
@@ -387,8 +371,7 @@ Usage: mirror-git-to-s3 list --target s3://BUCKET/[PREFIX] [options]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print one JSON object per mirror
+    "  --json                   print one JSON object per mirror
 ",
     help!(),
     "
@@ -418,8 +401,7 @@ Usage: mirror-git-to-s3 index --target s3://BUCKET/[PREFIX] [options]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print the result as JSON
+    "  --json                   print the result as JSON
 ",
     help!(),
     "
@@ -450,8 +432,7 @@ Usage: mirror-git-to-s3 export --target URL [--since STATE] -o FILE|- [options]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print the result as JSON
+    "  --json                   print the result as JSON
 ",
     help!(),
     "
@@ -489,8 +470,7 @@ Usage: mirror-git-to-s3 import --target URL FILE|- [--state-out STATE] [options]
     store!(),
     written!(),
     verbosity!(),
-    "\
-  --json                   print the result as JSON
+    "  --json                   print the result as JSON
 ",
     progress!(),
     help!(),
@@ -514,18 +494,15 @@ Usage: mirror-git-to-s3 refs --target URL [options]
   --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable
 ",
     fleet!(),
-    "\
-  --concurrency N          requests in flight, of all jobs [default: 64]
+    "  --concurrency N          requests in flight, of all jobs [default: 64]
   --memory MIB             memory, of all jobs [default: 64]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print one JSON object per mirror
+    "  --json                   print one JSON object per mirror
 ",
     progress!(),
-    "\
-  --metrics-file FILE      write a Prometheus text file at the end
+    "  --metrics-file FILE      write a Prometheus text file at the end
 ",
     help!(),
     "
@@ -553,14 +530,12 @@ Usage: mirror-git-to-s3 restore --target URL --at TIME [--as URL] [options]
   -n, --dry-run            print what would change, write nothing
 ",
     written!(),
-    "\
-  --concurrency N          requests in flight [default: 64]
+    "  --concurrency N          requests in flight [default: 64]
   --memory MIB             memory for packs [default: 64]
 ",
     store!(),
     verbosity!(),
-    "\
-  --json                   print one JSON object per mirror
+    "  --json                   print one JSON object per mirror
 ",
     progress!(),
     help!(),

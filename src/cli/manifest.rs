@@ -88,7 +88,7 @@ pub(super) fn read(name: &str, text: &str) -> Result<Vec<Pair>, CliError> {
         }
         .map_err(|error| CliError::new(format!("{name}:{number}: {error}")))?;
     }
-    pairs.finish(&format!("{name}: no pair in it"))
+    pairs.finish(&format!("{name}: contains no pairs"))
 }
 
 fn pair(source: &str, target: &str) -> Result<Pair, CliError> {
@@ -120,7 +120,7 @@ impl Unique {
         let unit = self.unit;
         if let Some(first) = self.targets.insert(pair.target.clone(), number) {
             return Err(CliError::new(format!(
-                "{} has this target already, and a mirror has one source",
+                "{} already has this target, and a mirror has one source",
                 format_args!("{unit} {first}")
             )));
         }
@@ -131,15 +131,14 @@ impl Unique {
         let outer = above.iter().find_map(|parent| self.targets.get(parent));
         if let Some(other) = outer.or_else(|| self.parents.get(&pair.target)) {
             return Err(CliError::new(format!(
-                "its target and that of {unit} {other} are inside one another: each mirror needs a \
-                 prefix of its own"
+                "its target and that of {unit} {other} are nested: each mirror needs its own prefix"
             )));
         }
         self.parents.extend(above.into_iter().map(|parent| (parent, number)));
         if pair.source.is_stdin()
             && let Some(first) = self.stdin.replace(number)
         {
-            return Err(CliError::new(format!("{unit} {first} reads standard input already")));
+            return Err(CliError::new(format!("{unit} {first} already reads standard input")));
         }
         self.pairs.push(pair);
         Ok(())
@@ -171,14 +170,17 @@ mod tests {
     #[test]
     fn errors_of_a_manifest_name_the_line() {
         for (text, wanted) in [
-            ("", "m: no pair in it"),
-            ("# nothing\n\n", "m: no pair in it"),
+            ("", "m: contains no pairs"),
+            ("# nothing\n\n", "m: contains no pairs"),
             ("https://h/a", "m:1: want SOURCE TARGET, found 1 words"),
             ("\nhttps://h/a s3://b/a x", "m:2: want SOURCE TARGET, found 3 words"),
             ("https://h/a s3://b/a\nssh://h/b s3://b/b", "m:2: source: want https://"),
-            ("https://h/a s3://", "m:1: target: no usable bucket"),
-            ("https://h/a s3://b/a\n#\nhttps://h/b s3://b/a/", "m:3: line 1 has this target"),
-            ("https://h/a s3://b/a\nhttps://h/a s3://b/a", "m:2: line 1 has this target"),
+            ("https://h/a s3://", "m:1: target: it contains no valid bucket"),
+            (
+                "https://h/a s3://b/a\n#\nhttps://h/b s3://b/a/",
+                "m:3: line 1 already has this target",
+            ),
+            ("https://h/a s3://b/a\nhttps://h/a s3://b/a", "m:2: line 1 already has this target"),
             ("- s3://b/a\n- s3://b/b", "m:2: line 1 reads standard input"),
         ] {
             let error = read("m", text).expect_err(text).to_string();
@@ -199,7 +201,7 @@ mod tests {
                 let text =
                     format!("https://h/1 s3://z/z\nhttps://h/2 {first}\nhttps://h/3 {second}");
                 let error = read("m", &text).expect_err(&text).to_string();
-                let wanted = "m:3: its target and that of line 2 are inside one another";
+                let wanted = "m:3: its target and that of line 2 are nested";
                 assert!(error.starts_with(wanted), "{error}");
             }
         }
@@ -220,7 +222,7 @@ mod tests {
             (&[], &[], "no --source"),
             (&["x"], &["s3://b/a"], "source: "),
             (&["-", "x"], &["s3://b/a", "s3://b/b"], "pair 2: source: "),
-            (&["https://h/a", "https://h/b"], &["s3://b/a", "s3://b/a"], "pair 2: pair 1 has this"),
+            (&["https://h/a", "https://h/b"], &["s3://b/a", "s3://b/a"], "pair 2: pair 1 already has this"),
         ] {
             let error = pair_up(&words(sources), &words(targets)).unwrap_err().to_string();
             assert!(error.starts_with(wanted), "{error}");

@@ -57,7 +57,7 @@ pub(super) fn import(words: &[String], env: &Environment<'_>) -> Result<Command,
     };
     let state_out = args.state_out.clone();
     if trip.is_none() && state_out.is_none() {
-        return Err(CliError::new("import needs the trip's file, or - for standard input"));
+        return Err(CliError::new("import needs the file to read, or - for standard input"));
     }
     if args.dry_run && state_out.is_some() {
         return Err(CliError::new("--dry-run conflicts with --state-out"));
@@ -156,10 +156,10 @@ mod tests {
             ("export --target s3://b/p", "Required options"),
             ("export -o a.tar", "Required options"),
             ("export --target s3://b/p -o", "--output needs a value"),
-            ("export --target s3://b/p -o a.tar b.tar", "a word that belongs to no option"),
+            ("export --target s3://b/p -o a.tar b.tar", "unexpected argument"),
             ("export --target https://h/m -o a.tar", "target: want s3://"),
-            ("import --target s3://b/p", "import needs the trip's file"),
-            ("import --target s3://b/p a.tar b.tar", "two words"),
+            ("import --target s3://b/p", "import needs the file to read"),
+            ("import --target s3://b/p a.tar b.tar", "unexpected arguments"),
             ("import --target s3://b/p a.tar -n --state-out s", "--dry-run conflicts with"),
             ("import a.tar", "Required options"),
             ("import --target s3://b/p a.tar --source https://h/r", "unknown option --source"),

@@ -59,16 +59,16 @@ pub(super) fn verify(
             let args = from_args::<VerifyArgs>(&words)?;
             let (quick, sample, repair) = (args.quick, args.sample, args.repair);
             if repair && (quick || sample.is_some()) {
-                let what = if quick { "--quick" } else { "a --sample" };
+                let what = if quick { "--quick" } else { "--sample" };
                 return Err(CliError::new(format!(
-                    "--repair reads everything: it can't be {what}"
+                    "--repair conflicts with {what}, because it reads everything"
                 )));
             }
             if quick && sample.is_some() {
                 return Err(CliError::new("--quick conflicts with --sample"));
             }
             if !repair && !args.source.is_empty() {
-                return Err(CliError::new("--source is for --repair"));
+                return Err(CliError::new("--source needs --repair"));
             }
             let of_what_is_written = MirrorArgs {
                 source: args.source,
@@ -157,7 +157,7 @@ pub(super) fn restore(
             };
             let upkeep = upkeep(args, false, env, stdin)?;
             if into.clone().map(UpkeepTarget::Store).as_ref() == Some(&upkeep.mirrors[0].target) {
-                return Err(CliError::new("--as is the --target itself: leave it out"));
+                return Err(CliError::new("--as is the same as --target: omit it"));
             }
             Ok(Command::Restore(Box::new(RestoreCommand { upkeep, at, into, dry_run })))
         }
@@ -281,11 +281,11 @@ mod tests {
             ("gc --target https://h/m", "target: want s3://"),
             ("gc --target s3://b --target s3://b/", "--target s3://b was given twice"),
             ("gc --target s3://b --shard 0/2", "--shard needs --manifest"),
-            ("verify --target s3://b --manifest m", "--manifest stands instead of"),
+            ("verify --target s3://b --manifest m", "--manifest conflicts with"),
             ("verify --target s3://b --jobs 9 --concurrency 8", "--jobs 9 share --concurrency 8"),
             ("verify --target s3://b --jobs 9", "--jobs 9 share --memory 64"),
-            ("verify --target s3://b --source https://h/r", "--source is for --repair"),
-            ("verify --target s3://b --repair --quick", "--repair reads everything"),
+            ("verify --target s3://b --source https://h/r", "--source needs --repair"),
+            ("verify --target s3://b --repair --quick", "--repair conflicts with --quick"),
             ("verify --target https://h/m --repair", "target: want s3://"),
             ("verify --target https://h/m --sample 1/30", "target: want s3://"),
             ("verify --target s3://b --sample 1/30 --quick", "--quick conflicts with --sample"),
@@ -301,7 +301,7 @@ mod tests {
             ("restore --target s3://b", "no --at"),
             ("restore --at 20260101T000000Z", "no --target"),
             ("restore --target s3://b --target s3://c --at x", "restore takes one --target"),
-            ("restore --target s3://b --at x --as s3://b/", "--as is the --target itself"),
+            ("restore --target s3://b --at x --as s3://b/", "--as is the same as --target"),
             ("restore --target s3://b --at x --as https://h/m", "target: want s3://"),
             ("gc --target s3://b --quick", "unknown option --quick"),
             ("verify --target ftp://h/m", "target: want s3://"),

@@ -204,21 +204,21 @@ impl fmt::Display for TargetUrl {
 
 fn s3(rest: &str) -> Result<TargetUrl, String> {
     if let Some(sign) = rest.chars().find(|c| matches!(c, '?' | '#')) {
-        return Err(format!("no {sign:?} can stand in it"));
+        return Err(format!("it must not contain {sign:?}"));
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.contains('@') {
         return Err("no credentials in the URL: use AWS_ACCESS_KEY_ID or a profile".to_owned());
     }
     if bucket.contains(':') {
-        return Err("the store's address goes into --endpoint-url".to_owned());
+        return Err("give the store's address with --endpoint-url".to_owned());
     }
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if bucket.is_empty() || bucket.len() > 255 || !bucket.chars().all(letters) {
-        return Err("no usable bucket name in it".to_owned());
+        return Err("it contains no valid bucket name".to_owned());
     }
     if bucket.chars().all(|c| c == '.') {
-        return Err("a bucket can't be named by dots alone".to_owned());
+        return Err("a bucket's name cannot be only dots".to_owned());
     }
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty() {
@@ -232,10 +232,10 @@ fn dir(rest: &str) -> Result<TargetUrl, String> {
     if !path.starts_with('/') {
         return Err("want an absolute path: file:///DIRECTORY".to_owned());
     }
-    let path = percent_decoded(path).ok_or("a % that two hexadecimal digits don't follow")?;
+    let path = percent_decoded(path).ok_or("% must be followed by two hexadecimal digits")?;
     let inner = path.trim_matches('/');
     if inner.is_empty() {
-        return Err("the root directory can't be a mirror".to_owned());
+        return Err("the root directory cannot be a mirror".to_owned());
     }
     sound_segments(inner)?;
     Ok(TargetUrl::Dir(Path::new("/").join(inner)))
@@ -244,10 +244,10 @@ fn dir(rest: &str) -> Result<TargetUrl, String> {
 /// No segment that is empty or climbs, no control character.
 fn sound_segments(path: &str) -> Result<(), String> {
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err("no empty, . or .. segment can stand in its path".to_owned());
+        return Err("its path must not contain empty, . or .. segments".to_owned());
     }
     if path.contains(char::is_control) {
-        return Err("no control character can stand in it".to_owned());
+        return Err("it must not contain control characters".to_owned());
     }
     Ok(())
 }
@@ -281,14 +281,14 @@ fn split_http(text: &str) -> Result<(String, Option<&str>), Unusable> {
         return Err(Unusable::Scheme);
     }
     if rest.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(Unusable::Because("no blank or control character can stand in a URL"));
+        return Err(Unusable::Because("a URL must not contain blanks or control characters"));
     }
     // Some read it as a slash, and others as a part of the host or of the path.
     if rest.contains('\\') {
-        return Err(Unusable::Because("no backslash can stand in a URL"));
+        return Err(Unusable::Because("a URL must not contain backslashes"));
     }
     if rest.contains(['?', '#']) {
-        return Err(Unusable::Because("no query or fragment can stand in the URL"));
+        return Err(Unusable::Because("the URL must not have a query or fragment"));
     }
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
@@ -299,7 +299,7 @@ fn split_http(text: &str) -> Result<(String, Option<&str>), Unusable> {
         None => (None, authority),
     };
     if !sound_host(host) {
-        return Err(Unusable::Because("no usable host in the URL"));
+        return Err(Unusable::Because("the URL contains no valid host"));
     }
     Ok((format!("{scheme}://{host}{path}"), userinfo))
 }
@@ -328,7 +328,7 @@ fn sound_host(host: &str) -> bool {
 pub(super) fn endpoint(text: &str, origin: &str) -> Result<String, CliError> {
     let why = match split_http(text) {
         Ok((url, None)) => return Ok(url.trim_end_matches('/').to_owned()),
-        Ok((_, Some(_))) => "no credentials can stand in the URL",
+        Ok((_, Some(_))) => "the URL must not contain credentials",
         Err(Unusable::Scheme) => "want https://HOST[:PORT] or http://HOST[:PORT]",
         Err(Unusable::Because(why)) => why,
     };

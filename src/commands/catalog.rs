@@ -43,7 +43,7 @@ impl Session {
         let endpoints = Endpoints::new(&command.settings)?;
         let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
         let interruption = signals::listen(command.cancel.clone(), screen, source, store)
-            .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+            .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
         Ok(Session { endpoints, interruption })
     }
 

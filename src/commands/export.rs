@@ -22,13 +22,13 @@ pub fn run(command: &ExportCommand) -> Result<ExitCode, CliError> {
     let screen = Screen::default();
     logging::start(&command.output, screen.clone());
     if command.file.is_none() && io::stdout().is_terminal() {
-        return Err(CliError::new("a trip is binary: not writing it to a terminal"));
+        return Err(CliError::new("refusing to write binary data to a terminal"));
     }
     let endpoints = Endpoints::new(&command.settings)?;
     let mut since = command.since.as_deref().map(open).transpose()?;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(command.cancel.clone(), screen.clone(), source, store)
-        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+        .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
     let begun = Instant::now();
     let name = command.target.to_string();
     let done = write(command, &endpoints, since.as_mut().map(|file| file as &mut dyn Read));

@@ -35,7 +35,7 @@ fn collect(
 ) -> Result<GcSummary, MirrorError> {
     let upkeep = &command.upkeep;
     let UpkeepTarget::Store(target) = &mirror.target else {
-        return Err(MirrorError::Mirror("gc can't delete over plain HTTP".to_owned()));
+        return Err(MirrorError::Mirror("gc cannot delete over plain HTTP".to_owned()));
     };
     let store = means.endpoints.open_store(target, &upkeep.cancel)?;
     let options = GcOptions {
@@ -57,7 +57,7 @@ fn collect(
 fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
     let forgotten = match summary.lfs_forgotten {
         0 => String::new(),
-        objects => format!("; {objects} lacking LFS objects that nothing names"),
+        objects => format!("; {objects} missing LFS objects that no ref needs"),
     };
     let duplicates = match summary.duplicates {
         0 => String::new(),
@@ -73,11 +73,11 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
     };
     let reachable = match summary.reachable {
         Some(objects) => format!("{objects} reachable"),
-        None => "nothing to look at".to_owned(),
+        None => "nothing to check".to_owned(),
     };
     format!(
         "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{forgotten}{history}; {} too \
-         young, {reachable}, {} requests, {:.1} s\n",
+         new, {reachable}, {} requests, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
         summary.packs,

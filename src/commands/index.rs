@@ -65,7 +65,7 @@ pub(super) fn update(
     let is_mirror = entries.iter().any(|entry| entry.target == target.to_string());
     if is_mirror {
         return Err(MirrorError::Guard(format!(
-            "{target} is a mirror itself: an index belongs into the prefix above its mirrors"
+            "{target} is a mirror itself: write the index to the prefix above its mirrors"
         )));
     }
     let store = endpoints.open_store(target, &command.cancel)?;

@@ -23,7 +23,7 @@ pub fn run(command: &InstallCommand) -> Result<ExitCode, CliError> {
         .map_err(|error| bad(&format!("make {}", dir.join(NAME).display()), &error))?;
     let mut said = format!("{} -> {}\n", link.display(), program.display());
     if !is_in_path(&dir) {
-        said += &format!("add {} to PATH, or git does not find it\n", dir.display());
+        said += &format!("add {} to PATH so that git finds it\n", dir.display());
     }
     if !command.no_lfs {
         configure_lfs(&program).map_err(|error| bad("configure git-lfs", &error))?;
@@ -57,7 +57,7 @@ fn link_to(program: &Path, dir: &Path) -> io::Result<PathBuf> {
     let link = dir.join(NAME);
     match fs::symlink_metadata(&link) {
         Ok(found) if found.is_symlink() => fs::remove_file(&link)?,
-        Ok(_) => return Err(io::Error::other("there is a file of that name already")),
+        Ok(_) => return Err(io::Error::other("a file of that name already exists")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }

@@ -55,7 +55,7 @@ pub fn run(command: &AgentCommand) -> Result<ExitCode, CliError> {
     match (Agent { mirror, settings, folder, output: stdout }.serve(stdin)) {
         Ok(()) => Ok(ExitCode::Done),
         Err(error) => {
-            log::error!("cannot speak with git-lfs: {error}");
+            log::error!("cannot communicate with git-lfs: {error}");
             Ok(ExitCode::Failed)
         }
     }
@@ -175,7 +175,7 @@ impl<W: Write> Agent<'_, W> {
                 return Ok(());
             }
             let message: Message = serde_json::from_slice(&line)
-                .map_err(|error| io::Error::other(format!("not a message of git-lfs: {error}")))?;
+                .map_err(|error| io::Error::other(format!("not a git-lfs message: {error}")))?;
             match message {
                 Message::Terminate => return Ok(()),
                 Message::Init { operation, remote } if operation == "download" => {
@@ -243,7 +243,7 @@ impl<W: Write> Agent<'_, W> {
                 Ok(()) => {
                     partial.discard();
                     let words =
-                        format!("the mirror's object {oid} is damaged: its SHA-256 is another");
+                        format!("the mirror's object {oid} is damaged: its SHA-256 does not match");
                     return Err(Failure { words, transient: false });
                 }
                 Err(failure) => failure,
@@ -268,7 +268,7 @@ impl<W: Write> Agent<'_, W> {
         // An object that is there already, whole, is only told; one of no bytes is asked for, to
         // see that it is there.
         if partial.len < pointer.size || pointer.size == 0 {
-            let begun = || io::Error::other("git-lfs has not begun with init");
+            let begun = || io::Error::other("git-lfs did not start with init");
             let mirror = self.mirror.as_ref().ok_or_else(begun)?;
             let mut stream = mirror.stream(&oid, partial.len)?;
             let mut buffer = vec![0; 64 << 10];
@@ -310,7 +310,7 @@ impl<W: Write> Agent<'_, W> {
     }
 }
 
-const READ_ONLY: &str = "a mirror is read-only: push LFS objects to the repository that it mirrors";
+const READ_ONLY: &str = "a mirror is read-only: push LFS objects to the source repository";
 
 /// A stream that broke; what the store or the server meant is inside.
 fn broken(error: &io::Error) -> Failure {

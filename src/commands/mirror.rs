@@ -47,9 +47,9 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
     let cancel = &command.options.cancel;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(cancel.clone(), screen.clone(), source, store)
-        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+        .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
     if command.pairs.is_empty() {
-        log::info!("no pair of the manifest belongs to this shard");
+        log::info!("no pair in the manifest belongs to this shard");
     }
     let jobs = command.jobs.min(command.pairs.len()).max(1);
     let mut work = Work {

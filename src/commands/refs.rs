@@ -22,7 +22,9 @@ fn list(
 ) -> Result<Done, MirrorError> {
     let started = Instant::now();
     let UpkeepTarget::Store(target) = &mirror.target else {
-        return Err(MirrorError::Mirror("publications can't be listed over plain HTTP".to_owned()));
+        return Err(MirrorError::Mirror(
+            "publications cannot be listed over plain HTTP".to_owned(),
+        ));
     };
     let cancel = &command.upkeep.cancel;
     let store = means.endpoints.open_store(target, cancel)?;
@@ -37,7 +39,7 @@ fn list(
         }
     })?;
     if count == 0 {
-        text = format!("{target}: no publication is kept (--keep-history)\n");
+        text = format!("{target}: no publications are kept (see --keep-history)\n");
     }
     let code = if bad == 0 { ExitCode::Done } else { ExitCode::Failed };
     Ok(Done {

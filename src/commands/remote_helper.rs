@@ -28,7 +28,7 @@ use crate::store::Store;
 /// GETs in flight.
 const CONNECTIONS: usize = 64;
 
-const READ_ONLY: &str = "a mirror is read-only: push to the repository that it mirrors";
+const READ_ONLY: &str = "a mirror is read-only: push to the source repository";
 
 /// Speaks with git until it goes away. `Err` is a usage error.
 pub fn run(command: &HelperCommand) -> Result<ExitCode, CliError> {
@@ -95,7 +95,7 @@ struct Helper<'s> {
 }
 
 fn broken(error: io::Error) -> MirrorError {
-    MirrorError::Mirror(format!("cannot speak with git: {error}"))
+    MirrorError::Mirror(format!("cannot communicate with git: {error}"))
 }
 
 impl Helper<'_> {
@@ -123,7 +123,7 @@ impl Helper<'_> {
                 "push" => refuse_push(rest, &mut input)?,
                 "" => return Ok(()),
                 _ => {
-                    let words = format!("git says {word:?}, which is not known here");
+                    let words = format!("unknown command from git: {word:?}");
                     return Err(MirrorError::Mirror(words));
                 }
             };
@@ -276,7 +276,8 @@ fn batch(first: &str, word: &str, input: &mut impl BufRead) -> Result<Vec<String
 fn wants(first: &str, input: &mut impl BufRead) -> Result<Vec<Oid>, MirrorError> {
     let oid = |line: String| {
         let hex = line.split(' ').next().unwrap_or_default();
-        let bad = || MirrorError::Mirror(format!("git wants {hex:?}, which is no object's name"));
+        let bad =
+            || MirrorError::Mirror(format!("git requested {hex:?}, which is not an object name"));
         Oid::from_hex(hex.as_bytes()).ok_or_else(bad)
     };
     batch(first, "fetch", input)?.into_iter().map(oid).collect()

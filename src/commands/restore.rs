@@ -24,7 +24,7 @@ fn one(
     means: &Means<'_>,
 ) -> Result<Done, MirrorError> {
     let UpkeepTarget::Store(target) = &mirror.target else {
-        return Err(MirrorError::Mirror("plain HTTP can't be written to".to_owned()));
+        return Err(MirrorError::Mirror("cannot write over plain HTTP".to_owned()));
     };
     let store = means.endpoints.open_store(target, &command.upkeep.cancel)?;
     let restored = match &command.into {

@@ -54,7 +54,7 @@ pub(super) fn run_all(
     let endpoints = Endpoints::new(&upkeep.settings)?;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(upkeep.cancel.clone(), screen.clone(), source, store)
-        .map_err(|error| CliError::new(format!("cannot listen to signals: {error}")))?;
+        .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
     let jobs = upkeep.jobs.min(upkeep.mirrors.len()).max(1);
     let work = |mirror: &UpkeepMirror| {
         let name = mirror.target.to_string();

@@ -36,8 +36,8 @@ pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
             text: text(command, &target, &report, repaired),
             json: json(command, &target, &report, repaired),
             gauges: vec![
-                ("findings", "What is wrong.", report.finding_count as f64),
-                ("objects", "Objects that were looked at.", report.objects as f64),
+                ("findings", "Problems found.", report.finding_count as f64),
+                ("objects", "Objects checked.", report.objects as f64),
                 ("duration_seconds", "Wall time.", report.elapsed.as_secs_f64()),
             ],
         })
@@ -63,7 +63,7 @@ fn mend(
 ) -> Result<Outcome, MirrorError> {
     let cancel = &command.upkeep.cancel;
     let UpkeepTarget::Store(target) = &mirror.target else {
-        return Err(MirrorError::Mirror("plain HTTP can't be written to".to_owned()));
+        return Err(MirrorError::Mirror("cannot write over plain HTTP".to_owned()));
     };
     let store = means.endpoints.open_store(target, cancel)?;
     let from = mirror.source.as_ref().map(|url| From::open(means.endpoints, url, cancel));
@@ -166,11 +166,11 @@ fn text(
     let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
     if let Some(Repaired { mended, source_error }) = repaired {
         for key in mended.iter().filter(|_| !quietly) {
-            text += &crate::logging::printable(&format!("{key}: mended"));
+            text += &crate::logging::printable(&format!("{key}: repaired"));
             text.push('\n');
         }
         if let Some(error) = source_error {
-            text += &crate::logging::printable(&format!("the source could not help: {error}"));
+            text += &crate::logging::printable(&format!("cannot repair from the source: {error}"));
             text.push('\n');
         }
     }

@@ -37,13 +37,13 @@ pub enum BundleError {
     #[error("the bundle ends inside its header")]
     Truncated,
     /// A bundle of a partial clone.
-    #[error("the bundle leaves objects out (filter {0:?}); only whole ones can be mirrored")]
+    #[error("the bundle is partial (filter {0:?}); only complete bundles can be mirrored")]
     Filter(String),
     /// A capability that must be understood and is not.
-    #[error("the bundle needs {0:?}, which is not known")]
+    #[error("the bundle requires the unknown capability {0:?}")]
     Capability(String),
     /// A line that is none of the header's.
-    #[error("not a line of a bundle's header: {0:?}")]
+    #[error("not a bundle header line: {0:?}")]
     Line(String),
     /// SHA-256, or a ref that is there twice.
     #[error(transparent)]

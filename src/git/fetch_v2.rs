@@ -429,7 +429,7 @@ mod tests {
             read_until_pack(&mut Packets::new(&bytes[..])).unwrap_err().to_string()
         };
         assert!(rest(b"0000").contains("end before the pack"));
-        assert!(rest(b"").contains("ends too early"));
+        assert!(rest(b"").contains("ended early"));
     }
 
     #[test]

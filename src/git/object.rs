@@ -131,7 +131,7 @@ pub fn object_header(kind: Kind, size: u64) -> Vec<u8> {
 
 /// An object's bytes were made for a SHA-1 collision: another object can have the same name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("object {0} is part of a SHA-1 collision attack: other content can have the same name")]
+#[error("object {0} is part of a SHA-1 collision attack: different content can have the same name")]
 pub struct Collision(pub Oid);
 
 /// Objects of these sizes are hashed without their header in unit tests: a small one and one that is
@@ -194,7 +194,7 @@ pub fn hash_object(kind: Kind, content: &[u8]) -> Result<Oid, Collision> {
 pub fn check_name(found: Result<Oid, Collision>, wanted: &Oid) -> Result<(), String> {
     match found {
         Ok(found) if found == *wanted => Ok(()),
-        Ok(found) => Err(format!("its content has the name {found}")),
+        Ok(found) => Err(format!("its content hashes to {found}")),
         Err(collision) => Err(collision.to_string()),
     }
 }

@@ -30,7 +30,7 @@ pub enum PacketError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The stream ended inside a packet, or where one had to come.
-    #[error("the answer ends too early")]
+    #[error("the response ended early")]
     Truncated,
     /// Four bytes that are no packet length: not hexadecimal, 3, or above [`MAX_PACKET_LEN`].
     #[error("not a packet length: {0:?}")]

@@ -13,7 +13,7 @@ pub enum ProtocolError {
     /// The source is a shallow clone.
     #[error(
         "the repository is shallow, and a shallow repository cannot be published for git's dumb \
-         protocol; complete it first (git fetch --unshallow)"
+         protocol; run git fetch --unshallow there first"
     )]
     Shallow,
     /// The source's objects are not named by SHA-1.

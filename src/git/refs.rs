@@ -360,7 +360,7 @@ pub fn parse_info_refs(file: &[u8]) -> Result<Vec<Ref>, BadInfoRefs> {
     for (at, line) in file.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let bad = |reason: String| BadInfoRefs { line: at + 1, reason };
         let Some(line) = line.strip_suffix(b"\n") else {
-            return Err(bad("the final line feed is missing: the file was cut".into()));
+            return Err(bad("the final line feed is missing: the file was truncated".into()));
         };
         let (oid, name) =
             split_line(line).ok_or_else(|| bad("not an oid, a tab, a name".into()))?;

@@ -18,16 +18,16 @@ const MAX_LINE_LEN: usize = 300;
 #[derive(Debug, thiserror::Error)]
 pub enum SidebandError {
     /// Band 3: the server gave up, and this is why.
-    #[error("the server gave up: {0}")]
+    #[error("the server reported a fatal error: {0}")]
     Fatal(String),
     /// An `ERR` packet.
     #[error("the server says: {0}")]
     Server(String),
     /// The stream ended before the packet that ends a pack.
-    #[error("the pack's stream ends too early")]
+    #[error("the pack stream ended early")]
     Truncated,
     /// No packet, or a packet of no known band.
-    #[error("unexpected data in the pack's stream: {0}")]
+    #[error("unexpected data in the pack stream: {0}")]
     Malformed(String),
 }
 
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn band_three_is_the_servers_last_word() {
         let stream = packets(&[b"\x01PACK", b"\x03pack-objects died\n"]);
-        assert_eq!(error_of(&stream), "the server gave up: pack-objects died");
+        assert_eq!(error_of(&stream), "the server reported a fatal error: pack-objects died");
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
     fn a_stream_cut_at_any_byte_is_an_error_and_never_a_pack() {
         let stream = packets(&[b"NAK\n", b"\x01PACK", b"\x02words", b"\x01more"]);
         for cut in 0..stream.len() {
-            assert_eq!(error_of(&stream[..cut]), "the pack's stream ends too early", "{cut}");
+            assert_eq!(error_of(&stream[..cut]), "the pack stream ended early", "{cut}");
         }
         assert_eq!(run(&stream).0.unwrap(), b"PACKmore");
     }
@@ -319,7 +319,7 @@ mod tests {
     fn other_packets_and_other_bands_are_refused() {
         for bad in [&b"0001"[..], b"0002", b"<htm", b"0005\x04", b"0009hello"] {
             let error = error_of(bad);
-            assert!(error.starts_with("unexpected data in the pack's stream"), "{error}");
+            assert!(error.starts_with("unexpected data in the pack stream"), "{error}");
         }
     }
 

@@ -62,7 +62,7 @@ pub(super) struct TooSlow {
 impl fmt::Display for TooSlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TooSlow { policy, bytes, waited, alive } = self;
-        let what = if *alive { "little but signs of life" } else { "too slow" };
+        let what = if *alive { "almost nothing but keep-alives" } else { "too slow" };
         write!(
             f,
             "{what}: {bytes} bytes in {} s, fewer than {} bytes a second (--low-speed-limit, \

@@ -393,7 +393,7 @@ impl<'e> Engine<'e> {
             }
             if begun.0.elapsed() > STUCK_AFTER {
                 let state = core.scheduler.describe();
-                let what = format!("nothing has moved for {STUCK_AFTER:?}: {state}");
+                let what = format!("no progress for {STUCK_AFTER:?}: {state}");
                 core.failure.get_or_insert(MirrorError::Internal(what));
                 self.over.store(true, Ordering::Relaxed);
                 return core;

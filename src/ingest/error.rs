@@ -33,7 +33,7 @@ pub(super) fn unwrap_error(error: std::io::Error) -> MirrorError {
 
 /// The pack ended without an object that was asked for.
 pub(super) fn missing(oid: &Oid) -> MirrorError {
-    MirrorError::Pack(format!("it does not contain {oid}, which was asked for"))
+    MirrorError::Pack(format!("it does not contain the requested object {oid}"))
 }
 
 pub(super) fn unresolvable(error: ResolveError) -> MirrorError {

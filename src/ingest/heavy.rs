@@ -53,7 +53,7 @@ impl<'e> Engine<'e> {
         let header = instructions.header();
         if header.base_len != base.len() {
             let what = format!(
-                "the delta wants a base of {} bytes, but {} has {}",
+                "the delta needs a base of {} bytes, but {} has {}",
                 header.base_len,
                 self.name_base(&heavy),
                 base.len()
@@ -133,7 +133,7 @@ impl<'e> Engine<'e> {
         let (key, len) = match raw {
             Some(key) => {
                 let info = store.head(&key)?;
-                let gone = || MirrorError::Mirror(format!("{key} has gone while it was needed"));
+                let gone = || MirrorError::Mirror(format!("{key} disappeared while it was in use"));
                 let len = info.ok_or_else(gone)?.len;
                 (key, len)
             }
@@ -204,7 +204,7 @@ impl<'e> Engine<'e> {
                     if offset.checked_add(len).is_none_or(|end| end > base.len()) {
                         let base_len = base.len();
                         return Err(invalid(format!(
-                            "copy of {len} bytes at {offset} goes past the base's end at {base_len}"
+                            "copy of {len} bytes at {offset} exceeds the base's length {base_len}"
                         )));
                     }
                     base.copy(offset, len, to)?;
@@ -248,7 +248,7 @@ impl Base<'_> {
             Base::Raw { key, len: base_len, blocks } => {
                 while len > 0 {
                     let Some((block, from)) = blocks.block(key, *base_len, offset)? else {
-                        let what = format!("{key} has lost its end while it was read");
+                        let what = format!("{key} became shorter while it was read");
                         return Err(MirrorError::Mirror(what));
                     };
                     let piece = &block[from..block.len().min(from + len as usize)];

@@ -420,7 +420,7 @@ fn base_name(header: &EntryHeader) -> BaseName {
     match header.kind {
         EntryKind::RefDelta { base } => BaseName::Oid(base),
         EntryKind::OfsDelta { base_offset } => BaseName::Offset(base_offset),
-        EntryKind::Object(_) => unreachable!("an object has no base"),
+        EntryKind::Object(_) => unreachable!("an object's base is missing"),
     }
 }
 

@@ -112,7 +112,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
                 if self.env.cancel.is_cancelled() {
                     return Err(error);
                 }
-                log::warn!("{place} is of no use: {error}");
+                log::warn!("{place} cannot be used: {error}");
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -129,13 +129,14 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         if self.is_begun() {
             let names = self.slices.packs.len();
             log::info!(
-                "going on after {names} slices, {} generations to go",
+                "continuing after {names} slices, {} generations remaining",
                 self.slices.remaining
             );
         }
         for name in &self.slices.packs {
             let key = packs::key(name, "pack");
-            let gone = || MirrorError::Mirror(format!("{}/{key} has gone", store.describe()));
+            let gone =
+                || MirrorError::Mirror(format!("{}/{key} has disappeared", store.describe()));
             let len = store.head(&key)?.ok_or_else(gone)?.len;
             let stream = Reopening::new(store, key.clone(), 0);
             let index = IndexOf { store, name };

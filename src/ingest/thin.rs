@@ -112,7 +112,7 @@ fn refuse(source: &dyn Source, lacking: &[Oid]) -> MirrorError {
         kind: SourceErrorKind::Fatal,
         url: source.describe(),
         message: format!(
-            "it is an increment on commits that the mirror does not have: {}{more}; bring the \
+            "its prerequisites are missing from the mirror: {}{more}; bring the \
              bundle in between, or a whole one (git bundle create FILE HEAD --all)",
             names.join(", ")
         ),

@@ -144,7 +144,7 @@ impl<'a> Fetch<'a> {
                     Ok(offers) => offers,
                     Err(BatchError::Split(error)) if batch.len() > 1 => {
                         limit = batch.len().div_ceil(2);
-                        log::info!("{error}; asking for {limit} objects at once");
+                        log::info!("{error}; requesting {limit} objects at a time");
                         continue;
                     }
                     Err(BatchError::Split(error)) => vec![Err(error.to_string())],
@@ -174,7 +174,7 @@ impl<'a> Fetch<'a> {
     fn is_allowed(&self, pointer: &LfsPointer) -> bool {
         let (size, limit) = (pointer.size, self.max_object_bytes);
         if size > limit {
-            let why = format!("not asked for: {size} bytes, more than --max-object-size {limit}");
+            let why = format!("not requested: {size} bytes, more than --max-object-size {limit}");
             self.all_lack(std::slice::from_ref(pointer), &why);
         }
         size <= limit
@@ -231,7 +231,7 @@ impl<'a> Fetch<'a> {
                 Ok(stream) => match sink.take(stream)? {
                     Taken::Whole => return sink.store(),
                     Taken::Wrong(what) if corrupt == 0 => {
-                        log::info!("LFS object {}: {what}; beginning again", pointer.hex());
+                        log::info!("LFS object {}: {what}; starting over", pointer.hex());
                         corrupt += 1;
                         sink.restart()?;
                         download = self.ask_again(pointer)?;

@@ -37,7 +37,7 @@ impl Remembered {
         // Losing a line is no harm that `--full` doesn't mend.
         if bad > 0 {
             let place = store.describe();
-            log::warn!("{place}/{LACKING_KEY}: {bad} lines are not an oid and a size");
+            log::warn!("{place}/{LACKING_KEY}: {bad} lines are not an object ID and a size");
         }
         Ok(Remembered(sorted(pointers)))
     }

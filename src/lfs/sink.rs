@@ -96,7 +96,7 @@ impl<'f, 'a> Sink<'f, 'a> {
                 Ok(0) => return Ok(self.end_of_stream()),
                 Ok(read) if read as u64 > self.pointer.size - self.received => {
                     let size = self.pointer.size;
-                    let what = format!("the server sends more than the {size} bytes it has");
+                    let what = format!("the server sends more than its {size} bytes");
                     return Ok(Taken::Wrong(what));
                 }
                 Ok(read) => self.push(&buffer[..read])?,
@@ -138,7 +138,7 @@ impl<'f, 'a> Sink<'f, 'a> {
             return Taken::Whole;
         }
         let found = LfsPointer { oid: found, size }.hex();
-        Taken::Wrong(format!("the server sends other bytes: their SHA-256 is {found}"))
+        Taken::Wrong(format!("the server sends different content: its SHA-256 is {found}"))
     }
 
     fn broken(&self, error: &std::io::Error) -> SourceError {

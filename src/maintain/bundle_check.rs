@@ -39,7 +39,7 @@ pub(crate) fn check(
         return Ok(());
     };
     let Some(entries) = bundles::parse(&file) else {
-        findings.add(LIST, "is no list of this mirror's bundles", None);
+        findings.add(LIST, "is not a list of this mirror's bundles", None);
         return Ok(());
     };
     for entry in entries {
@@ -48,7 +48,7 @@ pub(crate) fn check(
         }
         let key = entry.key();
         let Some(info) = store.head(&key)? else {
-            findings.add(key.as_str(), format!("missing, but {LIST} names it"), None);
+            findings.add(key.as_str(), format!("missing, but listed in {LIST}"), None);
             continue;
         };
         if let Err(what) = check_one(store, &entry, &key, info.len, quick, cancel)? {
@@ -73,10 +73,10 @@ fn check_one(
         Err(error) => return unless_store_failed(error),
     };
     if is_whole != entry.is_whole {
-        return Ok(Err("its prerequisites are not those of its place in the list".into()));
+        return Ok(Err("its prerequisites do not match its position in the list".into()));
     }
     if header_len + SMALLEST_PACK > len {
-        return Ok(Err("has no pack".into()));
+        return Ok(Err("contains no pack".into()));
     }
     let from = if quick { len - TRAILER_LEN as u64 } else { header_len };
     let mut stream = Reopening::new(store, key.clone(), from).take(len - from);
@@ -85,7 +85,7 @@ fn check_one(
         Ok(Some(trailer)) => format!("pack-{trailer}"),
         Ok(None) if cancel.is_cancelled() => return Err(MirrorError::Interrupted),
         Ok(None) => {
-            return Ok(Err("its pack is damaged: the checksum at its end does not fit".into()));
+            return Ok(Err("its pack is damaged: the checksum at its end does not match".into()));
         }
         Err(error) => return unless_store_failed(error),
     };
@@ -147,7 +147,7 @@ pub(crate) fn take_back(
         store.delete(&[files::key(LIST)])?;
         state::forget_bundles(store)?;
         log::warn!(
-            "{}/{LIST} is deleted: the next run with --bundle makes the bundles anew",
+            "{}/{LIST} is deleted: the next run with --bundle creates the bundles again",
             store.describe()
         );
     }

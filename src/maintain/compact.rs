@@ -116,20 +116,20 @@ impl Compaction<'_> {
         let mut parts = self.open(&listed[range.clone()], &sizes[range])?;
         let new = loop {
             if parts.len() < 2 {
-                log::info!("{}: no two packs can become one", self.store.describe());
+                log::info!("{}: no two packs can be merged", self.store.describe());
                 return Ok((listed, None));
             }
             match self.join(&parts) {
                 Ok(new) => break new,
                 Err(JoinError::Without(input, why)) => {
-                    log::info!("{} stays as it is: {why}", parts[input].name);
+                    log::info!("{} is kept as it is: {why}", parts[input].name);
                     parts.remove(input);
                 }
                 Err(JoinError::Failed(error)) => return Err(error),
             }
         };
         let parts: Vec<String> = parts.into_iter().map(|part| part.name).collect();
-        log::info!("{} packs become {new}", parts.len());
+        log::info!("merged {} packs into {new}", parts.len());
         let listed = self.list(&new, &parts)?;
         let is_listed = listed.contains(&new);
         Ok((listed, is_listed.then_some(Merged { new, parts })))
@@ -187,7 +187,7 @@ impl Compaction<'_> {
             return Ok(());
         }
         let Some(deleting) = Deleting::begin_alone(self.store)? else {
-            log::info!("{}: gc is running, loose objects stay", self.store.describe());
+            log::info!("{}: gc is running, keeping loose objects", self.store.describe());
             return Ok(());
         };
         let listed = publish::listed_packs(self.store)?;
@@ -200,10 +200,7 @@ impl Compaction<'_> {
         let deleted = if keys.is_empty() { Ok(()) } else { self.store.delete(&keys) };
         deleting.end()?;
         deleted?;
-        log::info!(
-            "{}: deleted {count} keys of loose objects that are packed",
-            self.store.describe()
-        );
+        log::info!("{}: deleted {count} loose objects that are packed", self.store.describe());
         Ok(())
     }
 
@@ -218,7 +215,11 @@ impl Compaction<'_> {
                 continue;
             };
             packed_loose::write(self.store, &name, found.iter().map(|(oid, _)| *oid))?;
-            log::info!("{}: {} loose objects become {name}", self.store.describe(), found.len());
+            log::info!(
+                "{}: packed {} loose objects into {name}",
+                self.store.describe(),
+                found.len()
+            );
             return Ok(name);
         }
     }

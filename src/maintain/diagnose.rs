@@ -92,7 +92,7 @@ impl Diagnosis<'_> {
                 names.push(name.clone());
                 continue;
             }
-            let what = format!("lists {name}, of which neither the pack nor the index is there");
+            let what = format!("lists {name}, but neither its pack nor its index exists");
             self.findings.add("objects/info/packs", what, None);
             list_is_sound = false;
         }
@@ -139,7 +139,7 @@ impl Diagnosis<'_> {
             (Ok(rebuilt), index) => {
                 state.pointers.extend(rebuilt.pointers);
                 let right = parse_index(rebuilt.index).map_err(|error| {
-                    MirrorError::Internal(format!("an index that was made is not sound: {error}"))
+                    MirrorError::Internal(format!("a rebuilt index is not valid: {error}"))
                 })?;
                 match index.as_ref().map(|index| difference(index, &right)) {
                     Err(what) => {
@@ -180,7 +180,7 @@ impl Diagnosis<'_> {
         }
         let (trailer, _) = self.pass.store.get(&packs::key(name, "pack"), Some(end..len), 20)?;
         let is_right = trailer == index.pack_trailer().as_bytes();
-        let what = "does not end in the checksum that its name is: cut short or another pack";
+        let what = "the checksum at its end does not match its name: truncated, or another pack";
         Ok((!is_right).then(|| what.to_owned()))
     }
 
@@ -216,7 +216,7 @@ impl Diagnosis<'_> {
         entry: &IndexEntry,
     ) -> Result<Option<LfsPointer>, ReadError> {
         if entry.offset >= pack.len {
-            return Err(ReadError::Damaged("its content has another name".into()));
+            return Err(ReadError::Damaged("its content does not match its name".into()));
         }
         let check = |found| check_name(found, &entry.oid).map_err(ReadError::Damaged);
         match reader.read((at, entry.offset)) {
@@ -286,7 +286,7 @@ impl Diagnosis<'_> {
             }
         })?;
         if !none_is_lost.into_inner() {
-            log::info!("refs reach objects of packs that are missing");
+            log::info!("refs reach objects in missing packs");
         }
         Ok(reached)
     }
@@ -315,14 +315,14 @@ fn difference(index: &Index, right: &Index) -> Option<(String, u64)> {
             format!("the pack has an entry at {}, the index one at {}", right.offset, found.offset)
         }
         (None, Some(right)) => {
-            format!("the pack has an entry at {}, the index no more", right.offset)
+            format!("the pack has an entry at {}, the index has none", right.offset)
         }
         (Some(found), None) => {
             format!("{} at offset {} is not in the pack", found.oid, found.offset)
         }
         (Some(found), Some(right)) if found.oid != right.oid => {
             let (oid, offset) = (found.oid, found.offset);
-            format!("{oid} at offset {offset}: its content has the name {}", right.oid)
+            format!("{oid} at offset {offset}: its content hashes to {}", right.oid)
         }
         (Some(found), Some(right)) => format!(
             "CRC-32 of {} is {:08x} in the index, {:08x} in the pack",

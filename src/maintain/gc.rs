@@ -12,7 +12,7 @@
 //! in no pack is it found by a walk what refs really reach. Where nothing could be deleted, nothing
 //! is read.
 //!
-//! Nor is anything deleted if the refs are not those that the last run has recorded in the state
+//! Nor is anything deleted if the the refs do not match those recorded by the last run in the state
 //! (`state.json`): an `info/refs` that was lost or answered empty would make everything garbage.
 //!
 //! Past publications that are kept (`history`) are roots like the refs of today; those that are out of
@@ -310,18 +310,18 @@ impl Published {
         let (refs, head) = self.parse(store)?;
         let has = refs.len();
         Ok(match Recorded::read(store)? {
-            None if has == 0 => Err("there is no ref, and no state that confirms it".to_owned()),
+            None if has == 0 => {
+                Err("there are no refs, and no recorded state confirms that".to_owned())
+            }
             None => Ok(()),
             Some(state) => match (state.describes(&refs, head.as_ref()), state.refs) {
                 (Some(true), _) => Ok(()),
                 (None, Some(had)) if has >= had.div_ceil(2) => Ok(()),
                 (None, None) if has > 0 => Ok(()),
                 (Some(false), Some(had)) if had == has => {
-                    Err("refs are not those that the last run has recorded".to_owned())
+                    Err("the refs do not match those recorded by the last run".to_owned())
                 }
-                (_, had) => {
-                    Err(format!("{has} refs; the last run has recorded {}", had.unwrap_or(0)))
-                }
+                (_, had) => Err(format!("{has} refs; the last run recorded {}", had.unwrap_or(0))),
             },
         })
     }
@@ -394,7 +394,7 @@ enum Garbage {
 fn not_whole(store: &dyn Store, problems: &[String]) -> MirrorError {
     let problems = problems[..problems.len().min(3)].join("; ");
     MirrorError::Mirror(format!(
-        "{} is not whole, so what is garbage is not known; nothing was deleted (verify tells more): \
+        "{} is incomplete, so garbage cannot be determined; nothing was deleted (run verify for details): \
          {problems}",
         store.describe()
     ))
@@ -440,7 +440,7 @@ impl Finder<'_> {
         Ok(match surveyor.look(names)? {
             Survey::Sound(surveyed) => Some(*surveyed),
             Survey::Unsure(what) => {
-                log::info!("looking more closely: {what}");
+                log::info!("checking object by object: {what}");
                 None
             }
         })
@@ -691,7 +691,7 @@ impl Gc<'_> {
 
     fn refuse_news(&self) -> Result<(), MirrorError> {
         if Published::read(self.store)? != self.published {
-            log::warn!("a run has published meanwhile: gc stops; run it again");
+            log::warn!("a run published meanwhile: gc stopped; run it again");
             return Err(MirrorError::Conflict);
         }
         Ok(())

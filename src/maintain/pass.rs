@@ -73,7 +73,7 @@ impl Pass<'_> {
         let _ = temp.clean();
         match verdict(checked)? {
             Ok(found) if found.as_ref().is_some_and(|found| found.name == name) => Ok(Ok(())),
-            Ok(_) => Ok(Err("it is another pack, or has no object".into())),
+            Ok(_) => Ok(Err("it belongs to another pack, or has no objects".into())),
             Err(what) => Ok(Err(what)),
         }
     }
@@ -102,7 +102,7 @@ pub(crate) fn verdict<T>(
             Ok(Err(error.to_string()))
         }
         Err(MirrorError::Pack(what) | MirrorError::Mirror(what)) => {
-            let what = what.strip_prefix("the source's pack is broken: ").unwrap_or(&what);
+            let what = what.strip_prefix("the source's pack is invalid: ").unwrap_or(&what);
             Ok(Err(what.to_owned()))
         }
         Err(error) => Err(error),

@@ -166,7 +166,7 @@ pub fn prove(
     })?;
     let (count, first) = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
     if count > 0 {
-        let what = format!("what was published at {} is not whole: {first}", entry.name);
+        let what = format!("what was published at {} is incomplete: {first}", entry.name);
         let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
         return Err(refused(&format!("{what}{more}")));
     }
@@ -215,7 +215,7 @@ pub fn restore(
         fence.check(store)?;
         publish::publish(store, proven, &published, &refs, &[])?;
         if let Err(error) = history::note(store, &refs) {
-            log::warn!("published, but not noted: {error}");
+            log::warn!("published, but not recorded: {error}");
         }
         state::describe(store, recorded.as_ref(), &refs);
     }

@@ -275,14 +275,14 @@ impl Sampler<'_> {
         let named = |oid: &[u8; 20]| format!("pack-{}", Oid::from_bytes(*oid)) == name;
         match scanned {
             Ok(of) if !named(of.as_bytes()) => {
-                let what = format!("it is the index of another pack, {of}");
+                let what = format!("it belongs to another pack, {of}");
                 self.findings.add(index_key.as_str(), what, None);
                 return Ok(0);
             }
             Ok(_) => {}
             Err(ScanError::Io(error)) => match io_error(error) {
                 ReadError::Store(error) => return Err(error.into()),
-                _ => self.findings.add(index_key.as_str(), "it is cut short", None),
+                _ => self.findings.add(index_key.as_str(), "it is truncated", None),
             },
             Err(error) => {
                 self.findings.add(index_key.as_str(), error.to_string(), None);
@@ -290,7 +290,8 @@ impl Sampler<'_> {
             }
         }
         if trailer.first_chunk::<20>().is_none_or(|trailer| !named(trailer)) || beyond {
-            let what = "does not end in the checksum that its name is: cut short or another pack";
+            let what =
+                "the checksum at its end does not match its name: truncated, or another pack";
             self.findings.add(key.as_str(), what, None);
             return Ok(0);
         }
@@ -325,7 +326,7 @@ impl Sampler<'_> {
                         ReadError::Store(error) if !error.is_not_found() => {
                             return Err(error.into());
                         }
-                        _ => self.findings.add(key.as_str(), "it is cut short", None),
+                        _ => self.findings.add(key.as_str(), "it is truncated", None),
                     }
                     return Ok(());
                 }
@@ -334,7 +335,7 @@ impl Sampler<'_> {
             }
             if crc != *wanted {
                 self.findings.add_first(key.as_str(), || {
-                    format!("entry at offset {offset}: its CRC-32 is not that of the index")
+                    format!("entry at offset {offset}: its CRC-32 does not match the index")
                 });
             }
         }
@@ -389,11 +390,15 @@ impl Sampler<'_> {
             return Ok(Some(what));
         }
         let Some(links) = links(kind, &content) else {
-            return Ok(Some(format!("not a {kind} inside")));
+            return Ok(Some(format!("not a valid {kind}")));
         };
         let missing = links.iter().find(|link| !known.contains(link));
         if let Some(link) = missing {
-            self.findings.add(loose::key(link).as_str(), format!("missing ({oid} names it)"), None);
+            self.findings.add(
+                loose::key(link).as_str(),
+                format!("missing ({oid} refers to it)"),
+                None,
+            );
         }
         Ok(None)
     }
@@ -415,7 +420,7 @@ impl Sampler<'_> {
             }
         }
         if <[u8; 32]>::from(hasher.finalize()) != *oid {
-            self.findings.add(key.as_str(), "LFS object's SHA-256 is not its name", None);
+            self.findings.add(key.as_str(), "its SHA-256 does not match its name", None);
         }
         Ok(())
     }
@@ -428,7 +433,7 @@ impl Sampler<'_> {
         let result = |part| ResultOfPart { part, at: now, findings };
         verified.results.extend(share.parts().map(result));
         if let Err(error) = verified.write(self.pass.store) {
-            log::warn!("the next sample is chosen by the day: {error}");
+            log::warn!("the next sample is chosen by date: {error}");
         }
     }
 }

@@ -34,7 +34,7 @@ impl<'e> Scratch<'e> {
 
     fn writable(&self, key: &Key, bytes: usize) -> Result<&MemoryStore, StoreError> {
         if !key.as_str().starts_with(TEMP_PREFIX) {
-            return Err(self.refused("write", key.as_str(), "the mirror is only read here"));
+            return Err(self.refused("write", key.as_str(), "the mirror is read-only here"));
         }
         // Requests are recorded for tests alone.
         self.memory.clear_recorded();

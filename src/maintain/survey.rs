@@ -125,7 +125,7 @@ impl Surveyor<'_> {
             return Err(Stop::Unsure(what));
         }
         if shared.overflow.into_inner() {
-            return Err(Stop::Unsure(format!("over {MAX_OUTSIDE} objects are in no pack")));
+            return Err(Stop::Unsure(format!("over {MAX_OUTSIDE} objects are not in any pack")));
         }
         Ok(Surveyed { known: shared.known, outside: links.outside, lfs: links.lfs })
     }
@@ -167,7 +167,7 @@ impl Surveyor<'_> {
             })
         })?;
         if format!("pack-{trailer}") != name {
-            return Err(Stop::Unsure(format!("{index_key} is the index of pack-{trailer}")));
+            return Err(Stop::Unsure(format!("{index_key} belongs to pack-{trailer}")));
         }
         Ok(events.pack)
     }
@@ -306,7 +306,7 @@ impl PackExaminer<'_> {
             && now(&self.offsets) == pack.offsets;
         match agree {
             true => Ok(()),
-            false => Err(Stop::Unsure(format!("{} is not what its index says", pack.name))),
+            false => Err(Stop::Unsure(format!("{} does not match its index", pack.name))),
         }
     }
 }
@@ -385,7 +385,7 @@ impl Shared {
             Kind::Tree => LATELY.with_borrow_mut(|lately| self.look_at_tree(lately, content)),
         };
         if !well_formed {
-            self.links().broken.get_or_insert_with(|| format!("{oid} is no {kind} inside"));
+            self.links().broken.get_or_insert_with(|| format!("{oid} is not a valid {kind}"));
         }
     }
 
@@ -416,7 +416,7 @@ impl Shared {
         if links.outside.len() >= MAX_OUTSIDE {
             self.overflow.store(true, Ordering::Relaxed);
         } else if *links.outside.entry(*oid).or_insert(kind) != kind {
-            links.broken.get_or_insert_with(|| format!("{oid} is wanted as two kinds"));
+            links.broken.get_or_insert_with(|| format!("{oid} is referred to as two kinds"));
         }
     }
 }

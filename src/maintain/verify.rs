@@ -192,7 +192,8 @@ fn check_state(
                 if same.is_some_and(|(file, _)| file != info_refs(refs)) {
                     break;
                 }
-                let what = format!("{} describes other refs: one of both is damaged", state::KEY);
+                let what =
+                    format!("{} describes other refs: one of the two is damaged", state::KEY);
                 findings.add("info/refs", what, None);
                 findings.blame(state::KEY);
             }
@@ -238,10 +239,10 @@ fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
     };
     let place = store.describe();
     if listed.is_empty() {
-        return Err(MirrorError::Mirror(format!("{place} is empty: no mirror is here")));
+        return Err(MirrorError::Mirror(format!("{place} is empty: there is no mirror")));
     }
     if !listed.iter().any(of_a_mirror) {
-        return Err(MirrorError::Mirror(format!("no mirror is in {place}, but other files are")));
+        return Err(MirrorError::Mirror(format!("{place} contains files, but no mirror")));
     }
     Ok(())
 }
@@ -280,7 +281,8 @@ fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHea
     if let Head::Unborn(name) = &head
         && refs.iter().any(|r| r.name.is_branch())
     {
-        let what = format!("names {name}, which is not published: clones check nothing out");
+        let what =
+            format!("names {name}, which is not published: clones get an empty working tree");
         findings.add("HEAD", what, None);
     }
     Ok(Some((refs, Some(head))))
@@ -433,7 +435,7 @@ impl Verification<'_> {
     }
 
     fn look_closer(&self, why: &str) -> bool {
-        log::info!("looking more closely: {why}");
+        log::info!("checking object by object: {why}");
         false
     }
 
@@ -560,7 +562,7 @@ impl Verification<'_> {
                         return Ok(Some("LFS object missing".to_owned()));
                     }
                     ReadError::Store(error) => return Err(error.into()),
-                    _ => return Ok(Some("LFS object can't be read".to_owned())),
+                    _ => return Ok(Some("LFS object cannot be read".to_owned())),
                 },
             }
             if self.options.cancel.is_cancelled() {
@@ -570,7 +572,7 @@ impl Verification<'_> {
         let found: [u8; 32] = hasher.finalize().into();
         Ok(match (len == size, found == *oid) {
             (false, _) => Some(wrong_size(len, size)),
-            (true, false) => Some("LFS object's SHA-256 is not its name".to_owned()),
+            (true, false) => Some("its SHA-256 does not match its name".to_owned()),
             (true, true) => None,
         })
     }

@@ -469,7 +469,7 @@ impl Shared<'_, '_> {
     /// Adds what the object refers to. `content` of a large blob is empty.
     fn take_in(&self, item: Item, kind: Kind, content: &[u8]) -> Result<(), String> {
         if let Some(wanted) = item.kind.filter(|wanted| *wanted != kind) {
-            return Err(format!("it is a {kind}, where a {wanted} is wanted"));
+            return Err(format!("it is a {kind}, but a {wanted} is expected"));
         }
         let via = item.via;
         let child = |oid, kind| Item { oid, kind: Some(kind), via, attributes: false };
@@ -483,17 +483,17 @@ impl Shared<'_, '_> {
                 }
             }
             Kind::Commit => {
-                let (tree, parents) = commit_links(content).ok_or("not a commit inside")?;
+                let (tree, parents) = commit_links(content).ok_or("not a valid commit")?;
                 let parents = parents.into_iter().map(|oid| child(oid, Kind::Commit));
                 self.add(parents.chain([child(tree, Kind::Tree)]));
             }
             Kind::Tag => {
-                let (oid, kind) = tag_link(content).ok_or("not a tag inside")?;
+                let (oid, kind) = tag_link(content).ok_or("not a valid tag")?;
                 self.add([child(oid, kind)].into_iter());
             }
             Kind::Tree => {
                 let entries: Option<Vec<_>> = tree_links(content).collect();
-                let entries = entries.ok_or("not a tree inside")?.into_iter();
+                let entries = entries.ok_or("not a valid tree")?.into_iter();
                 self.add(entries.filter_map(|TreeEntry { oid, kind, attributes }| {
                     Some(Item { attributes, ..child(oid, kind?) })
                 }));

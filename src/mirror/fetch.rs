@@ -157,7 +157,7 @@ pub(super) fn fetch(
         (Ok(_), Err(error)) => Err(error.into()),
         (Err(error), cleaned) => {
             if let Err(left) = cleaned {
-                log::warn!("temporary keys are left for the next run to delete: {left}");
+                log::warn!("the next run deletes remaining temporary keys: {left}");
             }
             Err(error)
         }
@@ -200,11 +200,11 @@ fn fetch_first(
                     return Err(MirrorError::Interrupted);
                 }
                 if env.layout == layout::Layout::Loose {
-                    log::warn!("{error}; beginning again");
+                    log::warn!("{error}; starting over");
                     env.existing = Existing::list_loose(env.store, env.concurrency)?;
                     return fetch_with_retries(source, env, choice, wants, &[], backoff);
                 }
-                log::warn!("{error}; going on in slices");
+                log::warn!("{error}; continuing in slices");
                 let _ = env.temp.clean();
                 cut_at = Some(received.load(Ordering::Relaxed));
             }
@@ -214,7 +214,7 @@ fn fetch_first(
     if SlicedFetch::begin(source, env, cut_at)?.run(tip, wants)? {
         return Ok(Complete::in_slices());
     }
-    log::info!("{} sends no slices", source.describe());
+    log::info!("{} cannot send slices", source.describe());
     fetch_with_retries(source, env, choice, wants, &[], backoff)
 }
 
@@ -264,7 +264,7 @@ fn fetch_with_retries(
         let (stream, objects) = peek(stream);
         choice.make(env, objects)?;
         if env.existing.len() > 0 {
-            log::info!("{} objects are stored already", env.existing.len());
+            log::info!("{} objects are already stored", env.existing.len());
         }
         match store_pack(stream, wants, env) {
             Err(error) if is_broken_stream(&error) => {
@@ -273,7 +273,7 @@ fn fetch_with_retries(
                     return Err(MirrorError::Interrupted);
                 }
                 let (failed, tries) = (backoff.tries, STREAM_POLICY.max_attempts);
-                log::warn!("{error}; beginning again (try {failed} of {tries})");
+                log::warn!("{error}; starting over (try {failed} of {tries})");
                 if env.layout == layout::Layout::Loose {
                     env.existing = Existing::list_loose(env.store, env.concurrency)?;
                 }
@@ -316,7 +316,7 @@ impl Choice {
         env.budget = Budget::of(env.budget.memory, layout);
         env.existing = match (self.is_first, layout) {
             (true, layout::Layout::Loose) => {
-                env.progress.phase("looking for what is stored already");
+                env.progress.phase("checking what is already stored");
                 Existing::list_loose(env.store, env.concurrency)?
             }
             _ => Existing::default(),

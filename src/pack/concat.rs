@@ -211,7 +211,7 @@ impl<'i> Plan<'i> {
             let new = out.at;
             let parsed = parse_header(&head, entry.offset).ok().flatten();
             let (header, used) =
-                parsed.ok_or_else(|| damaged(input, format!("{} is no entry", entry.oid)))?;
+                parsed.ok_or_else(|| damaged(input, format!("{} is not an entry", entry.oid)))?;
             let mut crc = entry.crc32;
             let rest = len - head.len() as u64;
             let EntryKind::OfsDelta { base_offset } = header.kind else {
@@ -347,7 +347,7 @@ impl<'r> Body<'r> {
         body.fill(&mut header)?;
         let count = u32::from_be_bytes([8, 9, 10, 11].map(|at| header[at]));
         if !matches!(&header[..8], b"PACK\0\0\0\x02" | b"PACK\0\0\0\x03") {
-            return Err(damaged(number, "it does not begin as a pack does"));
+            return Err(damaged(number, "it is not a pack"));
         }
         if count != input.index.object_count() {
             let listed = input.index.object_count();
@@ -365,7 +365,7 @@ impl<'r> Body<'r> {
 
     fn cut(&self, error: io::Error) -> ConcatError {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged(self.input, "it ends too soon"),
+            io::ErrorKind::UnexpectedEof => damaged(self.input, "it ends early"),
             _ => ConcatError::Io(error),
         }
     }
@@ -413,7 +413,7 @@ impl<'r> Body<'r> {
         self.fill(&mut found)?;
         if computed != found || found != *self.trailer.as_bytes() {
             let (computed, found) = (Oid::from_bytes(computed), Oid::from_bytes(found));
-            let what = format!("its checksum is {computed}, and its trailer says {found}");
+            let what = format!("its checksum is {computed}, but its trailer says {found}");
             return Err(damaged(self.input, what));
         }
         Ok(())

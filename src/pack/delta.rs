@@ -20,7 +20,7 @@ pub struct DeltaHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeltaError {
     /// The delta ends inside its header or an instruction.
-    #[error("delta is cut short")]
+    #[error("delta is truncated")]
     Truncated,
     /// A length in the header does not fit 64 bits.
     #[error("length in the delta's header does not fit 64 bits")]
@@ -29,7 +29,7 @@ pub enum DeltaError {
     #[error("delta has the reserved instruction 0")]
     Reserved,
     /// The base has another length than the delta was made for.
-    #[error("delta wants a base of {wanted} bytes, but it has {got}")]
+    #[error("delta needs a base of {wanted} bytes, but it has {got}")]
     WrongBaseLen {
         /// The length in the delta's header.
         wanted: u64,
@@ -47,7 +47,7 @@ pub enum DeltaError {
         base_len: u64,
     },
     /// The instructions make more or less than the header says.
-    #[error("delta makes {got} bytes, but claims {wanted}")]
+    #[error("delta produces {got} bytes, but claims {wanted}")]
     WrongResultLen {
         /// The length in the delta's header.
         wanted: u64,

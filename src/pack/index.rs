@@ -182,7 +182,7 @@ pub enum IndexError {
     #[error("not a pack index of version 2")]
     BadHeader,
     /// Its length does not agree with the number of objects in it.
-    #[error("pack index of {object_count} objects can't have {len} bytes")]
+    #[error("pack index of {object_count} objects cannot have {len} bytes")]
     WrongLen {
         /// What the fan-out table says.
         object_count: u32,
@@ -190,7 +190,7 @@ pub enum IndexError {
         len: u64,
     },
     /// The last 20 bytes are not the SHA-1 of those before.
-    #[error("checksum of the pack index is {found}, but its bytes give {computed}")]
+    #[error("checksum of the pack index is {found}, but its content gives {computed}")]
     WrongChecksum {
         /// What the index says.
         found: Oid,

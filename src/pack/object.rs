@@ -36,7 +36,7 @@ pub enum ResolveError {
     /// A delta's base never came.
     #[error(
         "delta at offset {offset}: its base {base} is not in the pack, or the deltas form a cycle \
-         ({waiting} deltas wait in vain)"
+         ({waiting} deltas remain unresolved)"
     )]
     MissingBase {
         /// The first such delta's.

@@ -65,7 +65,7 @@ pub enum PackError {
     #[error("pack version {0} is not supported")]
     BadVersion(u32),
     /// The stream ended too soon.
-    #[error("pack is cut short in the entry at offset {offset}")]
+    #[error("pack is truncated in the entry at offset {offset}")]
     Truncated {
         /// The entry's offset.
         offset: u64,

@@ -299,7 +299,7 @@ impl Pace {
         (self.at, self.bytes, self.done, self.all) = (now, bytes, done, all);
     }
 
-    /// What the averages would be had they not begun at zero.
+    /// What the averages would be had they not started at zero.
     fn corrected(&self, rate: f64, smoothing: f64) -> f64 {
         if self.age > 0.0 { rate / (1.0 - (-self.age / smoothing).exp()) } else { 0.0 }
     }

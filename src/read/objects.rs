@@ -264,7 +264,7 @@ impl<'e> Objects<'e> {
                 break;
             }
             if round > MAX_CHAIN {
-                return Err(self.bad(wanted[0], "its chain of deltas has no end"));
+                return Err(self.bad(wanted[0], "its delta chain is endless"));
             }
             self.load(&wanted, around)?;
             let mut bases = BTreeSet::new();
@@ -320,17 +320,17 @@ impl<'e> Objects<'e> {
             body.extend_from_slice(&piece[..step.produced]);
             input = &input[step.consumed..];
             if body.len() as u64 > header.inflated_len {
-                return Err(self.bad(place, "it inflates to more than it says"));
+                return Err(self.bad(place, "it inflates to more than it claims"));
             }
             if step.ended {
                 break;
             }
             if step.consumed + step.produced == 0 {
-                return Err(self.bad(place, "it ends too soon"));
+                return Err(self.bad(place, "it ends early"));
             }
         }
         if body.len() as u64 != header.inflated_len {
-            return Err(self.bad(place, "it inflates to less than it says"));
+            return Err(self.bad(place, "it inflates to less than it claims"));
         }
         let start = place.1 + used as u64;
         Ok(Entry { header, raw: start..start + self.inflater.total_in(), body })
@@ -359,7 +359,7 @@ impl<'e> Objects<'e> {
                 break (kind, Arc::from(&entry.body[..]));
             }
             if chain.len() > MAX_CHAIN {
-                return Err(self.bad(place, "its chain of deltas has no end"));
+                return Err(self.bad(place, "its delta chain is endless"));
             }
             chain.push((at, entry));
             at = self.base_of(at, entry)?.unwrap_or(at);

@@ -72,7 +72,7 @@ fn look_at_one(store: &dyn Store, name: &str) -> Result<Listed, MirrorError> {
         Some(count) if len >= HEADER_LEN + TRAILER_LEN => {
             Ok(Listed { name: name.to_owned(), len, objects: u32::from_be_bytes(*count) })
         }
-        _ => Err(damaged(store, &key, "it is no pack of version 2")),
+        _ => Err(damaged(store, &key, "it is not a version 2 pack")),
     }
 }
 
@@ -123,7 +123,7 @@ impl<'e> Ranges<'e> {
             for number in 0..PIECES_AHEAD.min(self.pieces.len()) {
                 let named = std::thread::Builder::new().name(format!("range.{number}"));
                 if let Err(error) = named.spawn_scoped(threads, || self.fetch_all()) {
-                    log::warn!("cannot start another thread, going on with {number}: {error}");
+                    log::warn!("cannot start another thread, continuing with {number}: {error}");
                     break;
                 }
             }
@@ -356,7 +356,7 @@ impl<'r, 'e> Packs<'r, 'e> {
     fn fetched(&mut self, wanted: usize) -> Result<Vec<u8>, MirrorError> {
         if self.piece.position() == self.piece.get_ref().len() as u64 {
             let piece = self.ranges.take()?;
-            let missing = || MirrorError::Internal("the plan of a pack ends too soon".into());
+            let missing = || MirrorError::Internal("the plan of a pack ends early".into());
             self.piece = io::Cursor::new(piece.ok_or_else(missing)?);
         }
         let from = self.piece.position() as usize;
@@ -376,7 +376,7 @@ impl<'r, 'e> Packs<'r, 'e> {
             let name = format!("pack-{}", Oid::from_bytes(computed));
             if found != computed || name != pack.name {
                 let key = packs::key(&pack.name, "pack");
-                let what = format!("its bytes give the checksum {}", Oid::from_bytes(computed));
+                let what = format!("its content has the checksum {}", Oid::from_bytes(computed));
                 return Err(damaged(self.store(), &key, &what));
             }
             self.pack += 1;
@@ -387,7 +387,7 @@ impl<'r, 'e> Packs<'r, 'e> {
                 return self.end(computed);
             }
         }
-        let whole = self.whole.take().expect("of no pack, or of several");
+        let whole = self.whole.take().expect("belongs to no pack, or to several");
         self.end(whole.finalize().into())
     }
 

@@ -383,7 +383,7 @@ impl<'w, 'e> Walk<'w, 'e> {
 }
 
 fn unreadable(oid: &Oid) -> MirrorError {
-    MirrorError::Mirror(format!("the object {oid} of the mirror is not what leads to it says"))
+    MirrorError::Mirror(format!("the mirror's object {oid} is not of the expected kind"))
 }
 
 /// The time of the `committer` line: `committer <name> <<mail>> <seconds> <zone>`.

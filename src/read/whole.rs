@@ -137,7 +137,7 @@ fn verified(
     progress: &dyn Progress,
 ) -> Result<Indexed, MirrorError> {
     let scratch = Scratch::new(&local.objects, &partial.path)
-        .map_err(|error| failed("create a folder in", &local.objects, &error))?;
+        .map_err(|error| failed("create a directory in", &local.objects, &error))?;
     let plan = Plan::new(packs, partial.kept)?;
     let temp = TempKeys::new(&scratch);
     let connected = Connected::new();
@@ -172,7 +172,7 @@ fn verified(
     };
     let trailer = pack.name.trim_start_matches("pack-").parse();
     let trailer = trailer.map_err(|_| MirrorError::Internal("not a pack's name".into()))?;
-    let missing = || MirrorError::Internal("the ingest has made no index".into());
+    let missing = || MirrorError::Internal("ingest created no index".into());
     let path = scratch.file(&packs::key(&pack.name, "idx")).ok_or_else(missing)?;
     let index = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
     let is_connected = connected.prove(tips, |oid| is_in(&index, oid));
@@ -241,7 +241,7 @@ fn read_indices(store: &dyn Store, packs: &[Listed]) -> Result<Vec<Vec<u8>>, Mir
         let is_its = format!("pack-{}", index.pack_trailer()) == pack.name
             && index.object_count() == pack.objects;
         if !is_its {
-            return Err(damaged(store, &key, "it is the index of another pack"));
+            return Err(damaged(store, &key, "it belongs to another pack"));
         }
         found.lock().unwrap_or_else(PoisonError::into_inner)[*number] = bytes;
         Ok::<_, MirrorError>(())

@@ -103,7 +103,7 @@ impl PackWriter {
             }
         }
         if left > 0 {
-            return Err(bad("it ends too soon".into()));
+            return Err(bad("it ends early".into()));
         }
         check_name(hasher.finish(), oid).map_err(bad)?;
         self.entries.push(IndexEntry { oid: *oid, crc32, offset });

@@ -13,7 +13,7 @@ pub enum MirrorError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The source's pack is broken: the message names the entry by its offset.
-    #[error("the source's pack is broken: {0}")]
+    #[error("the source's pack is invalid: {0}")]
     Pack(String),
     /// A guard refused.
     #[error("{0}")]

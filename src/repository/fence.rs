@@ -55,7 +55,7 @@ impl Fence {
     pub(crate) fn check(&self, store: &dyn Store) -> Result<(), MirrorError> {
         let now = read(store)?;
         if now != self.0 {
-            log::warn!("gc has deleted objects of this mirror meanwhile: not publishing");
+            log::warn!("gc deleted objects of this mirror meanwhile: not publishing");
             return Err(MirrorError::Conflict);
         }
         let deleting = now.is_some_and(|file| says_deleting(&file));

@@ -148,9 +148,9 @@ pub(crate) fn read(
 
 fn parse(file: &[u8]) -> Result<Advertisement, String> {
     let line = |bytes: &'_ [u8]| bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-    let cut = || "it is cut short".to_owned();
+    let cut = || "it is truncated".to_owned();
     let (first, rest) = file.split_at(line(file).ok_or_else(cut)?);
-    let sum = first.strip_prefix(MAGIC.as_bytes()).ok_or("it is no snapshot of refs")?;
+    let sum = first.strip_prefix(MAGIC.as_bytes()).ok_or("it is not a snapshot of refs")?;
     if sum.trim_ascii_end() != checksum(rest).as_bytes() {
         return Err("its checksum is wrong".into());
     }
@@ -225,12 +225,12 @@ pub(crate) fn find<'e>(entries: &'e [Entry], at: &str) -> Result<&'e Entry, Stri
         return found.ok_or_else(|| format!("there is no publication {at}"));
     }
     let time = OffsetDateTime::parse(at, &Rfc3339).map_err(|_| {
-        format!("{at:?} is no time such as 2026-11-24T13:31:31Z, and no publication")
+        format!("{at:?} is neither a time such as 2026-11-24T13:31:31Z nor a publication")
     })?;
     let found = entries.iter().rev().find(|entry| entry.name.at <= time);
     found.ok_or_else(|| match entries.first() {
-        Some(first) => format!("the first publication that is kept is of {}", first.name.time()),
-        None => "no publication is kept: mirror with --keep-history".to_owned(),
+        Some(first) => format!("the oldest publication kept is {}", first.name.time()),
+        None => "no publications are kept: mirror with --keep-history".to_owned(),
     })
 }
 
@@ -349,10 +349,10 @@ mod tests {
             assert_eq!(found(at).as_deref(), Ok(wanted), "{at}");
         }
         for (at, words) in [
-            ("2025-12-31T23:59:59Z", "the first publication that is kept is of 2026-01-01"),
+            ("2025-12-31T23:59:59Z", "the oldest publication kept is 2026-01-01"),
             ("20260103T000000Z", "there is no publication 20260103T000000Z"),
-            ("yesterday", "no time such as"),
-            ("20260102T000000Z-1", "no time such as"),
+            ("yesterday", "neither a time such as"),
+            ("20260102T000000Z-1", "neither a time such as"),
         ] {
             assert!(found(at).unwrap_err().contains(words), "{at}: {:?}", found(at));
         }

@@ -75,7 +75,7 @@ impl Layout {
     pub(crate) fn warning(self, objects: u32) -> Option<String> {
         (self == Layout::Loose && objects > MANY_OBJECTS).then(|| {
             let objects = grouped(u64::from(objects));
-            format!("git may take hours to clone {objects} loose objects; --layout auto or pack is made for so many")
+            format!("git may take hours to clone {objects} loose objects; use --layout auto or pack for so many")
         })
     }
 }

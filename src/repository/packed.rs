@@ -157,9 +157,7 @@ pub(crate) fn read_index(
     let fault = match pack_len {
         Some(pack_len) => index_len_fault(len, pack_len),
         None => (len > memory_bytes.min(MAX_INDEX_BYTES)).then(|| {
-            format!(
-                "it has {len} bytes, more than --memory is enough for while its pack is missing"
-            )
+            format!("it has {len} bytes, more than --memory allows while its pack is missing")
         }),
     };
     if let Some(what) = fault {
@@ -175,7 +173,7 @@ pub(crate) fn read_index(
     let Some((bytes, _)) = files::get(store, &key, None, len)? else { return missing() };
     Ok(match parse_index(bytes) {
         Ok(index) if format!("pack-{}", index.pack_trailer()) != name => {
-            Err(format!("it is the index of another pack, {}", index.pack_trailer()))
+            Err(format!("it belongs to another pack, {}", index.pack_trailer()))
         }
         Ok(index) => Ok(index),
         Err(error) => Err(error.to_string()),
@@ -310,7 +308,7 @@ impl<'e> PackedReader<'e> {
             };
             chain.push(Link { place: at, delta: body });
             if chain.len() > MAX_CHAIN {
-                return Err(damaged("its chain of deltas has no end"));
+                return Err(damaged("its delta chain is endless"));
             }
             at = next;
         };
@@ -352,7 +350,7 @@ impl<'e> PackedReader<'e> {
                 EntryKind::RefDelta { base } => self.place_in(at.0, &base)?,
             };
         }
-        Err(damaged("its chain of deltas has no end"))
+        Err(damaged("its delta chain is endless"))
     }
 
     /// How long the object is when whole; at most the header and the start of a delta are read, of
@@ -375,7 +373,7 @@ impl<'e> PackedReader<'e> {
         let bytes = self.blocks.read(&self.packs.key(pack), self.packs.pack_len(pack)?, range)?;
         match parse_header(&bytes, at).map_err(damaged)? {
             Some((header, used)) => Ok((header, used as u64)),
-            None => Err(damaged("the pack ends in the entry's header")),
+            None => Err(damaged("the pack ends inside the entry's header")),
         }
     }
 
@@ -393,7 +391,7 @@ impl<'e> PackedReader<'e> {
         let mut at = place.1 + header_len;
         loop {
             let Some((block, from)) = self.blocks.block(&key, len, at)? else {
-                return Err(damaged("the pack ends in the entry"));
+                return Err(damaged("the pack ends inside the entry"));
             };
             let mut input = &block[from..];
             loop {
@@ -441,7 +439,7 @@ pub(crate) fn names_in(file: &[u8], mut bad: impl FnMut(String)) -> Vec<String> 
         bad("0 bytes: it is damaged, or a cache answers for the store".into());
     }
     let mut names = packs::parse_pack_list(file).unwrap_or_else(|line| {
-        bad(format!("not a line of a list of packs: {line}"));
+        bad(format!("not a pack list line: {line}"));
         Vec::new()
     });
     let mut seen = HashSet::new();

@@ -145,7 +145,7 @@ fn get(store: &dyn Store, key: &Key) -> Result<Option<Seen>, MirrorError> {
 
 fn damaged(store: &dyn Store, file: &str, error: &dyn std::fmt::Display) -> MirrorError {
     MirrorError::Mirror(format!(
-        "{}/{file} is not what a mirror has there: {error}; is this the right target?",
+        "{}/{file} is not a valid mirror file: {error}; is this the right target?",
         store.describe()
     ))
 }
@@ -166,11 +166,11 @@ fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError
     if file.is_empty() {
         return Err(MirrorError::Mirror(format!(
             "{}/{PACK_LIST} is empty (0 bytes): it is damaged, or a cache answers for the store; if \
-             the store itself has it so, delete the key and run again with --full",
+             it is empty in the store itself, delete the key and run again with --full",
             store.describe()
         )));
     }
-    let stranger = |line| damaged(store, PACK_LIST, &format!("{line:?} names no pack"));
+    let stranger = |line| damaged(store, PACK_LIST, &format!("{line:?} is not a pack name"));
     packs::parse_pack_list(file).map_err(stranger)
 }
 

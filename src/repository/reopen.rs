@@ -40,7 +40,7 @@ impl Read for Reopening<'_> {
                     return Ok(read);
                 }
                 Err(error) if self.breaks < BREAKS && is_transient(&error) => {
-                    log::debug!("{} broke off at {}: {error}", self.key, self.offset);
+                    log::debug!("{} was cut off at {}: {error}", self.key, self.offset);
                     self.stream = None;
                     self.breaks += 1;
                 }

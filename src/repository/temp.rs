@@ -275,7 +275,7 @@ fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         Err(error) if error.kind == StoreErrorKind::Denied => {
             if !TOLD.swap(true, Ordering::Relaxed) {
                 log::warn!(
-                    "{error}; what is temporary stays in the bucket: allow s3:DeleteObject and \
+                    "{error}; temporary keys stay in the bucket: allow s3:DeleteObject and \
                      s3:AbortMultipartUpload, or let a lifecycle rule expire mirror_tmp/"
                 );
             }

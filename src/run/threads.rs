@@ -29,7 +29,7 @@ pub(crate) fn take_next(
         for number in 1..threads.min(count) {
             let named = thread::Builder::new().name(format!("{name}.{number}"));
             if let Err(error) = named.spawn_scoped(scope, worker) {
-                log::warn!("cannot start another thread, going on with {number}: {error}");
+                log::warn!("cannot start another thread, continuing with {number}: {error}");
                 break;
             }
         }

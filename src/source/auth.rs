@@ -213,7 +213,7 @@ fn read_secret(path: &Path) -> Result<String, AuthError> {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).map_err(wrap)?.permissions().mode();
         if mode & 0o077 != 0 {
-            log::warn!("{} holds secrets and others can read it: chmod 600", path.display());
+            log::warn!("{} contains secrets and others can read it: chmod 600", path.display());
         }
     }
     Ok(text)
@@ -283,11 +283,11 @@ fn parse_header(line: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
         "connection",
     ];
     let (name, value) = line.split_once(':').ok_or("not a header line (Name: value)")?;
-    let name = HeaderName::try_from(name.trim()).map_err(|_| "not a header's name")?;
+    let name = HeaderName::try_from(name.trim()).map_err(|_| "not a valid header name")?;
     if OURS.contains(&name.as_str()) {
         return Err("this header cannot be set");
     }
-    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| "not a header's value")?;
+    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| "not a valid header value")?;
     value.set_sensitive(true);
     Ok((name, value))
 }

@@ -106,15 +106,15 @@ pub(super) fn redirect_target(
     }
     let fail = |message: &str| fatal(&shown(url), message.to_owned());
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| fail("a redirect that says not whither"))?;
+    let location = location.ok_or_else(|| fail("redirect without a Location header"))?;
     if location.contains('\\') {
-        return Err(fail("a redirect to a URL with a backslash is not followed"));
+        return Err(fail("refusing a redirect to a URL with a backslash"));
     }
-    let mut target = url.join(location).map_err(|_| fail("a redirect to what is no URL"))?;
+    let mut target = url.join(location).map_err(|_| fail("redirect to an invalid URL"))?;
     match (url.scheme(), target.scheme()) {
         (_, "https") | ("http", "http") => {}
-        ("https", "http") => return Err(fail("a redirect from https to http is not followed")),
-        _ => return Err(fail("a redirect to what is neither http nor https")),
+        ("https", "http") => return Err(fail("refusing a redirect from https to http")),
+        _ => return Err(fail("redirect to a URL that is neither http nor https")),
     }
     // A server must not choose who we are.
     let _ = (target.set_username(""), target.set_password(None));
@@ -132,23 +132,27 @@ pub(super) fn refusal(
     const HELP: &str = "a user and token in the URL, an entry in ~/.netrc (or the file that NETRC \
                         names), or --source-header-file";
     let (kind, text) = match (status.as_u16(), credentials_sent) {
-        (401, false) => (SourceErrorKind::Denied, format!("it wants a login: give it {HELP}")),
-        (401, true) => (SourceErrorKind::Denied, "it does not accept the login or token".into()),
-        (403, false) => (SourceErrorKind::Denied, format!("it refuses; with a login: {HELP}")),
-        (403, true) => (SourceErrorKind::Denied, "this login or token may not read it".into()),
+        (401, false) => (SourceErrorKind::Denied, format!("authentication required: give {HELP}")),
+        (401, true) => (SourceErrorKind::Denied, "the credentials were rejected".into()),
+        (403, false) => {
+            (SourceErrorKind::Denied, format!("access denied; with credentials: {HELP}"))
+        }
+        (403, true) => {
+            (SourceErrorKind::Denied, "these credentials do not allow reading it".into())
+        }
         (404, false) => (
             SourceErrorKind::Denied,
-            format!("no such repository, or one that needs a login: {HELP}"),
+            format!("no such repository, or it requires authentication: {HELP}"),
         ),
         (404, true) => (
             SourceErrorKind::Denied,
-            "no such repository, or one that this login or token may not see".into(),
+            "no such repository, or these credentials do not allow reading it".into(),
         ),
-        (407, _) => (SourceErrorKind::Denied, "the proxy wants a login".into()),
+        (407, _) => (SourceErrorKind::Denied, "the proxy requires authentication".into()),
         (408 | 429 | 500 | 502 | 503 | 504 | 520..=529, _) => {
-            (SourceErrorKind::Transient { retry_after }, "it is not available now".into())
+            (SourceErrorKind::Transient { retry_after }, "temporarily unavailable".into())
         }
-        _ => (SourceErrorKind::Fatal, "an answer that git does not know".into()),
+        _ => (SourceErrorKind::Fatal, "unexpected response".into()),
     };
     (kind, format!("HTTP {}: {text}", status.as_u16()))
 }

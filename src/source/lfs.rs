@@ -89,7 +89,9 @@ impl LfsServer {
         let download = offer?;
         if self.endpoint.scheme() == "https" && download.href.scheme() == "http" {
             let place = shown(&download.href);
-            return Err(format!("an https server names an http address, {place}: not asked"));
+            return Err(format!(
+                "an https server refers to an http address, {place}: not contacted"
+            ));
         }
         Ok(download)
     }
@@ -234,8 +236,9 @@ fn stream(
     let place = shown(url);
     let start = match response.status().as_u16() {
         200 => 0,
-        206 => content_range_start(&response)
-            .ok_or_else(|| fatal(&place, "a partial answer that does not say which part".into()))?,
+        206 => content_range_start(&response).ok_or_else(|| {
+            fatal(&place, "partial response without a Content-Range header".into())
+        })?,
         status => {
             let (kind, _) = refusal(response.status(), true, http::retry_after(response.headers()));
             // Unlike a repository's, an object's 404 hides nothing.
@@ -247,12 +250,12 @@ fn stream(
     };
     let mut stream = Stream { body: response.into_body().into_reader(), place };
     let skip = offset.checked_sub(start).ok_or_else(|| {
-        fatal(&stream.place, "an answer that begins behind what was asked".into())
+        fatal(&stream.place, "the response starts after the requested offset".into())
     })?;
     let skipped = io::copy(&mut stream.by_ref().take(skip), &mut io::sink());
     match skipped {
         Ok(skipped) if skipped == skip => Ok(Box::new(stream)),
-        Ok(_) => Err(transient(&stream.place, "the answer was cut".into())),
+        Ok(_) => Err(transient(&stream.place, "the response was truncated".into())),
         Err(error) => Err(match SourceError::from_io(&error) {
             Some(error) => error.clone(),
             None => transient(&stream.place, error.to_string()),
@@ -374,21 +377,21 @@ struct ObjectError {
 fn read_answer(body: &[u8], media: &str) -> Result<Answer, String> {
     let answer: Answer = serde_json::from_slice(body).map_err(|error| {
         if media == "text/html" || body.trim_ascii_start().starts_with(b"<") {
-            "the answer is a web page, not LFS's JSON: is there an LFS server at this address, and \
-             does it need a login?"
+            "the response is a web page, not LFS JSON: check the URL, and whether it requires \
+             authentication"
                 .to_owned()
         } else if body.len() as u64 == MAX_ANSWER_BYTES {
-            format!("the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            format!("the response is longer than {MAX_ANSWER_BYTES} bytes")
         } else {
             // serde names places, not values.
-            format!("the answer is not LFS's JSON: {error}")
+            format!("the response is not LFS JSON: {error}")
         }
     })?;
     match answer.transfer.as_deref() {
         None | Some("basic" | "") => Ok(answer),
         Some(other) => {
             let other = clean_text(other.as_bytes(), 40);
-            Err(format!("the server wants to send by {other:?}, which was not asked for"))
+            Err(format!("the server offers the transfer {other:?}, which was not requested"))
         }
     }
 }
@@ -399,7 +402,7 @@ impl Answer {
         let known: HashMap<String, Offer> =
             self.objects.into_iter().map(|object| (object.oid.clone(), object.offer())).collect();
         let offer = |object: &LfsPointer| known.get(&object.hex()).cloned();
-        let none = || Err("the server's answer leaves it out".to_owned());
+        let none = || Err("missing from the server's response".to_owned());
         objects.iter().map(|object| offer(object).unwrap_or_else(none)).collect()
     }
 }
@@ -422,10 +425,10 @@ impl Action {
         let mut href = Url::parse(&self.href)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or("the server's address for it is no http or https URL")?;
+            .ok_or("the server's URL for it is neither http nor https")?;
         let mut headers = Vec::new();
         for (name, value) in self.header.unwrap_or_default() {
-            let bad = |_| "a header of the server's action is not one";
+            let bad = |_| "a header in the server's action is invalid";
             let name = HeaderName::try_from(name).map_err(|_| bad(()))?;
             let mut value = HeaderValue::try_from(value).map_err(|_| bad(()))?;
             value.set_sensitive(true);
@@ -532,13 +535,16 @@ mod tests {
         assert!(!download.is_expired());
         assert!(!format!("{download:?}").contains("sig"), "{download:?}");
         for (bad, reason) in [
-            (r#"{"objects":[]}"#, "leaves it out"),
+            (r#"{"objects":[]}"#, "missing from the server"),
             (r#"{"objects":[{"oid":"OID"}]}"#, "no download"),
             (
                 r#"{"objects":[{"oid":"OID","error":{"code":404,"message":"not\u001b here"}}]}"#,
                 "the server says 404: not",
             ),
-            (r#"{"objects":[{"oid":"OID","actions":{"download":{"href":"ftp://h"}}}]}"#, "no http"),
+            (
+                r#"{"objects":[{"oid":"OID","actions":{"download":{"href":"ftp://h"}}}]}"#,
+                "neither http nor https",
+            ),
             (
                 r#"{"objects":[{"oid":"OID","actions":{"download":{"href":"https://h",
                    "header":{"a b":"c"}}}}]}"#,
@@ -554,7 +560,7 @@ mod tests {
     fn what_is_not_lfs_json_is_named_as_what_it_is() {
         let error = |body: &str, media| read_answer(body.as_bytes(), media).unwrap_err();
         assert!(error("<html>", "text/html").contains("a web page"));
-        assert!(error("{}", MEDIA_TYPE).contains("not LFS's JSON"));
+        assert!(error("{}", MEDIA_TYPE).contains("not LFS JSON"));
         assert!(error(r#"{"transfer":"tus","objects":[]}"#, MEDIA_TYPE).contains("tus"));
     }
 

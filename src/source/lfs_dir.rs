@@ -31,7 +31,7 @@ impl LfsDir {
         let path = self.dir.join("objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
         let len = match path.metadata() {
             Ok(found) if found.is_file() => found.len(),
-            Ok(_) => return Err(format!("{} is no file", path.display())),
+            Ok(_) => return Err(format!("{} is not a file", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(format!("not in {}", self.dir.display()));
             }
@@ -42,7 +42,7 @@ impl LfsDir {
             return Err(format!("{} has {len} bytes, not {size}", path.display()));
         }
         let href = Url::from_file_path(&path);
-        let href = href.map_err(|()| format!("{} is no absolute path", path.display()))?;
+        let href = href.map_err(|()| format!("{} is not an absolute path", path.display()))?;
         Ok(Download::new(href, Vec::new()))
     }
 }

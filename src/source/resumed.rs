@@ -71,7 +71,7 @@ impl<'a> Resumed<'a> {
             headers.push((header::IF_RANGE, validator.clone()));
         }
         let response = (self.get)(&self.url, &headers)?;
-        let changed = || fatal(&place, "it has changed while it was read".into());
+        let changed = || fatal(&place, "it changed while it was read".into());
         self.opened_at = self.offset;
         match response.status().as_u16() {
             206 => {
@@ -79,7 +79,7 @@ impl<'a> Resumed<'a> {
                 let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
                 match begins_at(range) == Some(self.offset) {
                     true => Ok(response.into_body().into_reader()),
-                    false => Err(fatal(&place, format!("it sends another range: {range:?}"))),
+                    false => Err(fatal(&place, format!("it sends a different range: {range:?}"))),
                 }
             }
             // Ranges are not known there: what was read comes again.
@@ -107,7 +107,7 @@ impl<'a> Resumed<'a> {
         if self.offset >= self.opened_at + PROGRESS_BYTES {
             self.backoff = Backoff::new(POLICY);
         }
-        log::info!("{error}; going on at byte {}", self.offset);
+        log::info!("{error}; resuming at byte {}", self.offset);
         match self.backoff.wait_after(retry_after) {
             Some(wait) if sleep(wait, self.cancelled) => Ok(()),
             _ => Err(io::Error::other(error)),
@@ -227,7 +227,7 @@ mod tests {
                 Response::builder().status(status).header(header::CONTENT_RANGE, "bytes 3-35/36");
             Ok(response.body(Body::builder().data(CONTENT[..10].to_vec())).unwrap())
         });
-        assert!(read(other).unwrap_err().to_string().contains("another range"));
+        assert!(read(other).unwrap_err().to_string().contains("a different range"));
     }
 
     #[test]

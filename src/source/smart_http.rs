@@ -195,7 +195,7 @@ impl SmartHttp {
         });
         let Some(url) = usable else {
             log::warn!(
-                "{place}: lfs.url of .lfsconfig is no plain http or https URL and is not used"
+                "{place}: lfs.url of .lfsconfig is not a plain http or https URL and is ignored"
             );
             return None;
         };
@@ -203,12 +203,12 @@ impl SmartHttp {
             is_same_host(known, &url) && (known.scheme() == "http" || url.scheme() == "https")
         };
         if self.lfs_other_host || place_is(&self.url) || place_is(&self.url()) {
-            log::info!("{place}: .lfsconfig names the LFS server {}", shown(&url));
+            log::info!("{place}: .lfsconfig sets the LFS server {}", shown(&url));
             return Some(url);
         }
         log::warn!(
             "{place}: .lfsconfig names an LFS server on another host or port, or by http, {}, and is not followed: \
-             whoever can push could send this mirror anywhere; if it is right, allow it with \
+             anyone who can push could direct requests anywhere; if this is intended, allow it with \
              --lfs-allow-other-host",
             shown(&url)
         );
@@ -331,7 +331,7 @@ impl SmartHttp {
         let body = zipped.as_deref().unwrap_or(body);
         let response = self.send(Method::POST, &url, &headers, body)?;
         if response.status().is_redirection() {
-            let message = "the server redirects the request for a pack, which git does not follow";
+            let message = "the server redirects the request for a pack, refused, as git does";
             return Err(fatal(&shown(&url), message.to_owned()));
         }
         let response = self.check_status(&url, response)?;
@@ -414,7 +414,7 @@ impl SmartHttp {
             _ => Ok(Vec::new()),
         };
         let listed = listed.unwrap_or_else(|error| {
-            log::info!("cannot ask for bundles: {error}");
+            log::info!("cannot request the list of bundles: {error}");
             Vec::new()
         });
         // Relative ones are below the repository (gitprotocol-v2(5)).
@@ -432,7 +432,7 @@ impl SmartHttp {
     fn may_read(&self, url: &Url) -> bool {
         let scheme = matches!((self.url.scheme(), url.scheme()), (_, "https") | ("http", "http"));
         if !scheme || !url.username().is_empty() || url.password().is_some() {
-            log::info!("the server names a bundle at {}: not read", shown(url));
+            log::info!("the server offers a bundle at {}: not used", shown(url));
             return false;
         }
         let allowed = self.check_redirect(url).is_ok();
@@ -467,7 +467,7 @@ impl SmartHttp {
         };
         let tips: Vec<Oid> = advertised.refs.iter().map(|r| r.oid).chain(head).collect();
         if !header.prerequisites.is_empty() || tips.is_empty() {
-            log::info!("{place}: the bundle is not of a whole repository");
+            log::info!("{place}: the bundle is not complete");
             return Ok(None);
         }
         Ok(Some(Seed { place, tips: distinct(&tips), pack: Box::new(input) }))
@@ -543,7 +543,7 @@ impl Source for SmartHttp {
         };
         let place = shown(&session.url);
         if wants.is_empty() {
-            return Err(fatal(&place, "nothing is wanted".into()));
+            return Err(fatal(&place, "nothing to request".into()));
         }
         // Many refs may point at one object.
         let (wants, haves) = (distinct(wants), distinct(haves));
@@ -671,7 +671,7 @@ impl<R: Read> Read for Limited<R> {
 
 /// More refs than the memory is for.
 #[derive(Debug, thiserror::Error)]
-#[error("the source has more than {0} bytes of refs: more than --memory is enough for; raise it")]
+#[error("the source has more than {0} bytes of refs: more than --memory allows; raise it")]
 struct TooManyRefs(u64);
 
 /// Who hears the server's progress.
@@ -776,13 +776,13 @@ fn not_smart(place: &str, content_type: &str, start: &[u8]) -> SourceError {
     let dumb = start.iter().take(40).filter(|byte| is_hex(byte)).count() == 40
         || (start.is_empty() && content_type == "text/plain");
     let message = if dumb {
-        "the server speaks only git's dumb protocol; a mirror needs the smart one".to_owned()
+        "the server speaks only git's dumb protocol; mirroring needs the smart one".to_owned()
     } else if content_type == "text/html" || start.trim_ascii_start().starts_with(b"<") {
-        "the answer is a web page, not a git repository: is the URL right, and does it need a login?"
+        "the response is a web page, not a git repository: check the URL, and whether it requires authentication"
             .to_owned()
     } else {
         let what = clean_text(content_type.as_bytes(), 60);
-        format!("not a git repository: the answer has the type {what:?}")
+        format!("not a git repository: the response has the type {what:?}")
     };
     fatal(place, message)
 }

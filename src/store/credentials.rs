@@ -185,13 +185,13 @@ impl Search {
                 }
             }
         }
-        let message = format!("no credentials anywhere; looked at: {}", looked.join("; "));
+        let message = format!("no credentials found; searched: {}", looked.join("; "));
         Err(StoreError::new(StoreErrorKind::Denied, "find", "credentials", message))
     }
 
     fn environment(&self) -> Found {
         if self.profile.is_some() {
-            return Found::Nothing("the environment (not asked: --profile is given)".into());
+            return Found::Nothing("the environment (skipped because of --profile)".into());
         }
         match (self.var("AWS_ACCESS_KEY_ID"), self.var("AWS_SECRET_ACCESS_KEY")) {
             (Some(access_key), Some(secret_key)) => Found::Here(Credentials {
@@ -236,9 +236,9 @@ impl Search {
         let options =
             ini::ParseOption { enabled_quote: false, enabled_escape: false, ..Default::default() };
         // The parser's message could show a line of the file.
-        Ini::load_from_str_opt(&text, options)
-            .map(Some)
-            .map_err(|error| format!("{}: line {} can't be read", path.display(), error.line + 1))
+        Ini::load_from_str_opt(&text, options).map(Some).map_err(|error| {
+            format!("{}: line {} cannot be parsed", path.display(), error.line + 1)
+        })
     }
 
     fn profile_files(&self) -> Found {
@@ -391,7 +391,7 @@ impl Search {
             request = request.header("content-type", "application/x-www-form-urlencoded");
             request = request.header("accept", "application/xml");
         }
-        let bad = |_| Unanswered::for_good(format!("{place} can't be asked"));
+        let bad = |_| Unanswered::for_good(format!("{place} cannot be reached"));
         let (all, connect) = (Some(ask.timeout), Some(CONNECT_TIMEOUT.max(ask.timeout / 2)));
         let answer = if method == "GET" {
             let request = agent.configure_request(request.body(()).map_err(bad)?);
@@ -410,7 +410,7 @@ impl Search {
         let answer = answer.map_err(failed)?;
         let status = answer.status().as_u16();
         if status != 200 {
-            let message = format!("{place} answered with HTTP {status}");
+            let message = format!("{place} responded with HTTP {status}");
             return Err(Unanswered { message, transient: status == 429 || status >= 500 });
         }
         let mut text = String::new();
@@ -452,7 +452,7 @@ impl Unanswered {
 }
 
 /// A parser's own words could show a part of the answer.
-const UNREADABLE: &str = "an answer that can't be read";
+const UNREADABLE: &str = "an unreadable response";
 
 /// What one place has.
 enum Found {
@@ -681,7 +681,7 @@ impl Provider {
             Err(error) => {
                 state.failed = Some((Instant::now(), error.clone()));
                 let old = old.ok_or_else(|| error.clone())?;
-                log::warn!("{error}; the old credentials still serve");
+                log::warn!("{error}; using the old credentials");
                 Ok(old)
             }
         }

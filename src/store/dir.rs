@@ -107,7 +107,7 @@ impl DirStore {
             alive: Mutex::default(),
         };
         store.request("use", "", || match fs::metadata(&store.root) {
-            Ok(about) if !about.is_dir() => Err(refused("it is no directory")),
+            Ok(about) if !about.is_dir() => Err(refused("it is not a directory")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         })?;
@@ -142,7 +142,7 @@ impl DirStore {
         for part in key.as_str().split('/') {
             // On Windows a key could name a drive.
             if Path::new(part).components().count() != 1 || part.contains('\\') {
-                return Err(refused("the key can't be a file's name"));
+                return Err(refused("the key is not a valid file name"));
             }
             path.push(part);
             if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
@@ -212,7 +212,7 @@ impl DirStore {
         for part in PARTIAL.split('/') {
             path.push(part);
             if !fs::symlink_metadata(&path)?.is_dir() {
-                let what = format!("{} is no folder: remove it", path.display());
+                let what = format!("{} is not a directory: remove it", path.display());
                 return Err(io::Error::new(io::ErrorKind::NotADirectory, what));
             }
         }
@@ -264,7 +264,7 @@ impl DirStore {
             Condition::Absent => now.is_none(),
             Condition::Matches(etag) => now.as_ref() == Some(etag),
         };
-        let words = || "the condition does not hold".to_owned();
+        let words = || "the condition failed".to_owned();
         if holds { Ok(()) } else { Err(Trouble(StoreErrorKind::ConditionFailed, words())) }
     }
 
@@ -563,7 +563,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     if !kind.is_file() {
-        return Err(io::Error::other(format!("{} is no regular file", path.display())));
+        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
     }
     Ok(file)
 }
@@ -783,7 +783,7 @@ impl Store for DirStore {
         self.request("copy a part of", upload.key.as_str(), || {
             let wanted = range.end.saturating_sub(range.start);
             if wanted == 0 {
-                return Err(refused("a part can't be copied from an empty range"));
+                return Err(refused("cannot copy a part from an empty range"));
             }
             let (mut source, _) = self.open_file(from)?;
             source.seek(SeekFrom::Start(range.start))?;

@@ -77,7 +77,7 @@ impl HttpRead {
                 let advice = if is_kms(&error.message) {
                     KMS
                 } else {
-                    "allow s3:GetObject to everybody in the bucket policy"
+                    "allow everyone s3:GetObject in the bucket policy"
                 };
                 found.errors.push((refs.to_string(), format!("{}: {advice}", error.message)));
                 return Ok(found);
@@ -105,7 +105,7 @@ impl HttpRead {
                         s3:ListBucket on the bucket to readers (examples/reader-policy.json)";
             found.errors.push((absent.to_string(), what.to_owned()));
         } else if status != 404 {
-            let what = format!("a missing key answers {status}: git needs a 404");
+            let what = format!("a missing key is answered with {status}: git needs a 404");
             found.errors.push((absent.to_string(), what));
         }
         Ok(found)
@@ -165,9 +165,9 @@ impl HttpRead {
             408 | 429 | 500.. => StoreErrorKind::Transient { retry_after: None },
             _ => StoreErrorKind::Other,
         };
-        let mut words = format!("the server answers {status}");
+        let mut words = format!("the server responded with {status}");
         if kms {
-            words += " and speaks of KMS: ";
+            words += " and mentions KMS: ";
             words += KMS;
         }
         let mut error = StoreError::new(kind, "get", self.at(key), words);
@@ -233,7 +233,7 @@ fn look_at_headers(headers: &HeaderMap, found: &mut ReaderFindings) {
     let refs = || "info/refs".to_owned();
     if text("content-type").starts_with("application/x-git-") {
         let what =
-            format!("Content-Type {} makes git speak the smart protocol", text("content-type"));
+            format!("Content-Type {} makes git use the smart protocol", text("content-type"));
         found.errors.push((refs(), what));
     }
     let control = text("cache-control").to_ascii_lowercase();
@@ -247,7 +247,7 @@ fn look_at_headers(headers: &HeaderMap, found: &mut ReaderFindings) {
         );
         if asks_again { found.warnings.push(what) } else { found.errors.push((refs(), what)) }
     } else if !asks_again {
-        let words = "info/refs comes without Cache-Control: no-cache: a cache may keep old refs";
+        let words = "info/refs is served without Cache-Control: no-cache: caches may keep old refs";
         found.warnings.push(words.to_owned());
     }
 }
@@ -302,7 +302,7 @@ impl Store for HttpRead {
             io::copy(&mut (&mut reader).take(offset), &mut io::sink())
                 .map_err(|error| self.broken(key, &error))?;
         }
-        let error = self.broken(key, &io::Error::other("the answer broke off"));
+        let error = self.broken(key, &io::Error::other("the response was cut off"));
         Ok(Box::new(Body { reader, error }))
     }
 
@@ -312,7 +312,7 @@ impl Store for HttpRead {
             let len = answer.headers().get("content-length");
             let len = len.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
             let len = len.ok_or_else(|| {
-                let words = "the server does not say how long it is";
+                let words = "the server does not report its length";
                 StoreError::new(StoreErrorKind::Other, "look up", self.at(key), words)
             })?;
             return Ok(Some(ObjectInfo { key: key.clone(), len, last_modified: None, etag: None }));

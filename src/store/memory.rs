@@ -468,7 +468,7 @@ impl State {
             Some(Condition::Absent) => now.is_none(),
             Some(Condition::Matches(etag)) => now == Some(etag),
         };
-        let words = || "PreconditionFailed: the condition does not hold".to_owned();
+        let words = || "PreconditionFailed: the condition failed".to_owned();
         if holds { Ok(()) } else { Err((StoreErrorKind::ConditionFailed, words())) }
     }
 

@@ -29,7 +29,7 @@ impl Pages {
         self.empty = if entries == 0 { self.empty + 1 } else { 0 };
         let circle = self.kept.as_deref() == Some(next);
         if circle || self.empty > MAX_EMPTY {
-            let what = if circle { "leads in a circle" } else { "has empty pages without end" };
+            let what = if circle { "is circular" } else { "has endless empty pages" };
             let message = format!("the store's listing {what}");
             return Err(StoreError::new(StoreErrorKind::Other, "list", place, message));
         }

@@ -175,7 +175,7 @@ impl S3Store {
         }
         match self.request_once(call) {
             Err(error) if can_have_md5 && wants_md5(&error) => {
-                log::info!("{}: the store wants Content-MD5, and gets it", self.describe());
+                log::info!("{}: the store requires Content-MD5, sending it", self.describe());
                 self.wants_md5.store(true, Ordering::Relaxed);
                 self.request_once(&call.clone().with_md5())
             }
@@ -196,7 +196,12 @@ impl S3Store {
         let status = answer.status().as_u16();
         let (parts, mut body) = answer.into_parts();
         let text = read_error_body(&mut body);
-        let said = ErrorXml::parse(&text).unwrap_or_else(|| ErrorXml::from_headers(&parts.headers));
+        let in_headers = ErrorXml::from_headers(&parts.headers);
+        let mut said = ErrorXml::parse(&text).unwrap_or_default();
+        if said.region.is_empty() {
+            // AWS's 301 has it there alone.
+            said.region = in_headers.region;
+        }
         let mut error = self.said_error(call, status, &said, http::retry_after(&parts.headers));
         if status == 400 && call.method == Method::HEAD && used.session_token.is_some() {
             // A HEAD's refusal has no body. With temporary credentials a 400 is most often
@@ -219,7 +224,7 @@ impl S3Store {
     ) -> StoreError {
         let kind = kind_of(status, &said.code, retry_after);
         let mut message = match (said.code.as_str(), said.message.as_str()) {
-            ("", _) => format!("the store answered with HTTP {status}"),
+            ("", _) => format!("the store responded with HTTP {status}"),
             (code, "") => format!("{code} (HTTP {status})"),
             (code, words) => format!("{code}: {} (HTTP {status})", one_line(words)),
         };
@@ -240,12 +245,12 @@ impl S3Store {
                 self.place.bucket, self.place.origin
             ),
             ("SignatureDoesNotMatch", _) => {
-                "check the secret key, and that no proxy changes requests".to_owned()
+                "check the secret key, and that no proxy modifies requests".to_owned()
             }
             ("InvalidAccessKeyId", _) => "the store does not know this access key".to_owned(),
             ("AccessDenied", _) => format!("check the policy of bucket {:?}", self.place.bucket),
             ("RequestTimeTooSkewed", _) => {
-                "this machine's clock and the store's differ: set the clock".to_owned()
+                "this machine's clock differs too much from the store's: set the clock".to_owned()
             }
             (
                 "InvalidArgument"
@@ -256,14 +261,18 @@ impl S3Store {
                 | "NotImplemented",
                 _,
             ) if !options.is_empty() => {
-                format!("does the store know what {} asks for?", options.join(", "))
+                format!("does the store support {}?", options.join(", "))
             }
             _ if !said.region.is_empty() && said.region != region => {
                 format!("the bucket is in another region: set --region {}", one_line(&said.region))
             }
-            ("PermanentRedirect" | "TemporaryRedirect", _) if !said.endpoint.is_empty() => {
-                format!("set --endpoint-url to {}", one_line(&said.endpoint))
+            ("QuotaExceeded" | "InsufficientCapacity", _) => {
+                format!("bucket {:?} has reached its quota", self.place.bucket)
             }
+            ("PermanentRedirect" | "TemporaryRedirect", _) if !said.endpoint.is_empty() => format!(
+                "the bucket is in another region, at {}: set --region",
+                one_line(&said.endpoint)
+            ),
             ("AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _) => {
                 format!("requests are signed for region {region}: check --region")
             }
@@ -272,7 +281,7 @@ impl S3Store {
                 self.place.origin
             ),
             ("", 404 | 405) => {
-                format!("is there an S3 store? check --endpoint-url ({})", self.place.origin)
+                format!("is this an S3 endpoint? check --endpoint-url ({})", self.place.origin)
             }
             _ => return None,
         })
@@ -284,7 +293,7 @@ impl S3Store {
         let body = read_up_to(&mut answer.into_body(), MAX_XML_BYTES)
             .map_err(|error| self.cut_off(call, &error))?
             .ok_or_else(|| {
-                self.error(call, StoreErrorKind::Other, "the answer is too long".into())
+                self.error(call, StoreErrorKind::Other, "the response is too long".into())
             })?;
         let text = String::from_utf8_lossy(&body);
         // CopyObject, UploadPartCopy and CompleteMultipartUpload begin to answer before they know
@@ -301,14 +310,14 @@ impl S3Store {
         text: &str,
     ) -> Result<T, StoreError> {
         quick_xml::de::from_str(text).map_err(|error| {
-            let message = format!("the answer can't be read: {}", one_line(&error.to_string()));
+            let message = format!("cannot parse the response: {}", one_line(&error.to_string()));
             self.error(call, StoreErrorKind::Other, message)
         })
     }
 
     /// An answer that ended before its end: the next try may go well.
     fn cut_off(&self, call: &Call<'_>, error: &io::Error) -> StoreError {
-        let message = format!("the answer was cut off: {}", one_line(&error.to_string()));
+        let message = format!("the response was cut off: {}", one_line(&error.to_string()));
         self.error(call, StoreErrorKind::Transient { retry_after: None }, message)
     }
 
@@ -416,7 +425,7 @@ impl S3Store {
         // Some stores send both; the marker is of the older kind of listing.
         let next = result.next_token.take().or(result.next_marker.take()).filter(|_| is_truncated);
         if is_truncated && (next.is_none() || next.as_deref() == page) {
-            let message = "the listing does not say where it goes on".to_owned();
+            let message = "the listing does not say where it continues".to_owned();
             return Err(self.error(call, StoreErrorKind::Other, message));
         }
         Ok((result, next))
@@ -465,7 +474,7 @@ impl S3Store {
         let key = if encoded { decode_listed(page.next_key) } else { page.next_key };
         let next = (key, page.next_id);
         if next.0.is_empty() || from == Some(&next) {
-            let message = "the listing does not say where it goes on".to_owned();
+            let message = "the listing does not say where it continues".to_owned();
             return Err(self.error(&call, StoreErrorKind::Other, message));
         }
         Ok((uploads, Some(next)))
@@ -584,7 +593,7 @@ impl Store for S3Store {
         let headers = answer.headers();
         let len = header(headers, "content-length").and_then(|text| text.parse().ok());
         let Some(len) = len else {
-            let message = "the store does not say how long it is".to_owned();
+            let message = "the store does not report its length".to_owned();
             return Err(self.error(&call, StoreErrorKind::Other, message));
         };
         Ok(Some(ObjectInfo {
@@ -715,7 +724,7 @@ impl Store for S3Store {
             .header("x-amz-copy-source", self.place.copy_source(from))
             .body(&[]);
         if range.is_empty() {
-            let message = "a part can't be copied from an empty range".to_owned();
+            let message = "cannot copy a part from an empty range".to_owned();
             return Err(self.error(&call, StoreErrorKind::Other, message));
         }
         let bytes = format!("bytes={}-{}", range.start, range.end - 1);
@@ -729,7 +738,7 @@ impl Store for S3Store {
             None => Err(self.error(
                 &call,
                 StoreErrorKind::Unsupported,
-                "the store does not copy parts: its answer has no entity tag".into(),
+                "the store does not support copying parts: its response has no ETag".into(),
             )),
         }
     }

@@ -44,7 +44,7 @@ impl Copying<'_> {
         let counts = Counts::default();
         self.copy_folder(listing::OBJECTS, wanted, &counts)?;
         if let Some(key) = missing.first() {
-            return Err(self.damaged(key, "it is listed and missing"));
+            return Err(self.damaged(key, "it is listed but missing"));
         }
         let Counts { objects, bytes, .. } = counts;
         let (objects, bytes) = (objects.into_inner(), bytes.into_inner());
@@ -131,7 +131,7 @@ impl Copying<'_> {
 
     fn damaged(&self, key: &Key, what: &str) -> MirrorError {
         MirrorError::Mirror(format!(
-            "{}/{key} is damaged: {what}; nothing was published, check that mirror with verify",
+            "{}/{key} is damaged: {what}; nothing was published; run verify on that mirror",
             self.from.describe()
         ))
     }

@@ -93,7 +93,7 @@ impl<'s> Fits<'s> {
             return Ok(());
         }
         Err(MirrorError::Guard(format!(
-            "{} has more than {} objects, more than --memory is enough for: raise --memory, or \
+            "{} has more than {} objects, more than --memory allows: raise --memory, or \
              mirror it with --layout pack",
             self.store.describe(),
             self.most
@@ -126,7 +126,7 @@ pub fn export<W: Write>(
         && identity(theirs) != identity(ours)
     {
         return Err(MirrorError::Guard(format!(
-            "the state is that of a mirror of {theirs}, and {} is one of {ours}",
+            "the state is of a mirror of {theirs}, but {} is a mirror of {ours}",
             store.describe()
         )));
     }
@@ -276,14 +276,14 @@ fn unread(store: &dyn Store, key: &Key, error: &io::Error) -> MirrorError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>()) {
         Some(error) => MirrorError::Store(error.clone()),
         None => MirrorError::Mirror(format!(
-            "{}/{key} is damaged: {error}; check that mirror with verify",
+            "{}/{key} is damaged: {error}; run verify on that mirror",
             store.describe()
         )),
     }
 }
 
 fn unwritten(error: &io::Error) -> MirrorError {
-    MirrorError::Mirror(format!("cannot write the trip: {error}"))
+    MirrorError::Mirror(format!("cannot write the export: {error}"))
 }
 
 /// What is read is written, too.
@@ -303,7 +303,7 @@ impl Read for Tee<'_> {
             return Err(io::Error::other("interrupted"));
         }
         let read = self.input.read(buffer)?;
-        let longer = || io::Error::new(io::ErrorKind::InvalidData, "it is longer than its listing");
+        let longer = || io::Error::new(io::ErrorKind::InvalidData, "it is longer than listed");
         self.left = self.left.checked_sub(read as u64).ok_or_else(longer)?;
         if let Err(error) = self.out.write_all(&buffer[..read]) {
             let words = error.to_string();

@@ -104,7 +104,7 @@ pub(super) fn each_part(
             let found = files.get(&key).copied().zip(What::of(key.as_str()));
             let Some((len, what)) = found else {
                 return Err(MirrorError::Mirror(format!(
-                    "{}/{key} is listed and missing; check that mirror with verify",
+                    "{}/{key} is listed but missing; run verify on that mirror",
                     store.describe()
                 )));
             };

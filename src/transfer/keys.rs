@@ -168,12 +168,12 @@ pub(super) fn read(form: Form, input: impl Read, max_bytes: u64) -> Result<KeyFi
 fn parse(form: Form, text: &[u8]) -> Result<KeyFile, Bad> {
     let first = text.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
     let First { format, version, repository } =
-        serde_json::from_slice(first).map_err(|_| format!("it is no {}", form.name()))?;
+        serde_json::from_slice(first).map_err(|_| format!("it is not {}", form.name()))?;
     if format != form.name() {
-        return Err(format!("it is no {}", form.name()));
+        return Err(format!("it is not {}", form.name()));
     }
     if version != VERSION {
-        return Err(format!("it has version {version}, and this program knows {VERSION} alone"));
+        return Err(format!("it has version {version}, but this program supports only {VERSION}"));
     }
     let mut file = KeyFile { repository, ..KeyFile::default() };
     let mut at = first.len();
@@ -193,7 +193,7 @@ fn parse(form: Form, text: &[u8]) -> Result<KeyFile, Bad> {
         take(form, &mut file, parsed).ok_or_else(|| format!("it is damaged at byte {at}"))?;
         at += line.len();
     }
-    Err("it is cut short".into())
+    Err("it is truncated".into())
 }
 
 fn take(form: Form, file: &mut KeyFile, line: Line) -> Option<()> {

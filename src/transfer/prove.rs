@@ -120,7 +120,7 @@ pub(super) fn prove(content: &mut impl Read, item: &Item, counts: &Counts) -> io
     }?;
     match content.len == item.len {
         true => Ok(()),
-        false => bad(format!("it has {} bytes, not the {} of the listing", content.len, item.len)),
+        false => bad(format!("it has {} bytes, not {} as listed", content.len, item.len)),
     }
 }
 
@@ -168,7 +168,7 @@ fn prove_lfs(copy: &mut impl Read, oid: [u8; 32]) -> io::Result<()> {
     each_piece(copy, |piece| hasher.update(piece))?;
     match hasher.finalize()[..] == oid {
         true => Ok(()),
-        false => bad("its SHA-256 is not its name"),
+        false => bad("its SHA-256 does not match its name"),
     }
 }
 
@@ -191,7 +191,7 @@ fn sum(copy: &mut impl Read, head_bytes: usize, tail_bytes: usize) -> io::Result
         tail.drain(..kept);
     })?;
     if tail.len() < tail_bytes || head.len() < head_bytes {
-        return bad("it is cut short");
+        return bad("it is truncated");
     }
     hasher.update(&tail[..tail_bytes - SUM_BYTES]);
     Ok(Summed { head, tail, sum: Oid::from_bytes(hasher.finalize().into()) })
@@ -200,7 +200,7 @@ fn sum(copy: &mut impl Read, head_bytes: usize, tail_bytes: usize) -> io::Result
 fn prove_pack(copy: &mut impl Read, name: Oid, counts: &Counts) -> io::Result<()> {
     let Summed { head, tail, sum } = sum(copy, 12, SUM_BYTES)?;
     if head[..4] != *b"PACK" {
-        return bad("it is no pack");
+        return bad("it is not a pack");
     }
     if sum != name || tail != name.as_bytes() {
         return bad(format!("its checksum is {sum}"));
@@ -223,7 +223,7 @@ fn prove_index(copy: &mut impl Read, name: Oid, counts: &Counts) -> io::Result<(
     // A pack that was there before has not been looked at.
     match counts.packed().get(&name) {
         Some(packed) if *packed != count => {
-            bad(format!("it lists {count} objects, and its pack has {packed}"))
+            bad(format!("it lists {count} objects, but its pack has {packed}"))
         }
         _ => Ok(()),
     }

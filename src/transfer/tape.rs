@@ -148,7 +148,7 @@ fn parse(block: &[u8; BLOCK]) -> io::Result<Entry> {
         _ => return bad("an entry's name is not one that this program writes"),
     };
     if header.entry_type() != EntryType::Regular {
-        return bad(format!("{name} is no regular file"));
+        return bad(format!("{name} is not a regular file"));
     }
     match header.entry_size() {
         Ok(len) if len <= MAX_LEN => Ok(Entry { name, len }),
@@ -157,7 +157,7 @@ fn parse(block: &[u8; BLOCK]) -> io::Result<Entry> {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut short")
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it is truncated")
 }
 
 fn bad<T>(what: impl Into<String>) -> io::Result<T> {

@@ -79,7 +79,7 @@ impl TripSource {
     }
 
     fn unread(&self, error: &io::Error) -> SourceError {
-        self.fail(format!("cannot read the trip: {error}; nothing was published"))
+        self.fail(format!("cannot read the exported file: {error}; nothing was published"))
     }
 
     /// What `look` finds at its beginning.
@@ -104,7 +104,7 @@ impl TripSource {
         }
         match &*stage {
             Stage::Begun(begun) => Ok(look(begun)),
-            _ => Err(self.fail("the trip can be read only once")),
+            _ => Err(self.fail("the exported file can be read only once")),
         }
     }
 
@@ -113,7 +113,9 @@ impl TripSource {
         let mut tape = Reader::new(input);
         let first = tape.next().map_err(|error| self.unread(&error))?;
         if first.is_none_or(|entry| entry.name != LIST) {
-            return Err(self.fail(format!("it is no trip: it does not begin with {LIST}")));
+            return Err(
+                self.fail(format!("it is not an exported file: it does not begin with {LIST}"))
+            );
         }
         let file = keys::read(Form::Trip, &mut tape, self.memory_bytes / 2);
         let file = file.map_err(|what| self.fail(format!("{LIST}: {what}")))?;
@@ -170,7 +172,7 @@ impl TripSource {
         let target = to.describe();
         Err(self
             .fail(format!(
-                "this trip was made for a mirror that has more than {target}: {missing} keys are \
+                "this file was exported for a mirror that has more than {target}: {missing} keys are \
                  missing there, {first} among them; nothing was stored. Import the trips before this \
                  one first, or export again with the state of this mirror (import --target {target} \
                  --state-out FILE)"
@@ -205,7 +207,7 @@ impl Bring for TripSource {
     ) -> Result<(Option<Copied>, u64), MirrorError> {
         self.begun(|_| ())?;
         let Stage::Begun(begun) = std::mem::replace(&mut *self.stage(), Stage::Spent) else {
-            return Err(self.fail("the trip can be read only once").into());
+            return Err(self.fail("the exported file can be read only once").into());
         };
         let Begun { tape, file, .. } = *begun;
         let wanted = |what: What| if what.is_lfs() { lfs } else { git };

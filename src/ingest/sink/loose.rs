@@ -150,7 +150,7 @@ impl Sink for Loose {
         let oid = named(oid)?;
         let store = engine.env.store;
         let Some(object) = loose::look(store, &oid)? else {
-            return Err(MirrorError::Mirror(format!("{} has gone", loose::key(&oid))));
+            return Err(MirrorError::Mirror(format!("{} has disappeared", loose::key(&oid))));
         };
         let object = Object { kind, ..object };
         let stream = Reopening::new(store, loose::key(&oid), 0);

@@ -164,7 +164,7 @@ impl<'e> RunReader<'e> {
             let end = self.len.min(self.at + self.piece);
             self.bytes = self.store.get(&self.key, Some(self.at..end), self.piece)?.0;
             if self.bytes.len() as u64 != end - self.at {
-                return Err(MirrorError::Mirror(format!("{} has lost its end", self.key)));
+                return Err(MirrorError::Mirror(format!("{} became shorter", self.key)));
             }
             (self.at, self.taken) = (end, 0);
         }

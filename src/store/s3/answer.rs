@@ -289,7 +289,7 @@ impl Read for Stream {
             if error.kind() == io::ErrorKind::Interrupted {
                 return error;
             }
-            let message = format!("the answer was cut off: {}", one_line(&error.to_string()));
+            let message = format!("the response was cut off: {}", one_line(&error.to_string()));
             let kind = StoreErrorKind::Transient { retry_after: None };
             io::Error::new(error.kind(), StoreError::new(kind, "read", &self.target, message))
         })

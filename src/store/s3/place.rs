@@ -125,7 +125,7 @@ fn endpoint(config: &S3Config) -> Result<(String, String, String), String> {
     };
     let full = if given.contains("://") { given.clone() } else { format!("https://{given}") };
     // The text is not shown: a URL can hold a password.
-    let bad = |why: &str| Err(format!("--endpoint-url can't be used: {why}"));
+    let bad = |why: &str| Err(format!("--endpoint-url cannot be used: {why}"));
     let Ok(url) = full.parse::<Uri>() else { return bad("it is not a URL") };
     let scheme = match url.scheme_str() {
         Some(scheme @ ("http" | "https")) => scheme,
@@ -133,12 +133,10 @@ fn endpoint(config: &S3Config) -> Result<(String, String, String), String> {
     };
     let Some(authority) = url.authority() else { return bad("it names no host") };
     if authority.as_str().contains('@') {
-        return bad(
-            "it must hold no user and password; keys come from the environment or a profile",
-        );
+        return bad("it must not contain a user and password; use the environment or a profile");
     }
     if url.query().is_some() {
-        return bad("it must have no query");
+        return bad("it must not have a query");
     }
     let path = url.path().trim_end_matches('/');
     if path.split('/').any(|part| matches!(part, "." | "..")) {

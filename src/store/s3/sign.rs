@@ -125,7 +125,7 @@ impl Signer {
         headers.sort_unstable_by_key(|(name, _)| *name);
         let canonical = Canonical::new(call, path, &headers, &payload);
         let key = self.day_key(&now, &stamp[..8], credentials)?;
-        let words = |_| "the request can't be signed".to_owned();
+        let words = |_| "cannot sign the request".to_owned();
         let text =
             signing::string_to_sign(&now, &self.region, &canonical.request).map_err(words)?;
         let mut mac = key.mac.clone();
@@ -157,9 +157,9 @@ impl Signer {
         }
         // Errors of rust-s3 are put in our own words: theirs may show what they were given.
         let key = signing::signing_key(now, &credentials.secret_key, &self.region, "s3")
-            .map_err(|_| "the signing key can't be derived".to_owned())?;
+            .map_err(|_| "cannot derive the signing key".to_owned())?;
         let mac = signing::HmacSha256::new_from_slice(&key)
-            .map_err(|_| "the signing key can't be used".to_owned())?;
+            .map_err(|_| "cannot use the signing key".to_owned())?;
         let key = Arc::new(DayKey { day: day.to_owned(), credentials: credentials.clone(), mac });
         *last = Some(key.clone());
         Ok(key)
@@ -209,7 +209,9 @@ fn header_map(headers: &[(&str, &str)]) -> Result<HeaderMap, String> {
         let (Ok(header), Ok(mut value)) =
             (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
         else {
-            return Err(format!("the value of header {name} has characters that can't be sent"));
+            return Err(format!(
+                "the value of header {name} contains characters that cannot be sent"
+            ));
         };
         value.set_sensitive(matches!(*name, "authorization" | "x-amz-security-token"));
         map.insert(header, value);
