@@ -111,7 +111,10 @@ fn usage_errors_end_with_2_and_say_what_is_wrong() {
         (&["--source"], "--source needs a value"),
         (&["verify-me"], "unexpected argument"),
         (&["--source=ssh://h/r", "--target=s3://b/p"], "source: want https://"),
-        (&["--source=https://h/r", "--target=s3://b/../p"], "target: no empty, . or .. segment"),
+        (
+            &["--source=https://h/r", "--target=s3://b/../p"],
+            "target: its path must not contain empty, . or .. segments",
+        ),
         (&["--manifest", "/nowhere/list"], "cannot read the manifest /nowhere/list: "),
         (&["--jobs", "many"], "cannot use option '--jobs' with value 'many': want a number"),
     ] {
@@ -125,11 +128,11 @@ fn usage_errors_end_with_2_and_say_what_is_wrong() {
 #[test]
 fn a_manifest_on_standard_input_is_checked_line_by_line() {
     for (text, wanted) in [
-        ("# nothing\n", "standard input: no pair in it"),
+        ("# nothing\n", "standard input: contains no pairs"),
         ("https://h/a s3://b/a\nhttps://h/b\n", "standard input:2: want SOURCE TARGET"),
         (
             "https://h/a s3://b/a\nhttps://h/b s3://b/a\n",
-            "standard input:2: line 1 has this target",
+            "standard input:2: line 1 already has this target",
         ),
     ] {
         let ran = run_with_stdin(&["--manifest", "-"], text);

@@ -618,9 +618,9 @@ fn a_pointer_that_lies_about_its_size_does_not_lack_beside_the_right_one() {
 #[test]
 fn servers_without_lfs_are_told_in_clear_words() {
     let cases = [
-        ((200, "text/html", "<html>welcome</html>"), "a web page, not LFS's JSON"),
+        ((200, "text/html", "<html>welcome</html>"), "a web page, not LFS JSON"),
         ((404, "text/html", "<html>nothing</html>"), "no LFS server at this address"),
-        ((200, "application/json", "{}"), "not LFS's JSON"),
+        ((200, "application/json", "{}"), "not LFS JSON"),
         ((403, "application/json", r#"{"message":"LFS is off"}"#), "LFS is off"),
         ((507, "text/plain", "full"), "full"),
     ];

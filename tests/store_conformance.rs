@@ -171,6 +171,7 @@ macro_rules! conformance {
         a_stream_begins_at_its_offset,
         what_is_not_there_is_not_found,
         listings_are_in_byte_order_over_all_pages,
+        folders_are_listed_without_what_is_in_them,
         a_prefix_may_end_inside_a_segment,
         many_keys_are_deleted_at_once,
         a_copy_is_made_by_the_store,
@@ -319,6 +320,32 @@ mod checks {
         assert_eq!((object.key.as_str(), object.len), ("many/010", 8));
         assert!(object.last_modified.is_some());
         assert_eq!(all(store, "many/").len(), 2 * PAGE as usize, "exactly full pages");
+    }
+
+    pub fn folders_are_listed_without_what_is_in_them(backend: &Backend) {
+        let store = &*backend.store;
+        for name in ["a/b/c", "a/b/d", "a/x", "a+ü/y", "top", "z/ü z/1"] {
+            put(store, name, b"");
+        }
+        (0..2 * PAGE).for_each(|n| drop(put(store, &format!("many/{n:03}/x"), b"")));
+        let folders = |folder: &str| {
+            let (mut names, mut page) = (Vec::new(), None);
+            loop {
+                let listed = store.list_folders(folder, page.as_deref()).unwrap();
+                names.extend(listed.names);
+                page = listed.next;
+                if page.is_none() {
+                    names.sort();
+                    names.dedup();
+                    return names;
+                }
+            }
+        };
+        assert_eq!(folders(""), ["a", "a+ü", "many", "z"]);
+        assert_eq!(folders("a/"), ["b"]);
+        assert_eq!(folders("z/"), ["ü z"]);
+        assert_eq!(folders("many/").len(), 2 * PAGE as usize);
+        assert!(folders("nothing/").is_empty());
     }
 
     pub fn a_prefix_may_end_inside_a_segment(backend: &Backend) {

@@ -395,7 +395,7 @@ fn a_read_url_whose_missing_keys_are_403_is_a_fault_that_says_what_policy_to_set
     }
     let ran = verify_through(500, Vec::new(), true);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.out.contains("a missing key answers 500: git needs a 404"), "{}", ran.out);
+    assert!(ran.out.contains("a missing key is answered with 500: git needs a 404"), "{}", ran.out);
 }
 
 #[test]
@@ -404,7 +404,8 @@ fn refs_that_not_everybody_may_read_are_a_fault_of_a_read_url() {
         let denied = Canned::new("info/refs", status, "application/xml", "<Error/>");
         let ran = verify_through(404, vec![denied], false);
         assert_eq!(ran.code, Some(1), "{}", ran.err);
-        let wanted = format!("info/refs: the server responded with {status}: allow s3:GetObject");
+        let wanted =
+            format!("info/refs: the server responded with {status}: allow everyone s3:GetObject");
         assert!(ran.out.starts_with(&wanted), "{}", ran.out);
     }
     let missing = Canned::new("info/refs", 404, "text/plain", "no");
@@ -421,7 +422,7 @@ fn stale_refs_of_a_cache_are_a_fault_and_a_cache_that_asks_again_is_none() {
     let no_cache = ("Cache-Control", "no-cache");
     let ran = verify_through(404, vec![with_headers(stale.clone(), &[no_cache])], true);
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert!(ran.out.starts_with("info/refs: a cache answers with an old copy"), "{}", ran.out);
+    assert!(ran.out.starts_with("info/refs: a cache returns an old copy"), "{}", ran.out);
 
     let aged = [("Age", "90"), ("Cache-Control", "max-age=3600")];
     let ran = verify_through(404, vec![with_headers(stale, &aged)], true);
@@ -431,7 +432,11 @@ fn stale_refs_of_a_cache_are_a_fault_and_a_cache_that_asks_again_is_none() {
     // The static server sends no Cache-Control: a warning, which changes no code.
     let ran = verify_through(404, Vec::new(), true);
     assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
-    assert!(ran.err.starts_with("warning: info/refs comes without Cache-Control"), "{}", ran.err);
+    assert!(
+        ran.err.starts_with("warning: info/refs is served without Cache-Control"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -222,7 +222,11 @@ mod tests {
             (&[], &[], "no --source"),
             (&["x"], &["s3://b/a"], "source: "),
             (&["-", "x"], &["s3://b/a", "s3://b/b"], "pair 2: source: "),
-            (&["https://h/a", "https://h/b"], &["s3://b/a", "s3://b/a"], "pair 2: pair 1 already has this"),
+            (
+                &["https://h/a", "https://h/b"],
+                &["s3://b/a", "s3://b/a"],
+                "pair 2: pair 1 already has this",
+            ),
         ] {
             let error = pair_up(&words(sources), &words(targets)).unwrap_err().to_string();
             assert!(error.starts_with(wanted), "{error}");
