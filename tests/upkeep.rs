@@ -386,7 +386,7 @@ fn a_read_url_whose_missing_keys_are_403_is_a_fault_that_says_what_policy_to_set
     for quick in [false, true] {
         let ran = verify_through(403, Vec::new(), quick);
         assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
-        assert!(ran.out.contains("a missing key answers 403"), "{}", ran.out);
+        assert!(ran.out.contains("a missing key is answered with 403"), "{}", ran.out);
         assert!(
             ran.out.contains("allow s3:ListBucket") && ran.out.contains("1 fault"),
             "{}",

@@ -101,8 +101,8 @@ impl HttpRead {
         let status = self.send(Method::GET, &absent, "", None)?.status().as_u16();
         if status == 403 {
             self.forbidden_is_missing.store(true, Ordering::Relaxed);
-            let what = "a missing key answers 403, which git takes for an error: allow \
-                        s3:ListBucket on the bucket to readers (examples/reader-policy.json)";
+            let what = "a missing key is answered with 403, which git treats as an error: allow \
+                        readers s3:ListBucket on the bucket (examples/reader-policy.json)";
             found.errors.push((absent.to_string(), what.to_owned()));
         } else if status != 404 {
             let what = format!("a missing key is answered with {status}: git needs a 404");
