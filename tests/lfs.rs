@@ -522,7 +522,7 @@ fn bytes_that_are_wrong_never_appear_under_their_key() {
     assert!(stored(&store, b"wrong only once"));
     for (content, words) in [
         (&b"always wrong"[..], "different content"),
-        (b"short", "more than the 5 bytes"),
+        (b"short", "more than its 5 bytes"),
         (b"a long one", "ended after 3 of 10 bytes"),
     ] {
         let lacking = summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(content));

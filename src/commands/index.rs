@@ -9,7 +9,6 @@
 use std::io::{self, Write};
 
 use super::catalog::{Entry, Session, gather};
-use crate::cli::urls::TargetUrl;
 use crate::cli::{CatalogCommand, CliError, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
@@ -70,7 +69,8 @@ pub(super) fn update(
     }
     let store = endpoints.open_store(target, &command.cancel)?;
     let json = json(&entries);
-    let page = page(&entries, target);
+    let place = command.public_url.clone().unwrap_or_else(|| target.to_string());
+    let page = page(&entries, &place);
     let html = ("index.html", "text/html; charset=utf-8", page.as_bytes());
     // The page last: what it links to is there.
     let mut written = false;
@@ -103,9 +103,8 @@ fn json(entries: &[Entry]) -> String {
     printable_json(&text.expect("text and numbers are always JSON")) + "\n"
 }
 
-fn page(entries: &[Entry], target: &TargetUrl) -> String {
+fn page(entries: &[Entry], place: &str) -> String {
     let rows: String = entries.iter().map(row).collect();
-    let place = target.to_string();
     let count = match entries.len() {
         1 => "1 mirror".to_owned(),
         many => format!("{} mirrors", grouped(many as u64)),
@@ -114,7 +113,7 @@ fn page(entries: &[Entry], target: &TargetUrl) -> String {
     let (before, rest) = PAGE.split_once("{{place}}").expect("the page has a place");
     let (middle, rest) = rest.split_once("{{count}}").expect("the page has a count");
     let (title, after) = rest.split_once("{{rows}}").expect("the page has rows");
-    [before, &escaped(&place), middle, &count, title, &rows, after].concat()
+    [before, &escaped(place), middle, &count, title, &rows, after].concat()
 }
 
 /// One mirror.
@@ -203,10 +202,6 @@ mod tests {
     use crate::maintain::catalog::About;
     use crate::mirror::Holds;
 
-    fn target() -> TargetUrl {
-        TargetUrl::parse("s3://b/m").unwrap()
-    }
-
     fn entry(name: &str) -> Entry {
         let holds = Holds { packs: 2, objects: 1234, bytes: 5 << 20, lfs_objects: 1, lfs_bytes: 9 };
         Entry {
@@ -227,7 +222,7 @@ mod tests {
     #[test]
     fn each_mirror_has_its_clone_command_age_size_and_state() {
         let page =
-            page(&[entry("a.git"), Entry { name: "b".into(), ..Entry::default() }], &target());
+            page(&[entry("a.git"), Entry { name: "b".into(), ..Entry::default() }], "s3://b/m");
         for part in [
             "2 mirrors",
             "<code>git clone https://h/a.git</code>",
@@ -247,7 +242,7 @@ mod tests {
         bad.clone_url = Some("https://h/a;rm -rf $HOME'".into());
         bad.about.source = Some("javascript:alert(1)//<b>".into());
         bad.error = Some("<img src=x>".into());
-        let page = page(&[bad], &target());
+        let page = page(&[bad], "s3://b/m");
         assert_eq!(page.matches("<script").count(), PAGE.matches("<script").count(), "{page}");
         for part in ["<img", "href=\"javascript", "<b>"] {
             assert!(!page.contains(part), "{part}\n{page}");
