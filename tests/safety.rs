@@ -278,7 +278,7 @@ fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
     let whole = store.bytes("info/refs").unwrap();
     let before = lasting(&store);
     put(&store, "info/refs", b"");
-    assert_guard(collect(&store), "0 refs; the last run has recorded 1");
+    assert_guard(collect(&store), "0 refs; the last run recorded 1");
     assert_guard(run_mirror(&repo, &store), "run with --force");
     // Without the state nothing confirms it either.
     let state = store.bytes(STATE).unwrap();

@@ -388,7 +388,7 @@ fn a_read_url_whose_missing_keys_are_403_is_a_fault_that_says_what_policy_to_set
         assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
         assert!(ran.out.contains("a missing key is answered with 403"), "{}", ran.out);
         assert!(
-            ran.out.contains("allow s3:ListBucket") && ran.out.contains("1 fault"),
+            ran.out.contains("allow readers s3:ListBucket") && ran.out.contains("1 fault"),
             "{}",
             ran.out
         );

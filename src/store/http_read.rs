@@ -93,8 +93,8 @@ impl HttpRead {
         let fresh = format!("{asked}&verify={:016x}", random());
         let mut answer = self.send(Method::GET, &refs, &fresh, None)?;
         if answer.status().is_success() && self.body(&refs, &mut answer)? != as_git {
-            let what = "a cache answers with an old copy: let it pass on Cache-Control: no-cache, \
-                        or not cache info/refs, HEAD and objects/info/packs";
+            let what = "a cache returns an old copy: make it honour Cache-Control: no-cache, or \
+                        not cache info/refs, HEAD and objects/info/packs";
             found.errors.push((refs.to_string(), what.to_owned()));
         }
         let absent = key("objects/00/00000000000000000000000000000000000000");
