@@ -70,7 +70,7 @@ pub struct Report {
     pub packs: Option<u64>,
     /// Git objects that it holds.
     pub objects: Option<u64>,
-    /// Bytes below its `objects/`.
+    /// Bytes of loose objects and packs, without indices.
     pub bytes: Option<u64>,
     /// LFS objects that it holds.
     pub lfs_objects: Option<u64>,

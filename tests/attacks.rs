@@ -851,14 +851,14 @@ fn what_others_have_planted_is_neither_followed_nor_waited_for() {
                 });
             },
             exit: 1,
-            says: "mirror_tmp is no folder",
+            says: "mirror_tmp is not a directory",
             seconds: 20,
         },
         Attack {
             name: "machine: a FIFO as info/refs",
             begin: |lab| planted(lab, "info/refs", fifo),
             exit: 1,
-            says: "is no regular file",
+            says: "is not a regular file",
             seconds: 20,
         },
         Attack {

@@ -202,7 +202,7 @@ fn restore_is_refused_with_words_if_anything_is_missing_and_verify_says_who_need
     assert_eq!(words, format!("{blob}: missing (reached by refs/heads/gone at {name})\n"));
     store.clear_recorded();
     let error = restore_at(&store, name).unwrap_err().to_string();
-    for part in ["is not whole", &blob, "refs/heads/gone", "nothing was published"] {
+    for part in ["is incomplete", &blob, "refs/heads/gone", "nothing was published"] {
         assert!(error.contains(part), "{error} does not say: {part}");
     }
     let writes = [Operation::Put, Operation::Delete, Operation::Copy];

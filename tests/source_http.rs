@@ -362,7 +362,7 @@ fn redirects_that_never_end_or_lead_elsewhere_are_errors() {
     let (text, requests) = error("/x.git/info/refs?again");
     assert!(text.contains("more than 5 redirects") && requests == 6, "{text}");
     assert!(error("file:///etc/passwd").0.contains("neither http nor https"));
-    assert!(error("http://").0.contains("no URL"));
+    assert!(error("http://").0.contains("invalid URL"));
 }
 
 #[test]

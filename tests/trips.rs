@@ -367,7 +367,7 @@ fn hostile_entries_are_refused() {
         header.set_cksum();
         let to = MemoryStore::new();
         let error = import(&with_entry(&tar, 4, &header, b""), &to).unwrap_err().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
         assert!(to.bytes("info/refs").is_none());
     }
 }

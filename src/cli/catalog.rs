@@ -4,11 +4,10 @@ use argh::ArgsInfo;
 
 use super::args::{CatalogArgs, MirrorArgs};
 use super::argv::{self, Argv};
-use super::command::{CatalogCommand, Command, Environment, from_args, output, settings};
+use super::command::{CatalogCommand, Command, Environment, catalog, from_args, public_url};
 use super::error::CliError;
 use super::help;
-use super::urls::{self, TargetUrl};
-use crate::run::Cancel;
+use super::urls::TargetUrl;
 
 /// `list`.
 pub(super) fn list(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
@@ -27,35 +26,6 @@ pub(super) fn index(words: &[String], env: &Environment<'_>) -> Result<Command, 
         }
         Parsed::Catalog(catalog) => Ok(Command::Index(catalog)),
     }
-}
-
-/// The index that a run of the mirror brings up to date at its end, with the run's own settings.
-pub(super) fn of_run(
-    args: &MirrorArgs,
-    env: &Environment<'_>,
-    concurrency: usize,
-) -> Result<Option<Box<CatalogCommand>>, CliError> {
-    let target = match &args.index[..] {
-        [] if args.public_url.is_empty() => return Ok(None),
-        [] => return Err(CliError::new("--public-url needs --index")),
-        [one] => TargetUrl::parse(one)?,
-        _ => return Err(CliError::new("--index was given twice")),
-    };
-    let like = MirrorArgs {
-        endpoint_url: args.endpoint_url.clone(),
-        region: args.region.clone(),
-        profile: args.profile.clone(),
-        addressing_style: args.addressing_style,
-        ca_bundle: args.ca_bundle.clone(),
-        storage_class: args.storage_class.clone(),
-        sse: args.sse.clone(),
-        sse_kms_key_id: args.sse_kms_key_id.clone(),
-        acl: args.acl.clone(),
-        quiet: true,
-        ..MirrorArgs::default()
-    };
-    let public_url = public_url(&args.public_url)?;
-    catalog(vec![target], public_url, false, Some(concurrency), like, env).map(Some)
 }
 
 enum Parsed {
@@ -87,37 +57,6 @@ fn parse(words: &[String], env: &Environment<'_>, help: &'static str) -> Result<
     };
     let public_url = public_url(&args.public_url)?;
     catalog(targets, public_url, args.count, args.concurrency, like, env).map(Parsed::Catalog)
-}
-
-fn public_url(given: &[String]) -> Result<Option<String>, CliError> {
-    match given {
-        [] => Ok(None),
-        [one] => urls::endpoint(one, "--public-url").map(Some),
-        _ => Err(CliError::new("--public-url was given twice")),
-    }
-}
-
-fn catalog(
-    targets: Vec<TargetUrl>,
-    public_url: Option<String>,
-    count: bool,
-    concurrency: Option<usize>,
-    like: MirrorArgs,
-    env: &Environment<'_>,
-) -> Result<Box<CatalogCommand>, CliError> {
-    if public_url.is_some() && targets.len() > 1 {
-        return Err(CliError::new("--public-url belongs to one --target"));
-    }
-    let concurrency = concurrency.unwrap_or(64);
-    Ok(Box::new(CatalogCommand {
-        targets,
-        public_url,
-        count,
-        concurrency,
-        settings: settings(&like, env, concurrency)?,
-        output: output(like, env)?,
-        cancel: Cancel::default(),
-    }))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::args::{Addressing, MIN_MEMORY_MIB, MirrorArgs, ProgressMode};
 use super::argv::{self, Argv};
 use super::error::CliError;
 use super::manifest::{self, Pair};
-use super::{catalog, help, urls};
+use super::{help, urls};
 use crate::git::refs::RefFilter;
 use crate::mirror::{Layout, Options};
 use crate::run::Cancel;
@@ -476,10 +476,71 @@ pub(super) fn mirror(
         jobs,
         fail_fast: args.fail_fast,
         warning,
-        index: catalog::of_run(&args, env, options_concurrency)?,
+        index: index_of_run(&args, env, options_concurrency)?,
         timeout: args.timeout.map(Duration::from_secs),
         output: output(args, env)?,
     })
+}
+
+/// The index that a run of the mirror brings up to date at its end, with the run's own settings.
+fn index_of_run(
+    args: &MirrorArgs,
+    env: &Environment<'_>,
+    concurrency: usize,
+) -> Result<Option<Box<CatalogCommand>>, CliError> {
+    let target = match &args.index[..] {
+        [] if args.public_url.is_empty() => return Ok(None),
+        [] => return Err(CliError::new("--public-url needs --index")),
+        [one] => urls::TargetUrl::parse(one)?,
+        _ => return Err(CliError::new("--index was given twice")),
+    };
+    let like = MirrorArgs {
+        endpoint_url: args.endpoint_url.clone(),
+        region: args.region.clone(),
+        profile: args.profile.clone(),
+        addressing_style: args.addressing_style,
+        ca_bundle: args.ca_bundle.clone(),
+        storage_class: args.storage_class.clone(),
+        sse: args.sse.clone(),
+        sse_kms_key_id: args.sse_kms_key_id.clone(),
+        acl: args.acl.clone(),
+        quiet: true,
+        ..MirrorArgs::default()
+    };
+    let public_url = public_url(&args.public_url)?;
+    catalog(vec![target], public_url, false, Some(concurrency), like, env).map(Some)
+}
+
+pub(super) fn public_url(given: &[String]) -> Result<Option<String>, CliError> {
+    match given {
+        [] => Ok(None),
+        [one] => urls::endpoint(one, "--public-url").map(Some),
+        _ => Err(CliError::new("--public-url was given twice")),
+    }
+}
+
+/// What `list` and `index` do, with the settings of `like`.
+pub(super) fn catalog(
+    targets: Vec<urls::TargetUrl>,
+    public_url: Option<String>,
+    count: bool,
+    concurrency: Option<usize>,
+    like: MirrorArgs,
+    env: &Environment<'_>,
+) -> Result<Box<CatalogCommand>, CliError> {
+    if public_url.is_some() && targets.len() > 1 {
+        return Err(CliError::new("--public-url belongs to one --target"));
+    }
+    let concurrency = concurrency.unwrap_or(64);
+    Ok(Box::new(CatalogCommand {
+        targets,
+        public_url,
+        count,
+        concurrency,
+        settings: settings(&like, env, concurrency)?,
+        output: output(like, env)?,
+        cancel: Cancel::default(),
+    }))
 }
 
 pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>, CliError> {

@@ -100,7 +100,8 @@ fn put_if_changed(
 
 fn json(entries: &[Entry]) -> String {
     let text = serde_json::to_string_pretty(&serde_json::json!({ "mirrors": entries }));
-    printable_json(&text.expect("text and numbers are always JSON")) + "\n"
+    let text = text.expect("text and numbers are always JSON");
+    text.lines().map(|line| printable_json(line) + "\n").collect()
 }
 
 fn page(entries: &[Entry], place: &str) -> String {

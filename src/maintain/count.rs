@@ -25,9 +25,12 @@ pub fn count(store: &dyn Store, concurrency: usize, cancel: &Cancel) -> Result<H
     let (loose, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
     inventory::pages(store, OBJECTS, concurrency, cancel, &|page| {
         for info in page {
-            let is_loose = loose::oid_of_key(info.key.as_str()).is_some();
+            let name = info.key.as_str();
+            let is_loose = loose::oid_of_key(name).is_some();
             loose.fetch_add(u64::from(is_loose), Relaxed);
-            bytes.fetch_add(info.len, Relaxed);
+            if is_loose || name.ends_with(".pack") {
+                bytes.fetch_add(info.len, Relaxed);
+            }
         }
         Ok(())
     })?;

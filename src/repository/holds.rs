@@ -13,7 +13,7 @@ pub struct Holds {
     pub packs: u64,
     /// Git objects, loose and in listed packs.
     pub objects: u64,
-    /// Bytes below `objects/`.
+    /// Bytes of loose objects and packs, without indices.
     pub bytes: u64,
     /// LFS objects.
     pub lfs_objects: u64,
