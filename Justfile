@@ -27,20 +27,10 @@ fuzz target seconds="60":
 quickstart *words:
     cargo run --locked --release --example quickstart -- {{words}}
 
-# Man pages from --help, in target/man (needs help2man).
+# Man pages from the texts of --help, in target/man: man -l target/man/mirror-git-to-s3.1
 man:
-    #!/usr/bin/env bash
-    set -euo pipefail
-    cargo build --locked --release
-    mkdir -p target/man
-    page() {
-        help2man --no-info --help-option="$2" --name="$3" --output="target/man/$1.1" \
-            target/release/mirror-git-to-s3
-    }
-    page mirror-git-to-s3 --help 'mirror git repositories to S3-compatible storage'
-    page mirror-git-to-s3-verify 'verify --help' 'read a mirror back and prove it'
-    page mirror-git-to-s3-gc 'gc --help' 'delete what no ref of a mirror reaches'
-    page mirror-git-to-s3-lfs-agent 'lfs-agent --help' 'read Git LFS objects from a mirror'
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} \
+        cargo run --locked --example man -- target/man
 
 # The binary with no shared library: musl by rustup (rustup target add x86_64-unknown-linux-musl) or by Debian's packages, else glibc. Then it mirrors in an empty chroot. .ci/static says how.
 static *way:
