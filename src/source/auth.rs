@@ -210,13 +210,24 @@ fn read_secret(path: &Path) -> Result<String, AuthError> {
     let text = std::fs::read_to_string(path).map_err(wrap)?;
     #[cfg(unix)]
     {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(path).map_err(wrap)?.permissions().mode();
-        if mode & 0o077 != 0 {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::metadata(path).map_err(wrap)?;
+        // Without /proc the file counts as ours, and is warned about.
+        let is_ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == file.uid());
+        let is_ours = is_ours || !Path::new("/proc/self").exists();
+        if is_exposed(file.mode(), is_ours) {
             log::warn!("{} contains secrets and others can read it: chmod 600", path.display());
         }
     }
     Ok(text)
+}
+
+/// Can others read a file of this mode? The group's bits count only in a file of this user, as with
+/// ssh's keys: a secret that is mounted (systemd's LoadCredential, Kubernetes) belongs to root and is
+/// readable by this user through its group, or through an ACL, which shows as the group's bits.
+#[cfg(unix)]
+fn is_exposed(mode: u32, is_ours: bool) -> bool {
+    mode & if is_ours { 0o077 } else { 0o007 } != 0
 }
 
 /// A header line. Its value is a secret.
@@ -389,6 +400,20 @@ mod tests {
         macdef init\nmachine evil login x password y\n\n\
         machine git.example\n\tlogin other\n\tpassword \"two words \\\" #1\" # why\n\
         default login anonymous password guest";
+
+    #[cfg(unix)]
+    #[test]
+    fn a_mounted_secret_of_root_is_not_exposed_by_its_group() {
+        for (mode, ours, others) in
+            [(0o600, false, false), (0o440, true, false), (0o640, true, false), (0o604, true, true)]
+        {
+            assert_eq!(
+                (is_exposed(mode, true), is_exposed(mode, false)),
+                (ours, others),
+                "{mode:o}"
+            );
+        }
+    }
 
     #[test]
     fn userinfo_is_decoded_sent_and_taken_out_of_the_url() {
