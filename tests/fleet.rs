@@ -175,13 +175,6 @@ fn fail_fast_begins_no_other_repository() {
     assert!((2..5).all(|n| !targets.path().join(format!("t{n}/info/refs")).exists()));
 }
 
-/// The block of the README that holds `part`.
-fn readme_block(part: &str) -> &'static str {
-    let blocks = include_str!("../README.md").split("```").skip(1).step_by(2);
-    let block = blocks.into_iter().find(|block| block.contains(part));
-    block.and_then(|block| block.split_once('\n')).expect("the README has it").1
-}
-
 /// Runs a script with this program and `tools` in its PATH, in `dir`.
 fn script(text: &str, dir: &Path, env: &[(&str, String)]) -> Output {
     let program = Path::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
@@ -192,22 +185,32 @@ fn script(text: &str, dir: &Path, env: &[(&str, String)]) -> Output {
     command.envs(env.iter().map(|(name, value)| (name, value))).output().expect("sh runs")
 }
 
-/// What the README says for GNU parallel, a Slurm array and a Kubernetes Indexed Job, as it stands
-/// there: together the shares are the whole list, each repository once.
+/// The arguments of the container in examples/kubernetes.yaml, as a line for a shell: Kubernetes
+/// expands `$(NAME)` itself.
+fn kubernetes_line() -> String {
+    let text = include_str!("../examples/kubernetes.yaml");
+    let (_, args) = text.split_once("              args:\n").expect("there are arguments");
+    let args = args.lines().map_while(|line| line.trim_start().strip_prefix("- "));
+    let args = args.take_while(|word| word.starts_with("--")).collect::<Vec<_>>().join(" ");
+    let args = args.replace("$(JOB_COMPLETION_INDEX)", "\"$JOB_COMPLETION_INDEX\"");
+    format!("mirror-git-to-s3 {}", args.replace("/etc/mirrors/mirrors.txt", "mirrors.txt"))
+}
+
+/// The examples for GNU parallel, a Slurm array and a Kubernetes Indexed Job: together the shares are
+/// the whole list, each repository once.
 #[test]
-fn shares_as_the_readme_runs_them_are_the_whole_list_each_once() {
+fn shares_as_the_examples_run_them_are_the_whole_list_each_once() {
     let (root, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     copies(root.path(), 24);
     let parallel = Command::new("parallel").arg("--version").output().is_ok();
     if !parallel {
         eprintln!("SKIPPED in part: GNU parallel is not installed");
     }
-    let kubernetes = readme_block("completionMode: Indexed");
-    let kubernetes = kubernetes.split("args: ['").nth(1).unwrap().split("']").next().unwrap();
-    let kubernetes = kubernetes.replace("/etc/mirrors/list.txt", "mirrors.txt");
+    let kubernetes = kubernetes_line();
+    let slurm = include_str!("../examples/shards-slurm.sh");
     let ways = [
-        ("parallel", readme_block("GNU parallel"), None),
-        ("Slurm", readme_block("SLURM_ARRAY_TASK_ID"), Some("SLURM_ARRAY_TASK_ID")),
+        ("parallel", include_str!("../examples/shards-parallel.sh"), None),
+        ("Slurm", slurm, Some("SLURM_ARRAY_TASK_ID")),
         ("Kubernetes", kubernetes.as_str(), Some("JOB_COMPLETION_INDEX")),
     ];
     for (name, text_of, index) in ways {

@@ -1,5 +1,5 @@
-//! What operators rely on: the state beside a mirror, metrics, verbosity, and the examples of units
-//! and policies, held against what the program really does.
+//! What operators rely on: the state beside a mirror, metrics, verbosity, and the examples of
+//! policies, held against what the program really does.
 
 #[path = "support/git_http.rs"]
 mod git_http;
@@ -11,7 +11,6 @@ mod program;
 mod s3_server;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use git_http::{Canned, GitHttp};
@@ -327,52 +326,6 @@ fn the_readers_policy_is_what_a_reader_needs() {
         (names(&["s3:ListBucket"]), "arn:aws:s3:::mirrors".into()),
     ];
     assert_eq!(reader, wanted);
-}
-
-#[test]
-fn the_units_are_ones_that_systemd_takes() {
-    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
-        eprintln!("SKIPPED: systemd-analyze is not installed");
-        return;
-    };
-    assert!(version.status.success());
-    let dir = tempfile::tempdir().unwrap();
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    for name in ["mirror-git.service", "mirror-git.timer"] {
-        let unit = std::fs::read_to_string(examples.join(name)).unwrap();
-        let unit =
-            unit.replace("/usr/local/bin/mirror-git-to-s3", env!("CARGO_BIN_EXE_mirror-git-to-s3"));
-        std::fs::write(dir.path().join(name), unit).unwrap();
-    }
-    let mut verify = Command::new("systemd-analyze");
-    verify.arg("verify").arg(dir.path().join("mirror-git.timer"));
-    verify.arg(dir.path().join("mirror-git.service"));
-    let ran = verify.output().unwrap();
-    // Complaints about units of the machine are none of ours.
-    let said = text(&ran.stderr);
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("mirror-git")).collect();
-    assert!(ours.is_empty(), "{said}");
-    // The words of ExecStart are a command line that this program takes.
-    let service = include_str!("../examples/mirror-git.service");
-    let line = service.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let list = dir.path().join("mirrors.txt");
-    std::fs::write(&list, include_str!("../examples/mirrors.txt")).unwrap();
-    let words = line.replace("/etc/mirror-git/mirrors.txt", list.to_str().unwrap());
-    let words: Vec<&str> = words.split(' ').skip(1).collect();
-    // A share that nothing belongs to: all is read, and nothing is begun.
-    let ran = program(dir.path()).args(words).args(["--shard", "0/1000003"]).output().unwrap();
-    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
-}
-
-#[test]
-fn the_example_manifest_is_one() {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mirrors.txt");
-    let dir = tempfile::tempdir().unwrap();
-    // A share that nothing belongs to is read to its end, and nothing is begun.
-    let words = ["--manifest", list.to_str().unwrap(), "--shard", "0/1000003", "-v"];
-    let ran = program(dir.path()).args(words).output().unwrap();
-    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
-    assert!(text(&ran.stderr).contains("no pair in the manifest belongs to this shard"));
 }
 
 #[test]
