@@ -41,6 +41,10 @@ static *way:
     native=$(grep "/$(uname -m)-" <<<"$binaries")
     MIRROR_TEST_STATIC_BINARY=$native cargo test --locked --test static_binary
 
+# What a release consists of, in target/dist: static binaries, man pages, completions, a .deb, an SBOM, checksums. .ci/release says what it needs, and what whoever publishes it has to fill in.
+release *way:
+    .ci/release {{way}}
+
 # The store's suite on a store of yours (s3://bucket/prefix), then a mirror of this repository to it, twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_LACKS as in tests/store_conformance.rs.
 test-s3 url:
     MIRROR_TEST_S3_URL={{url}}/conformance MIRROR_TEST_S3_ENDPOINT="${AWS_ENDPOINT_URL_S3:-}" \

@@ -180,6 +180,11 @@ impl Help {
             page.paragraph(&format!("{}:", group.heading));
             page.items(&group.items, syntax);
         }
+        if let Some(group) = self.groups.iter().find(|group| group.kind() == Kind::Commands) {
+            page.section("COMMANDS");
+            page.text("Each command has a manual page of its own.");
+            page.items(&group.items, |name| vec![bold(name)]);
+        }
         self.options(&mut page);
         if let Some(group) = self.groups.iter().find(|group| group.kind() == Kind::Environment) {
             page.section("ENVIRONMENT");
@@ -249,6 +254,7 @@ impl Help {
 
 #[derive(PartialEq)]
 enum Kind {
+    Commands,
     Options,
     Environment,
     Other,
@@ -258,6 +264,8 @@ impl Group {
     fn kind(&self) -> Kind {
         if self.heading.starts_with("Environment") {
             Kind::Environment
+        } else if self.heading.starts_with("Commands") {
+            Kind::Commands
         } else if self.items.iter().all(|(term, _)| term.starts_with('-')) {
             Kind::Options
         } else {

@@ -1,5 +1,6 @@
-//! The static binary, alone: in an empty folder that is its whole file system, with a CA, `/etc/hosts`
-//! and `/etc/resolv.conf`, it finds the hosts, speaks TLS to a private CA and mirrors into S3.
+//! The static binary, alone: in an empty folder that is its whole file system, with CA roots,
+//! `/etc/hosts` and `/etc/resolv.conf`, as in the image that the `Dockerfile` makes, and as root with its
+//! user: it finds the hosts, speaks TLS to a private CA and mirrors into S3.
 //!
 //! `MIRROR_TEST_STATIC_BINARY=path cargo test --test static_binary`, or `just static`, which builds
 //! it. Wants root, or user namespaces. One name comes from `/etc/hosts`; as root the other comes from
@@ -37,6 +38,21 @@ fn binary() -> Option<PathBuf> {
     Some(std::path::absolute(path?).unwrap())
 }
 
+/// What follows this instruction of the Dockerfile.
+fn in_dockerfile(instruction: &str) -> &'static str {
+    let mut lines = include_str!("../Dockerfile").lines();
+    lines.find_map(|line| line.strip_prefix(instruction)).expect("the instruction is there")
+}
+
+/// Where the image has its CA roots, and its program.
+fn in_image() -> (&'static str, &'static str) {
+    let mut copies = include_str!("../Dockerfile")
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY --from=build ")?.split_once(' '))
+        .map(|(_, to)| to.trim_start_matches('/'));
+    (copies.next().expect("the CA roots"), copies.next().expect("the program"))
+}
+
 /// `chroot`, as root or as who believes to be root.
 fn chroot(dir: &Path) -> Option<Command> {
     // Not everybody's path has chroot.
@@ -49,6 +65,10 @@ fn chroot(dir: &Path) -> Option<Command> {
     for words in [&["chroot"][..], &["unshare", "-r", "chroot"]] {
         if command(words).args(["/", "true"]).output().is_ok_and(|out| out.status.success()) {
             let mut command = command(words);
+            // In a user namespace there is no such user.
+            if words.len() == 1 {
+                command.arg(format!("--userspec={}", in_dockerfile("USER ")));
+            }
             command.arg(dir).arg("/mirror-git-to-s3");
             return Some(command);
         }
@@ -102,8 +122,11 @@ fn in_an_empty_chroot_it_resolves_speaks_tls_and_mirrors() {
     let git_tls = TlsFront::start(&ca, &["git.test"], &git.url());
     let s3_tls = TlsFront::start(&ca, &["s3.test"], &s3.endpoint());
 
-    std::fs::copy(binary, root.join("mirror-git-to-s3")).unwrap();
-    std::fs::write(root.join("ca.pem"), ca.pem()).unwrap();
+    let (roots, program) = in_image();
+    assert_eq!(in_dockerfile("ENTRYPOINT "), format!("[\"/{program}\"]"));
+    std::fs::copy(binary, root.join(program)).unwrap();
+    std::fs::create_dir_all(root.join(roots).parent().unwrap()).unwrap();
+    std::fs::write(root.join(roots), ca.pem()).unwrap();
     let (mut hosts, mut resolv) = ("127.0.0.1 git.test\n".to_owned(), String::new());
     match name_server() {
         Some(address) => resolv = format!("nameserver {address}\n"),
@@ -117,7 +140,7 @@ fn in_an_empty_chroot_it_resolves_speaks_tls_and_mirrors() {
 
     mirror
         .args(["--source", &format!("https://git.test:{}/", git_tls.port())])
-        .args(["--target", "s3://bucket/mirror", "--ca-bundle", "/ca.pem"])
+        .args(["--target", "s3://bucket/mirror"])
         .args(["--endpoint-url", &format!("https://s3.test:{}", s3_tls.port())])
         .env("AWS_ACCESS_KEY_ID", &s3.access_key)
         .env("AWS_SECRET_ACCESS_KEY", &s3.secret_key);
@@ -137,5 +160,5 @@ fn in_an_empty_chroot_it_resolves_speaks_tls_and_mirrors() {
     let mut left: Vec<_> =
         std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["ca.pem", "etc", "mirror-git-to-s3"]);
+    assert_eq!(left, ["etc", "mirror-git-to-s3"]);
 }
