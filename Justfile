@@ -6,6 +6,12 @@ default:
 ci:
     .ci/run
 
+# What to run every few minutes: form, lints of the library and the program, and the library's tests.
+check:
+    cargo fmt --check
+    cargo clippy --locked --lib --bins -- -D warnings
+    cargo test --locked --lib --quiet
+
 # All tests, or those whose name contains a word: just test manifest
 test *words:
     cargo test --locked {{words}}
@@ -19,7 +25,7 @@ lint:
 bench name="":
     cargo bench --locked {{ if name == "" { "" } else { "--bench " + name } }}
 
-# Fuzz one target for some seconds (needs cargo-fuzz and a nightly compiler): just fuzz packet 60
+# Fuzz one target for some seconds (needs cargo-fuzz and a nightly compiler): just fuzz pkt_line 60
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
 
