@@ -79,7 +79,7 @@ pub(super) fn bars(output: &Output, repositories: usize) -> Option<Bars> {
         ProgressMode::Auto if !io::stderr().is_terminal() => return None,
         ProgressMode::Auto => false,
     };
-    Bars::new(repositories, force, output.color, output.columns)
+    Bars::new(repositories, force, output.color, output.columns, crate::run::retry::waiting)
 }
 
 /// Both ends of one mirror.

@@ -196,9 +196,7 @@ fn fetch_first(
         match store_pack(stream, wants, env) {
             Err(error) if is_broken_stream(&error) => {
                 let Some(wait) = backoff.wait_after(None) else { return Err(error) };
-                if !sleep(wait, || env.cancel.is_cancelled()) {
-                    return Err(MirrorError::Interrupted);
-                }
+                wait_to_try_again(env, wait, backoff.tries)?;
                 if env.layout == layout::Layout::Loose {
                     log::warn!("{error}; starting over");
                     env.existing = Existing::list_loose(env.store, env.concurrency)?;
@@ -216,6 +214,17 @@ fn fetch_first(
     }
     log::info!("{} cannot send slices", source.describe());
     fetch_with_retries(source, env, choice, wants, &[], backoff)
+}
+
+/// Waits after a stream that broke, of which so many have failed.
+fn wait_to_try_again(env: &Env<'_>, wait: Duration, failed: u32) -> Result<(), MirrorError> {
+    let tries = STREAM_POLICY.max_attempts;
+    env.progress.phase(&format!("stream broken, trying again ({failed} of {tries} failed)"));
+    if !sleep(wait, || env.cancel.is_cancelled()) {
+        return Err(MirrorError::Interrupted);
+    }
+    env.progress.phase("mirroring");
+    Ok(())
 }
 
 /// Begins with a pack that was made beforehand. False: there is none of use.
@@ -269,9 +278,7 @@ fn fetch_with_retries(
         match store_pack(stream, wants, env) {
             Err(error) if is_broken_stream(&error) => {
                 let Some(wait) = backoff.wait_after(None) else { return Err(error) };
-                if !sleep(wait, || env.cancel.is_cancelled()) {
-                    return Err(MirrorError::Interrupted);
-                }
+                wait_to_try_again(env, wait, backoff.tries)?;
                 let (failed, tries) = (backoff.tries, STREAM_POLICY.max_attempts);
                 log::warn!("{error}; starting over (try {failed} of {tries})");
                 if env.layout == layout::Layout::Loose {

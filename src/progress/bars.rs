@@ -9,7 +9,7 @@
 //! takes the bars away, writes, and draws them again below.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,9 +23,12 @@ use super::watcher::Progress;
 /// Redraws a second; more makes a terminal over ssh restless.
 const HERTZ: u8 = 8;
 
-/// Columns of a repository's name. With the bar's nine, 18 are left of 50: the percentage and the
-/// time left; 48 of 80: the objects, the bytes and the rate too.
-const LABEL_COLUMNS: usize = 18;
+/// Columns of a repository's name on a narrow terminal. With the bar's nine, 52 of 80 remain for the
+/// percentage, the time, the phase and the rate.
+const LABEL_COLUMNS: usize = 14;
+
+/// Columns for everything but the name: what a wider terminal has beside them is the name's.
+const REST_COLUMNS: usize = 78;
 
 /// Seconds over which a rate of bytes is smoothed: long enough to be read, short enough to be true.
 const SMOOTHING: f64 = 5.0;
@@ -33,6 +36,9 @@ const SMOOTHING: f64 = 5.0;
 /// The same for objects, of which the time left is told: commits come by the thousand, blobs one by
 /// one, and a clock that jumps tells nothing.
 const LEFT_SMOOTHING: f64 = 30.0;
+
+/// What has not grown for so many seconds does not move.
+const IDLE: f64 = 3.0;
 
 /// For so long the source's words are news. While objects come they make room for what goes on: most
 /// servers say nothing more once they send the pack.
@@ -77,7 +83,6 @@ impl Write for Screen {
 /// The bars of one run over one or several repositories. They go away when this is dropped.
 pub struct Bars {
     shared: Arc<Shared>,
-    color: bool,
     ticker: Option<JoinHandle<()>>,
 }
 
@@ -87,6 +92,11 @@ struct Shared {
     /// Lines of repositories under way, in the order in which they began. [`Bars::repository`]
     /// pushes, [`BarLine`]'s drop removes, the drawing thread reads.
     lines: Mutex<Vec<Arc<Line>>>,
+    /// How wide a line may be, as of the last drawing.
+    width: Arc<AtomicU16>,
+    /// Requests that wait to be sent again.
+    waiting: fn() -> usize,
+    color: bool,
     /// The line about all repositories; none when there is only one.
     all: Option<(ProgressBar, usize)>,
     ended: AtomicUsize,
@@ -95,6 +105,7 @@ struct Shared {
 
 /// One repository's line.
 struct Line {
+    label: String,
     counters: Counters,
     bar: ProgressBar,
     /// Only the drawing thread takes it.
@@ -103,15 +114,18 @@ struct Line {
 
 impl Bars {
     /// Bars for `repositories`, on standard error. `force` draws them even if that is no terminal,
-    /// as wide as `columns`. Gives `None` if there is nothing to draw on.
+    /// as wide as `columns`. `waiting` says how many requests wait to be sent again. Gives `None` if
+    /// there is nothing to draw on.
     pub fn new(
         repositories: usize,
         force: bool,
         color: bool,
         columns: Option<u16>,
+        waiting: fn() -> usize,
     ) -> Option<Self> {
-        let terminal =
-            Terminal { term: Term::buffered_stderr(), columns, column: AtomicUsize::new(0) };
+        let terminal = Terminal::new(columns);
+        let width = Arc::clone(&terminal.last_width);
+        terminal.width();
         if !force && !terminal.term.features().is_attended() {
             return None;
         }
@@ -126,6 +140,9 @@ impl Bars {
         let shared = Arc::new(Shared {
             multi,
             lines: Mutex::default(),
+            width,
+            waiting,
+            color,
             all,
             ended: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -136,7 +153,7 @@ impl Bars {
             .name("progress".to_owned())
             .spawn(move || drawing.draw_until_stopped())
             .ok()?;
-        Some(Bars { shared, color, ticker: Some(ticker) })
+        Some(Bars { shared, ticker: Some(ticker) })
     }
 
     /// The screen to write through while bars are up.
@@ -146,20 +163,14 @@ impl Bars {
 
     /// A line for the repository that `label` names. It goes away when the result is dropped.
     pub fn repository(&self, label: &str) -> BarLine {
-        let template = if self.color {
-            "{prefix:.cyan} {bar:9.green/dim} {wide_msg}"
-        } else {
-            "{prefix} {bar:9} {wide_msg}"
-        };
-        let bar = ProgressBar::new(0)
-            .with_style(style(template).progress_chars("=> "))
-            .with_prefix(tail(label, LABEL_COLUMNS));
+        let bar = ProgressBar::new(0).with_style(look(false, self.shared.color));
         let bar = match &self.shared.all {
             Some((all, _)) => self.shared.multi.insert_before(all, bar),
             None => self.shared.multi.add(bar),
         };
         let pace = Mutex::new(Pace::new(Instant::now()));
-        let line = Arc::new(Line { counters: Counters::default(), bar, pace });
+        let label = label.to_owned();
+        let line = Arc::new(Line { label, counters: Counters::default(), bar, pace });
         lock(&self.shared.lines).push(Arc::clone(&line));
         BarLine { shared: Arc::clone(&self.shared), line }
     }
@@ -179,6 +190,18 @@ impl Drop for Bars {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates in this file are well-formed")
+}
+
+/// A bar, or a spinner while nothing is known of how much there is to do.
+fn look(has_extent: bool, color: bool) -> ProgressStyle {
+    style(match (has_extent, color) {
+        (true, true) => "{prefix:.cyan} {bar:9.green/dim} {wide_msg}",
+        (true, false) => "{prefix} {bar:9} {wide_msg}",
+        (false, true) => "{prefix:.cyan} {spinner:.green} {wide_msg}",
+        (false, false) => "{prefix} {spinner} {wide_msg}",
+    })
+    .progress_chars("=> ")
+    .tick_chars("|/-\\ ")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -201,32 +224,66 @@ impl Shared {
         for _ in 0..rows.div_ceil(usize::from(HERTZ)) {
             *turn = (*turn + 1) % rows.max(1);
             match lines.get(*turn) {
-                Some(line) => line.draw(Instant::now()),
+                Some(line) => {
+                    let longest = lines.iter().map(|line| measure_text_width(&line.label)).max();
+                    let columns = label_columns(self.columns(), longest.unwrap_or(0));
+                    line.bar.set_prefix(tail(&line.label, columns));
+                    // With several repositories this is for the line about all of them.
+                    let waiting = if self.all.is_none() { (self.waiting)() } else { 0 };
+                    line.draw(Instant::now(), waiting, self.color);
+                }
                 None => self.draw_all(lines.len()),
             }
         }
     }
 
+    fn columns(&self) -> usize {
+        usize::from(self.width.load(Ordering::Relaxed))
+    }
+
     fn draw_all(&self, under_way: usize) {
         if let Some((bar, repositories)) = &self.all {
             let ended = self.ended.load(Ordering::Relaxed);
-            bar.set_message(format!("{ended} of {repositories} done, {under_way} under way"));
+            let mut text = format!("{ended} of {repositories} done, {under_way} under way");
+            if let Some(words) = waiting_words((self.waiting)()) {
+                text = format!("{text}, {words}");
+            }
+            bar.set_message(text);
             bar.tick();
         }
     }
 }
 
 impl Line {
-    fn draw(&self, now: Instant) {
+    fn draw(&self, now: Instant, waiting: usize, color: bool) {
         let counts = self.counters.counts();
         let (done, all) = extent(&counts);
-        lock(&self.pace).step(now, &counts);
-        let text = lock(&self.pace).text(&counts);
+        let mut pace = lock(&self.pace);
+        let had_extent = pace.has_extent();
+        pace.step(now, &counts);
+        if pace.has_extent() != had_extent {
+            self.bar.set_style(look(pace.has_extent(), color));
+        }
+        let text = pace.text(&counts, waiting);
         // A length of 0 would be drawn as a full bar.
         self.bar.set_length(all.max(1));
         self.bar.set_position(done.min(all));
         self.bar.set_message(text);
         self.bar.tick();
+    }
+}
+
+/// Columns for the names: all of the longest one, where there is room for it.
+fn label_columns(terminal: usize, longest: usize) -> usize {
+    longest.min(LABEL_COLUMNS.max(terminal.saturating_sub(REST_COLUMNS))).max(1)
+}
+
+/// `2 requests to be sent again`.
+fn waiting_words(waiting: usize) -> Option<String> {
+    match waiting {
+        0 => None,
+        1 => Some("1 request to be sent again".to_owned()),
+        many => Some(format!("{} requests to be sent again", grouped(many as u64))),
     }
 }
 
@@ -240,17 +297,59 @@ fn extent(counts: &Counts) -> (u64, u64) {
     }
 }
 
-/// Rates, smoothed exponentially.
+/// A rate, smoothed exponentially.
+#[derive(Debug)]
+struct Rate {
+    smoothing: f64,
+    last: u64,
+    smoothed: f64,
+    /// Seconds since it began: a young average is corrected for its start at zero.
+    age: f64,
+    /// Seconds since the value grew last.
+    idle: f64,
+}
+
+impl Rate {
+    /// Smoothed over so many seconds, of a value that is `last` now.
+    fn new(smoothing: f64, last: u64) -> Self {
+        Rate { smoothing, last, smoothed: 0.0, age: 0.0, idle: f64::INFINITY }
+    }
+
+    fn step(&mut self, value: u64, seconds: f64) {
+        if value == 0 {
+            // It has not begun.
+            return;
+        }
+        let now = value.saturating_sub(self.last) as f64 / seconds;
+        let weight = 1.0 - (-seconds / self.smoothing).exp();
+        self.smoothed += weight * (now - self.smoothed);
+        self.idle = if value > self.last { 0.0 } else { self.idle + seconds };
+        self.age += seconds;
+        self.last = value;
+    }
+
+    /// What the average would be had it not started at zero.
+    fn per_second(&self) -> f64 {
+        let known = 1.0 - (-self.age / self.smoothing).exp();
+        if self.age > 0.0 { self.smoothed / known } else { 0.0 }
+    }
+
+    fn is_moving(&self) -> bool {
+        self.idle < IDLE
+    }
+}
+
+/// What is told about one repository, from what its counters were over time.
 #[derive(Debug)]
 struct Pace {
+    begun: Instant,
     at: Instant,
-    bytes: u64,
-    done: u64,
     all: u64,
-    bytes_per_second: f64,
-    done_per_second: f64,
-    /// Seconds since the rates began: a young average is corrected for its start at zero.
-    age: f64,
+    received: Rate,
+    stored: Rate,
+    lfs: Rate,
+    /// Objects, or LFS bytes while they are what is counted.
+    done: Rate,
     /// The source's last words, and since when.
     words: (String, Instant),
     words_are_news: bool,
@@ -259,16 +358,21 @@ struct Pace {
 impl Pace {
     fn new(at: Instant) -> Self {
         Pace {
+            begun: at,
             at,
-            bytes: 0,
-            done: 0,
             all: 0,
-            bytes_per_second: 0.0,
-            done_per_second: 0.0,
-            age: 0.0,
+            received: Rate::new(SMOOTHING, 0),
+            stored: Rate::new(SMOOTHING, 0),
+            lfs: Rate::new(SMOOTHING, 0),
+            done: Rate::new(LEFT_SMOOTHING, 0),
             words: (String::new(), at),
             words_are_news: true,
         }
+    }
+
+    /// Is it known how much there is to do?
+    fn has_extent(&self) -> bool {
+        self.all > 0
     }
 
     fn step(&mut self, now: Instant, counts: &Counts) {
@@ -282,53 +386,48 @@ impl Pace {
             return;
         }
         let (done, all) = extent(counts);
-        let bytes = counts.bytes_received + counts.lfs_bytes;
-        if done < self.done || (self.all == 0 && all > 0) {
+        self.received.step(counts.bytes_received, seconds);
+        self.stored.step(counts.bytes_stored, seconds);
+        self.lfs.step(counts.lfs_bytes, seconds);
+        if done < self.done.last || (self.all == 0 && all > 0) {
             // From objects to LFS bytes, or the waiting is over: another unit, another clock.
-            let (words, words_are_news) = (self.words.clone(), self.words_are_news);
-            *self = Pace { at: now, bytes, done, all, words, words_are_news, ..Pace::new(now) };
-            return;
+            self.done = Rate::new(LEFT_SMOOTHING, done);
+        } else {
+            self.done.step(done, seconds);
         }
-        let weight = |smoothing: f64| 1.0 - (-seconds / smoothing).exp();
-        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
-        self.bytes_per_second +=
-            weight(SMOOTHING) * (rate(bytes, self.bytes) - self.bytes_per_second);
-        self.done_per_second +=
-            weight(LEFT_SMOOTHING) * (rate(done, self.done) - self.done_per_second);
-        self.age += seconds;
-        (self.at, self.bytes, self.done, self.all) = (now, bytes, done, all);
-    }
-
-    /// What the averages would be had they not started at zero.
-    fn corrected(&self, rate: f64, smoothing: f64) -> f64 {
-        if self.age > 0.0 { rate / (1.0 - (-self.age / smoothing).exp()) } else { 0.0 }
+        (self.at, self.all) = (now, all);
     }
 
     fn seconds_left(&self, counts: &Counts) -> Option<u64> {
         let (done, all) = extent(counts);
-        let rate = self.corrected(self.done_per_second, LEFT_SMOOTHING);
+        let rate = self.done.per_second();
         // Two seconds of looking make a guess; one below one a day does not.
-        (all > done && self.age >= 2.0 && rate > 1e-5)
+        (all > done && self.done.age >= 2.0 && rate > 1e-5)
             .then(|| (all.saturating_sub(done) as f64 / rate).min(360_000.0).round() as u64)
     }
 
     /// The line after its bar; what matters least stands last, where a narrow terminal cuts.
-    fn text(&self, counts: &Counts) -> String {
+    fn text(&self, counts: &Counts, waiting: usize) -> String {
         let mut parts = Vec::new();
         let (done, all) = extent(counts);
         if all > 0 {
             parts.push(format!("{}%", u128::from(done) * 100 / u128::from(all)));
         }
-        if let Some(seconds) = self.seconds_left(counts) {
-            parts.push(format!("{} left", clock(seconds)));
-        }
+        let elapsed = clock(self.at.saturating_duration_since(self.begun).as_secs());
+        parts.push(match self.seconds_left(counts) {
+            Some(seconds) => format!("{elapsed}, {} left", clock(seconds)),
+            None => elapsed,
+        });
+        parts.extend(waiting_words(waiting));
+        let activity = self.activity(counts);
+        parts.push(match self.moving(counts) {
+            Some(moving) if activity.is_empty() => moving,
+            Some(moving) => format!("{activity} {moving}"),
+            None => activity.to_owned(),
+        });
         if counts.objects_expected > 0 {
             let all = grouped(counts.objects_expected);
             parts.push(format!("{}/{all}", grouped(counts.objects)));
-        }
-        if counts.bytes_received > 0 {
-            let rate = self.corrected(self.bytes_per_second, SMOOTHING) as u64;
-            parts.push(format!("{}, {}/s", bytes(counts.bytes_received), bytes(rate)));
         }
         if counts.lfs_bytes_expected > 0 {
             let all = bytes(counts.lfs_bytes_expected);
@@ -336,12 +435,49 @@ impl Pace {
         }
         if !counts.source_words.is_empty() && self.words_are_news {
             parts.push(format!("remote: {}", counts.source_words));
-        } else if !counts.phase.is_empty() {
-            parts.push(counts.phase.clone());
         }
+        parts.retain(|part| !part.is_empty());
         parts.join("  ")
     }
+
+    /// What the run is at, in a word or two. Receiving, resolving and storing go on at the same time,
+    /// so it is the first of them that still moves.
+    fn activity<'c>(&self, counts: &'c Counts) -> &'c str {
+        if counts.phase != MIRRORING {
+            return &counts.phase;
+        }
+        let has_objects_left = counts.objects < counts.objects_expected;
+        if counts.bytes_received == 0 {
+            "waiting for the source"
+        } else if self.received.is_moving() {
+            "receiving"
+        } else if self.lfs.is_moving() && !has_objects_left {
+            "fetching LFS objects"
+        } else if self.stored.is_moving() {
+            "storing"
+        } else if self.done.is_moving() {
+            "resolving"
+        } else if has_objects_left {
+            "waiting for the source"
+        } else {
+            "waiting for the store"
+        }
+    }
+
+    /// How much of it there is, and its rate.
+    fn moving(&self, counts: &Counts) -> Option<String> {
+        let ways = [
+            (&self.received, counts.bytes_received),
+            (&self.lfs, counts.lfs_bytes),
+            (&self.stored, counts.bytes_stored),
+        ];
+        let (rate, sum) = ways.into_iter().find(|(rate, _)| rate.is_moving())?;
+        Some(format!("{}, {}/s", bytes(sum), bytes(rate.per_second() as u64)))
+    }
 }
+
+/// The phase in which a pack is received, resolved and stored at the same time.
+const MIRRORING: &str = "mirroring";
 
 /// `0:07`, `12:34`, `1:02:03`.
 fn clock(seconds: u64) -> String {
@@ -413,28 +549,83 @@ impl Progress for BarLine {
 /// Standard error as indicatif sees it: a few columns narrower than it is.
 ///
 /// indicatif leaves the cursor at the right edge, and the `^C` that a terminal echoes there would
-/// wrap: the cursor would be a line lower than indicatif believes, and a bar would stay behind.
-/// Since it also counts on each full line to wrap by itself, which a narrower one does not, the line
-/// feeds are sent here.
+/// wrap: the cursor would be a line lower than indicatif believes, and a bar would stay behind. So the
+/// blanks with which it fills a line are not written. Since it also counts on each full line to wrap by
+/// itself, which a narrower one does not, the line feeds are sent here.
+///
+/// A terminal that shrinks wraps the lines that are longer than it is now, and indicatif does not know:
+/// it would go up too few rows and leave stale ones. So the widths of the rows are kept, and before the
+/// next drawing the cursor goes up by as many rows as they take now. (A terminal that cuts lines instead
+/// loses as many rows above the bars.)
 #[derive(Debug)]
 struct Terminal {
     term: Term,
     /// The width to assume if it is no terminal (`--progress always` into a file).
     columns: Option<u16>,
-    /// Columns written on the row where the cursor is. Only one thread draws at a time.
-    column: AtomicUsize,
+    /// What [`TermLike::width`] said last.
+    last_width: Arc<AtomicU16>,
+    /// Only one thread draws at a time.
+    frame: Mutex<Frame>,
+}
+
+/// What was drawn.
+#[derive(Debug, Default)]
+struct Frame {
+    /// Columns of text in each row.
+    rows: Vec<usize>,
+    /// Columns of the last row as indicatif counts them, with the blanks that fill it.
+    column: usize,
+    is_drawn: bool,
+}
+
+impl Frame {
+    /// How many more rows there are once the terminal has only so many columns.
+    fn rows_more(&self, columns: usize) -> usize {
+        self.rows.iter().map(|row| row.div_ceil(columns.max(1)).saturating_sub(1)).sum()
+    }
+
+    fn add(&mut self, text: &str) {
+        let width = measure_text_width(text);
+        self.column += width;
+        if let Some(row) = self.rows.last_mut().filter(|_| !is_filler(text)) {
+            *row += width;
+        }
+    }
+
+    fn begin_row(&mut self) {
+        self.rows.push(0);
+        self.column = 0;
+    }
+}
+
+/// Blanks up to the right edge?
+fn is_filler(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b' ')
 }
 
 /// Room for `^C` and the cursor.
 const ECHO_COLUMNS: u16 = 3;
 
-impl TermLike for Terminal {
-    fn width(&self) -> u16 {
-        let columns = match (self.term.features().is_attended(), self.columns) {
+impl Terminal {
+    fn new(columns: Option<u16>) -> Self {
+        let last_width = Arc::new(AtomicU16::new(80));
+        Terminal { term: Term::buffered_stderr(), columns, last_width, frame: Mutex::default() }
+    }
+
+    /// As wide as it is.
+    fn real_width(&self) -> u16 {
+        match (self.term.features().is_attended(), self.columns) {
             (false, Some(columns)) => columns,
             _ => self.term.size().1,
-        };
-        columns.saturating_sub(ECHO_COLUMNS).max(1)
+        }
+    }
+}
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        let width = self.real_width().saturating_sub(ECHO_COLUMNS).max(1);
+        self.last_width.store(width, Ordering::Relaxed);
+        width
     }
 
     fn height(&self) -> u16 {
@@ -442,7 +633,15 @@ impl TermLike for Terminal {
     }
 
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        self.term.move_cursor_up(n)
+        // The first thing of every drawing.
+        let frame = std::mem::take(&mut *lock(&self.frame));
+        let more = if frame.is_drawn { frame.rows_more(self.real_width().into()) } else { 0 };
+        if more == 0 {
+            return self.term.move_cursor_up(n);
+        }
+        self.term.move_cursor_up(n + more)?;
+        self.term.write_str("\r")?;
+        self.term.clear_to_end_of_screen()
     }
 
     fn move_cursor_down(&self, n: usize) -> io::Result<()> {
@@ -459,31 +658,37 @@ impl TermLike for Terminal {
 
     fn write_line(&self, s: &str) -> io::Result<()> {
         self.write_str(s)?;
-        self.column.store(0, Ordering::Relaxed);
+        lock(&self.frame).begin_row();
         self.term.write_line("")
     }
 
     fn write_str(&self, s: &str) -> io::Result<()> {
         if s == "\r" {
-            self.column.store(0, Ordering::Relaxed);
-        } else if !s.is_empty() {
-            // A line that is longer (drawn before the terminal shrank) is filled up to whole rows.
-            let column = self.column.load(Ordering::Relaxed);
-            if column > 0 && column.is_multiple_of(usize::from(self.width())) {
-                self.column.store(0, Ordering::Relaxed);
-                self.term.write_line("")?;
-            }
-            self.column.fetch_add(measure_text_width(s), Ordering::Relaxed);
+            lock(&self.frame).column = 0;
+            return self.term.write_str(s);
         }
-        self.term.write_str(s)
+        if s.is_empty() {
+            return Ok(());
+        }
+        let width = usize::from(self.last_width.load(Ordering::Relaxed));
+        let mut frame = lock(&self.frame);
+        if frame.rows.is_empty() {
+            frame.begin_row();
+        }
+        if frame.column > 0 && frame.column.is_multiple_of(width) {
+            frame.begin_row();
+            self.term.write_line("")?;
+        }
+        frame.add(s);
+        if is_filler(s) { Ok(()) } else { self.term.write_str(s) }
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.column.store(0, Ordering::Relaxed);
         self.term.clear_line()
     }
 
     fn flush(&self) -> io::Result<()> {
+        lock(&self.frame).is_drawn = true;
         self.term.flush()
     }
 }
@@ -512,7 +717,7 @@ mod tests {
         for seconds in [2, 5, 60] {
             let (pace, counts) = steady(seconds);
             assert_eq!(pace.seconds_left(&counts), Some(100 - seconds), "{seconds}");
-            let text = pace.text(&counts);
+            let text = pace.text(&counts, 0);
             assert!(text.contains("MiB, 1.0 MiB/s"), "{text}");
         }
     }
@@ -530,13 +735,92 @@ mod tests {
     #[test]
     fn the_line_begins_with_what_matters_most() {
         let (mut pace, mut counts) = steady(60);
-        counts.phase = "receiving".to_owned();
-        assert_eq!(pace.text(&counts), "60%  0:40 left  600/1,000  60.0 MiB, 1.0 MiB/s  receiving");
+        counts.phase = MIRRORING.to_owned();
+        let line = "60%  1:00, 0:40 left  receiving 60.0 MiB, 1.0 MiB/s  600/1,000";
+        assert_eq!(pace.text(&counts, 0), line);
         counts.source_words = "Compressing objects: 100% (7/7)".to_owned();
         pace.step(pace.at, &counts);
-        assert!(pace.text(&counts).ends_with("  remote: Compressing objects: 100% (7/7)"));
-        let waiting = Counts { phase: "asking for refs".to_owned(), ..Counts::default() };
-        assert_eq!(pace.text(&waiting), "asking for refs");
+        let text = pace.text(&counts, 0);
+        assert!(text.ends_with("  remote: Compressing objects: 100% (7/7)"), "{text}");
+    }
+
+    #[test]
+    fn a_silent_source_leaves_the_elapsed_time_and_the_phase() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let mut counts = Counts { phase: "asking for refs".to_owned(), ..Counts::default() };
+        pace.step(begin + Duration::from_secs(12), &counts);
+        assert!(!pace.has_extent());
+        assert_eq!(pace.text(&counts, 0), "0:12  asking for refs");
+        let retried = "0:12  1 request to be sent again  asking for refs";
+        assert_eq!(pace.text(&counts, 1), retried);
+        counts.phase = MIRRORING.to_owned();
+        assert_eq!(pace.text(&counts, 0), "0:12  waiting for the source");
+    }
+
+    #[test]
+    fn the_rate_is_of_what_still_moves() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let mut counts = Counts { phase: MIRRORING.to_owned(), ..counts(0, 0) };
+        let mut second = 0;
+        let mut after = |counts: &Counts, pace: &mut Pace| {
+            second += 1;
+            pace.step(begin + Duration::from_secs(second), counts);
+            pace.text(counts, 0)
+        };
+        for _ in 0..5 {
+            counts.bytes_received += 1 << 20;
+            counts.bytes_stored += 1 << 19;
+            assert!(after(&counts, &mut pace).contains("  receiving "));
+        }
+        // All has come, and half of it is stored: from 3 seconds on.
+        let texts: Vec<String> = (0..5)
+            .map(|_| {
+                counts.bytes_stored += 1 << 19;
+                after(&counts, &mut pace)
+            })
+            .collect();
+        assert!(texts[1].contains("  receiving 5.0 MiB"), "{texts:?}");
+        assert!(texts[4].contains("  storing 5.0 MiB, 512.0 KiB/s"), "{texts:?}");
+        // Only objects: deltas are resolved.
+        for _ in 0..5 {
+            counts.objects += 10;
+            after(&counts, &mut pace);
+        }
+        assert!(after(&counts, &mut pace).contains("  resolving  "));
+        for _ in 0..5 {
+            after(&counts, &mut pace);
+        }
+        assert!(after(&counts, &mut pace).contains("  waiting for the source  "));
+        counts.objects = 1000;
+        assert!(after(&counts, &mut pace).contains("  resolving  "));
+        for _ in 0..5 {
+            after(&counts, &mut pace);
+        }
+        assert!(after(&counts, &mut pace).contains("  waiting for the store  "));
+    }
+
+    #[test]
+    fn names_are_whole_where_there_is_room_for_the_longest() {
+        assert_eq!(label_columns(77, 60), 14);
+        assert_eq!(label_columns(77, 9), 9);
+        assert_eq!(label_columns(117, 60), 39);
+        assert_eq!(label_columns(197, 60), 60);
+        assert_eq!(label_columns(10, 0), 1);
+    }
+
+    #[test]
+    fn rows_that_a_smaller_terminal_wraps_are_counted() {
+        let mut frame = Frame::default();
+        for text in ["a".repeat(150), "b".repeat(70), String::new()] {
+            frame.begin_row();
+            frame.add(&text);
+            frame.add(&" ".repeat(197 - text.len()));
+        }
+        let more = [200, 150, 149, 75, 50].map(|columns| frame.rows_more(columns));
+        assert_eq!(more, [0, 0, 1, 1, 3]);
+        assert_eq!(frame.rows_more(0), 149 + 69);
     }
 
     #[test]
@@ -547,16 +831,16 @@ mod tests {
         counts.source_words = "Enumerating objects: 7, done.".to_owned();
         let mut after = |seconds, counts: &Counts| {
             pace.step(begin + Duration::from_secs(seconds), counts);
-            pace.text(counts)
+            pace.text(counts, 0)
         };
         assert!(after(1, &counts).ends_with("remote: Enumerating objects: 7, done."));
         assert!(after(60, &counts).contains("remote: "), "nothing has come yet");
         counts.objects = 10;
-        assert!(after(61, &counts).ends_with("  mirroring"));
+        assert!(!after(61, &counts).contains("remote: "));
         counts.source_words = "Total 7 (delta 3)".to_owned();
         assert!(after(62, &counts).ends_with("  remote: Total 7 (delta 3)"));
         assert!(after(66, &counts).ends_with("  remote: Total 7 (delta 3)"));
-        assert!(after(67, &counts).ends_with("  mirroring"));
+        assert!(!after(67, &counts).contains("remote: "));
     }
 
     #[test]
@@ -566,8 +850,8 @@ mod tests {
         assert_eq!(extent(&counts), (5, 9));
         counts.objects = 9;
         assert_eq!(extent(&counts), (100, 400));
-        let text = Pace::new(Instant::now()).text(&counts);
-        assert_eq!(text, "25%  9/9  LFS 100 bytes of 400 bytes");
+        let text = Pace::new(Instant::now()).text(&counts, 0);
+        assert_eq!(text, "25%  0:00  9/9  LFS 100 bytes of 400 bytes");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Trying again: how often, how long to wait in between, and to leave when the run is over.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often a wait looks whether it is still wanted.
@@ -82,6 +83,15 @@ impl Backoff {
     }
 }
 
+/// Failed requests of the whole process that wait to be sent again. It is for showing only, and global
+/// because those who wait know nothing of those who watch.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many failed requests wait to be sent again.
+pub(crate) fn waiting() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
+
 /// Calls `attempt` until it succeeds, or `wait_after` says of a failure that nothing more can be hoped
 /// for, or `sleep` that the run is over: then the last failure is the answer.
 pub(crate) fn with_retry<T, E: Display>(
@@ -96,7 +106,10 @@ pub(crate) fn with_retry<T, E: Display>(
         };
         let Some(wait) = wait_after(&error) else { return Err(error) };
         log::info!("{error}; trying again in {} ms", wait.as_millis());
-        if !sleep(wait) {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        let goes_on = sleep(wait);
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        if !goes_on {
             return Err(error);
         }
     }
