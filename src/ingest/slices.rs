@@ -9,7 +9,11 @@
 //! From the newest commit down it would cost far more: a slice that is cut below (`deepen`) comes with
 //! a whole tree, 5 MB for curl's.
 //!
-//! How large a slice is follows from what came before the last cut: three quarters of that.
+//! How large a slice is follows from the most that has come at once: somewhat less than that, and once
+//! a slice has been cut, three quarters. (A connection that is reset takes with it what the kernel had
+//! not handed over yet, so what came before a cut may be half of what a connection lasts for; a slice
+//! that comes whole says more.) How many generations that is follows from the slice before, and both
+//! are remembered for the run after a killed one.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -33,12 +37,6 @@ use crate::store::Store;
 /// How often a slice that cannot be made smaller is tried, and the wait before.
 const POLICY: Policy = Policy::of(5, Duration::from_millis(200));
 
-/// A slice that nothing is known of yet.
-const FIRST_BYTES: u64 = 8 << 20;
-
-/// Smaller ones are not aimed at: each costs two requests.
-const LEAST_BYTES: u64 = 64 << 10;
-
 /// Histories are looked for that are this long, then twice as long, and so on.
 const FIRST_DEPTH: u32 = 1024;
 
@@ -53,10 +51,8 @@ pub(crate) struct SlicedFetch<'e, 'r> {
     source: &'r dyn Source,
     env: &'r Env<'e>,
     slices: Slices,
-    /// What a slice should have, in bytes.
-    target: u64,
-    /// Generations of the next slice.
-    step: u32,
+    /// Cuts since the last slice.
+    cuts: u32,
     backoff: Backoff,
 }
 
@@ -67,14 +63,14 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         env: &'r Env<'e>,
         cut_at: Option<u64>,
     ) -> Result<Self, MirrorError> {
-        let slices = Slices::read(env.store, &source.describe())?;
-        let target = cut_at.map_or(FIRST_BYTES, of_cut).max(LEAST_BYTES);
+        let mut slices = Slices::read(env.store, &source.describe())?;
+        slices.pace.most_bytes = slices.pace.most_bytes.max(cut_at.unwrap_or(0));
         let mut backoff = Backoff::new(POLICY);
         if cut_at.is_some() {
             // The whole was a try, too.
             let _ = backoff.wait_after(None);
         }
-        Ok(SlicedFetch { source, env, slices, target, step: 1, backoff })
+        Ok(SlicedFetch { source, env, slices, cuts: 0, backoff })
     }
 
     /// Has an earlier run begun?
@@ -151,7 +147,9 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
             let Some(generations) = self.generations(want)? else { return Ok(false) };
             self.slices.set_want(want, generations);
         }
-        self.step = (self.slices.remaining / FIRST_PART).max(1);
+        if self.slices.pace.step == 0 {
+            self.slices.pace.step = (self.slices.remaining / FIRST_PART).max(1);
+        }
         while self.slices.remaining > 0 {
             if !self.next_slice(want)? {
                 return Ok(false);
@@ -183,7 +181,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
 
     /// The oldest part that is not there. False: the source sends none.
     fn next_slice(&mut self, want: Oid) -> Result<bool, MirrorError> {
-        let remaining = self.slices.remaining.saturating_sub(self.step);
+        let remaining = self.slices.remaining.saturating_sub(self.slices.pace.step);
         let tips = match remaining {
             0 => vec![want],
             depth => match self.source.commits_at(want, depth)? {
@@ -194,7 +192,6 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         if tips.is_empty() {
             // History is not that long.
             self.slices.remaining = remaining;
-            self.step = (remaining / FIRST_PART).max(1);
             return Ok(true);
         }
         let haves = [self.slices.done(), self.slices.base()].concat();
@@ -215,20 +212,14 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
                 if remaining == 0 {
                     self.slices.add_done(&[want]);
                 }
+                self.slices.pace.came(received.load(Ordering::Relaxed));
                 self.slices.write(self.env.store)?;
-                self.grow(received.load(Ordering::Relaxed));
                 self.backoff = Backoff::new(POLICY);
+                self.cuts = 0;
             }
             Err(error) => self.shrink(error, received.load(Ordering::Relaxed))?,
         }
         Ok(true)
-    }
-
-    /// After a slice: the next one should have `target` bytes.
-    fn grow(&mut self, received: u64) {
-        let most = u64::from(self.step).saturating_mul(8);
-        let fits = u64::from(self.step).saturating_mul(self.target) / received.max(1);
-        self.step = fits.clamp(1, most).try_into().unwrap_or(u32::MAX);
     }
 
     /// After a cut: smaller ones, or the error.
@@ -236,13 +227,13 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         if !is_cut(&error) {
             return Err(error);
         }
-        self.target = of_cut(received).clamp(LEAST_BYTES, self.target.max(LEAST_BYTES));
-        let wait = match self.step {
+        let wait = match self.slices.pace.step {
             1 => self.backoff.wait_after(None),
             _ => Some(Duration::ZERO),
         };
         let Some(wait) = wait else { return Err(error) };
-        self.step = (self.step / 2).max(1);
+        self.cuts += 1;
+        self.slices.pace.was_cut(received, self.cuts > 1);
         log::warn!("{error}; trying a smaller slice");
         self.pause(wait)
     }
@@ -306,11 +297,6 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         }
         Ok(())
     }
-}
-
-/// What a slice should have where so many bytes came before a cut.
-fn of_cut(bytes: u64) -> u64 {
-    bytes / 4 * 3
 }
 
 /// Did the source's stream break?

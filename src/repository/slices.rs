@@ -30,6 +30,61 @@ pub(crate) struct Slices {
     done: Vec<String>,
     /// Names of packs, in the order in which they came.
     pub(crate) packs: Vec<String>,
+    /// How large a slice may be.
+    #[serde(default)]
+    pub(crate) pace: Pace,
+}
+
+/// A slice that nothing is known of yet.
+const FIRST_BYTES: u64 = 8 << 20;
+
+/// Smaller ones are not aimed at: each costs two requests.
+const LEAST_BYTES: u64 = 64 << 10;
+
+/// How large slices are, as learnt from those that came and those that were cut.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pace {
+    /// Generations of the next slice; 0: nothing is known yet.
+    pub(crate) step: u32,
+    /// The most that has come at once, in bytes.
+    pub(crate) most_bytes: u64,
+    /// A slice was cut since then: what was aimed at is too much.
+    is_cut: bool,
+}
+
+impl Pace {
+    /// What the next slice should have, in bytes.
+    fn aim(&self) -> u64 {
+        match (self.most_bytes, self.is_cut) {
+            (0, _) => FIRST_BYTES,
+            // Above three quarters, so that slices which turn out larger show that more may come.
+            (most, false) => most / 8 * 7,
+            (most, true) => most / 4 * 3,
+        }
+        .max(LEAST_BYTES)
+    }
+
+    /// A slice of `received` bytes has come whole. No more than twice as many generations are next:
+    /// the young history of a repository says little of what follows.
+    pub(crate) fn came(&mut self, received: u64) {
+        self.most_bytes = self.most_bytes.max(received);
+        let step = u64::from(self.step);
+        let fits = step.saturating_mul(self.aim()) / received.max(1);
+        self.step = fits.clamp(1, step.saturating_mul(2).max(1)).try_into().unwrap_or(u32::MAX);
+    }
+
+    /// A slice was cut after `received` bytes; `again`: so was the one before.
+    pub(crate) fn was_cut(&mut self, received: u64, again: bool) {
+        // The source, or what lies between, may have less patience than it had.
+        let most = if again { self.most_bytes / 2 } else { self.most_bytes };
+        self.most_bytes = most.max(received);
+        self.is_cut = true;
+        let step = u64::from(self.step);
+        // The slice is longer than what came of it.
+        let fits = step.saturating_mul(self.aim()) / received.saturating_add(received / 8).max(1);
+        let fits = fits.clamp(1, (step / 4 * 3).max(step / 2).max(1));
+        self.step = fits.try_into().unwrap_or(u32::MAX);
+    }
 }
 
 impl Slices {
@@ -122,10 +177,13 @@ mod tests {
         slices.set_base(&[oid], 7);
         slices.add_done(&[oid]);
         slices.packs.push(format!("pack-{oid}"));
+        slices.pace = Pace { step: 5, most_bytes: 700, is_cut: true };
         slices.write(&store).unwrap();
         let read = Slices::read(&store, "https://a").unwrap();
         assert_eq!((read.want(), read.remaining), (Some(oid), 7));
         assert_eq!((read.base(), read.done(), read.packs.len()), (vec![oid], vec![oid], 1));
+        let Pace { step, most_bytes, is_cut } = read.pace;
+        assert_eq!((step, most_bytes, is_cut), (5, 700, true));
         assert!(!Slices::read(&store, "https://b").unwrap().is_begun());
         slices.packs.push("pack-../../HEAD".into());
         slices.write(&store).unwrap();
@@ -134,5 +192,68 @@ mod tests {
         assert!(!Slices::read(&store, "https://a").unwrap().is_begun());
         Slices::forget(&store);
         assert!(store.keys().is_empty());
+    }
+
+    /// Slices of a history of `bytes` a generation through connections that last for `patience` bytes, of
+    /// which a cut one hands over `seen` percent: how many come whole, and how many are cut.
+    fn fetch(bytes: u64, generations: u64, patience: u64, seen: u64) -> (u32, u32) {
+        let mut pace = Pace { step: 1, most_bytes: patience * seen / 100, is_cut: false };
+        let (mut left, mut whole, mut cuts, mut in_a_row) = (generations, 0, 0, 0);
+        while left > 0 {
+            let step = u64::from(pace.step).min(left);
+            if step * bytes > patience {
+                in_a_row += 1;
+                cuts += 1;
+                pace.was_cut(patience * seen / 100, in_a_row > 1);
+            } else {
+                in_a_row = 0;
+                whole += 1;
+                left -= step;
+                pace.came(step * bytes);
+            }
+            assert!(whole + cuts < 2000, "{pace:?}");
+        }
+        (whole, cuts)
+    }
+
+    #[test]
+    fn slices_come_near_to_what_a_connection_lasts_for_and_few_are_cut() {
+        for bytes in [50, 1_000, 7_000] {
+            let (whole, cuts) = fetch(bytes, 150_000_000 / bytes, 8 << 20, 100);
+            assert!(whole <= 44 && cuts <= 1, "{bytes}: {whole} slices, {cuts} cuts");
+        }
+        // As before, they are no longer than half of what a connection lasts for.
+        let (whole, cuts) = fetch(1_000, 150_000, 8 << 20, 50);
+        assert!(whole <= 60 && cuts == 0, "{whole} slices, {cuts} cuts");
+    }
+
+    #[test]
+    fn slice_after_one_that_was_larger_than_expected_is_larger_too() {
+        let mut pace = Pace { step: 100, most_bytes: 4_000_000, is_cut: false };
+        pace.came(5_000_000);
+        assert_eq!((pace.most_bytes, pace.aim(), pace.step), (5_000_000, 4_375_000, 87));
+        pace.was_cut(3_000_000, false);
+        assert_eq!((pace.most_bytes, pace.aim(), pace.step), (5_000_000, 3_750_000, 63));
+        // A connection that lasts for less than before.
+        pace.was_cut(1_000_000, true);
+        assert_eq!((pace.most_bytes, pace.aim()), (2_500_000, 1_875_000));
+        pace.was_cut(1_000_000, true);
+        assert_eq!(pace.most_bytes, 1_250_000);
+    }
+
+    #[test]
+    fn single_generation_is_never_made_smaller_and_nothing_overflows() {
+        let mut pace = Pace { step: 1, most_bytes: 0, is_cut: false };
+        pace.was_cut(0, false);
+        assert_eq!(pace.step, 1);
+        for (step, most_bytes) in [(u32::MAX, u64::MAX), (0, 0), (u32::MAX, 0), (1, u64::MAX)] {
+            for received in [0, 1, u64::MAX] {
+                let mut pace = Pace { step, most_bytes, is_cut: false };
+                pace.came(received);
+                assert!(pace.step >= 1);
+                pace.was_cut(received, true);
+                assert!(pace.step >= 1);
+            }
+        }
     }
 }
