@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 
 use ureq::http::{HeaderName, HeaderValue};
+use url::Url;
 
 use crate::cli::urls::{SourceUrl, TargetUrl};
 use crate::cli::{self, CliError, Settings};
 use crate::http;
 use crate::run::Cancel;
-use crate::source::auth::Auth;
+use crate::source::auth::{Auth, Credentials};
 use crate::source::bundle::Bundle;
 use crate::source::smart_http::SmartHttp;
 use crate::source::{Source, SourceError, SourceErrorKind};
@@ -22,7 +23,7 @@ use crate::store::dir::DirStore;
 use crate::store::http_read::HttpRead;
 use crate::store::retry::{Policy, Retry};
 use crate::store::s3::{Addressing, S3Config, S3Store};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreErrorKind};
 use crate::transfer::{MirrorSource, TripSource};
 
 /// Where requests are signed for if nothing says it.
@@ -141,7 +142,10 @@ impl Endpoints {
             SourceUrl::Stdin => {
                 Box::new(Bundle::stdin().with_lfs_dir(self.settings.lfs_dir.as_ref()))
             }
-            SourceUrl::Mirror(_) | SourceUrl::Trip(_) | SourceUrl::TripStdin => {
+            SourceUrl::Mirror(_)
+            | SourceUrl::WebMirror(_)
+            | SourceUrl::Trip(_)
+            | SourceUrl::TripStdin => {
                 return Err(SourceError {
                     kind: SourceErrorKind::Fatal,
                     url: url.to_string(),
@@ -185,6 +189,19 @@ impl Endpoints {
             credentials,
         };
         Ok(MirrorSource::new(self.open_at(url, place, cancel)?))
+    }
+
+    /// A mirror behind a web server that another one is made from.
+    pub fn open_web_mirror(
+        &self,
+        url: &str,
+        cancel: &Cancel,
+    ) -> Result<Retry<HttpRead>, StoreError> {
+        let mut parsed = Url::parse(url).map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "read", url, error.to_string())
+        })?;
+        let own = Credentials::take_from(&mut parsed, &self.auth);
+        Ok(self.open_reader_with(url, own.headers_for(&parsed).to_vec(), cancel))
     }
 
     /// The store that `url` names, with retries around it that end when `cancel` is.

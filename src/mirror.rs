@@ -8,6 +8,7 @@
 mod content;
 mod fetch;
 mod options;
+mod part;
 mod plan;
 mod some;
 
@@ -37,6 +38,7 @@ use crate::transfer::storing::Bring;
 pub use crate::transfer::{MirrorSource, TripSource};
 use fetch::Fetched;
 pub use options::Options;
+use part::Part;
 use plan::Plan;
 pub use some::store_objects;
 
@@ -96,14 +98,18 @@ pub fn mirror(
     run(&Run { source, from: None, store, options, progress })
 }
 
-/// The same from another mirror: its keys are copied.
+/// The same from another mirror: its keys are copied. Of some refs alone, or if its keys cannot be listed,
+/// what they reach is.
 pub fn mirror_mirror(
     source: &MirrorSource,
     store: &dyn Store,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Summary, MirrorError> {
-    run(&Run { source, from: Some(source), store, options, progress })
+    match Part::of(source, options) {
+        Some(part) => run(&Run { source: &part, from: None, store, options, progress }),
+        None => run(&Run { source, from: Some(source), store, options, progress }),
+    }
 }
 
 /// The same from a trip: the keys that it has on board are unloaded.

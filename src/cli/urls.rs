@@ -26,6 +26,8 @@ pub enum SourceUrl {
     Stdin,
     /// Another mirror.
     Mirror(TargetUrl),
+    /// Another mirror as a web server shows it: a URL without userinfo.
+    WebMirror(String),
     /// What `export` has written.
     Trip(PathBuf),
     /// The same on standard input.
@@ -83,7 +85,7 @@ impl SourceUrl {
 impl SourceUrl {
     /// Scheme, host and port of a URL, in lower case.
     pub fn host(&self) -> Option<String> {
-        let SourceUrl::Http { url, .. } = self else { return None };
+        let (SourceUrl::Http { url, .. } | SourceUrl::WebMirror(url)) = self else { return None };
         let (scheme, rest) = url.split_once("://")?;
         let host = rest.split('/').next()?.to_ascii_lowercase();
         let usual = if scheme == "https" { ":443" } else { ":80" };
@@ -108,6 +110,7 @@ impl fmt::Display for SourceUrl {
             SourceUrl::Bundle(path) => write!(f, "bundle:{}", path.display()),
             SourceUrl::Stdin => f.pad("-"),
             SourceUrl::Mirror(url) => write!(f, "mirror:{url}"),
+            SourceUrl::WebMirror(url) => write!(f, "mirror:{url}"),
             SourceUrl::Trip(path) => write!(f, "trip:{}", path.display()),
             SourceUrl::TripStdin => f.pad("trip:-"),
         }
@@ -120,21 +123,26 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// A mirror as a source. A web server can't list its keys, and without a list nobody knows what there
-/// is to copy.
+/// A mirror as a source.
 fn mirror(url: &str) -> Result<SourceUrl, CliError> {
-    if url.starts_with("https://") || url.starts_with("http://") {
-        return Err(CliError::new(
-            "source: a mirror behind http(s) cannot be copied, because a web server does not list \
-             its keys: use mirror:s3://BUCKET/PREFIX or mirror:file:///DIRECTORY",
-        ));
+    let bad = |why: &str| Err(CliError::new(format!("source: mirror: {why}")));
+    match split_http(url) {
+        Ok((url, None)) => {
+            return Ok(SourceUrl::WebMirror(url.trim_end_matches('/').to_owned()));
+        }
+        Ok((_, Some(_))) => {
+            return bad("no credentials can stand in the URL: use --source-header-file");
+        }
+        Err(Unusable::Because(why)) => return bad(why),
+        Err(Unusable::Scheme) => {}
     }
     match TargetUrl::parse(url) {
         Ok(url) => Ok(SourceUrl::Mirror(url)),
         Err(error) => {
             let words = error.to_string();
             let words = words.strip_prefix("target: ").unwrap_or(&words);
-            Err(CliError::new(format!("source: mirror: {words}")))
+            let words = words.replace("want s3://", "want https://…, http://…, s3://");
+            bad(&words)
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::run::Cancel;
 use crate::signals::{self, Interruption};
 use crate::source::Source;
 use crate::store::Store;
+use crate::store::http_read::HttpRead;
 
 /// Mirrors all pairs of `command`. `Err` is a usage error: nothing was begun.
 pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
@@ -103,6 +104,12 @@ impl From {
         }
         Ok(match url {
             SourceUrl::Mirror(url) => From::Mirror(Box::new(endpoints.open_mirror(url, cancel)?)),
+            SourceUrl::WebMirror(url) => {
+                let reader = endpoints.open_web_mirror(url, cancel)?;
+                // How it says that a key is missing: some answer 403.
+                reader.ask(HttpRead::look_as_reader)?;
+                From::Mirror(Box::new(MirrorSource::new(Box::new(reader)).unlisted()))
+            }
             other => From::Repository(endpoints.open_source(other, cancel)?),
         })
     }

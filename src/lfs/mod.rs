@@ -28,12 +28,18 @@ mod sink;
 mod stop;
 mod wanted;
 
+use std::sync::{Mutex, PoisonError};
+
 use self::fetch::Fetch;
 pub(super) use self::queue::Queue;
 pub(super) use self::remembered::Remembered;
 pub(super) use self::run::Run;
 use self::wanted::Wanted;
+use crate::git::lfs_pointer::LfsPointer;
 use crate::repository::error::MirrorError;
+use crate::repository::lfs_objects;
+use crate::run::threads::for_each;
+use crate::store::Store;
 
 /// What became of the LFS objects.
 #[derive(Debug, Default)]
@@ -78,4 +84,30 @@ pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, Mirror
     remembered.update(store, lacking.iter().map(|(pointer, _)| *pointer).collect())?;
     let lacking = lacking.into_iter().map(|(pointer, why)| (pointer.hex(), why)).collect();
     Ok(Outcome { written, bytes, lacking })
+}
+
+/// After LFS objects were copied from the mirror `from`: those that it remembers as missing, or `to` does,
+/// and that `to` has not. They are remembered there.
+pub(super) fn missing_after_copy(
+    from: Option<&dyn Store>,
+    to: &dyn Store,
+    concurrency: usize,
+) -> Result<Vec<(String, String)>, MirrorError> {
+    let remembered = Remembered::read(to)?;
+    let mut pointers = remembered.0.clone();
+    if let Some(from) = from {
+        pointers.extend(Remembered::read(from)?.0);
+    }
+    let missing = Mutex::new(Vec::new());
+    for_each(&pointers, concurrency, "lfs", |pointer| {
+        if to.head(&lfs_objects::key(&pointer.oid))?.is_none() {
+            missing.lock().unwrap_or_else(PoisonError::into_inner).push(*pointer);
+        }
+        Ok::<_, MirrorError>(())
+    })?;
+    let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let missing: Vec<LfsPointer> = remembered::sorted(missing);
+    remembered.update(to, missing.clone())?;
+    let place = from.map_or_else(|| "the other mirror".to_owned(), Store::describe);
+    Ok(missing.into_iter().map(|pointer| (pointer.hex(), format!("missing in {place}"))).collect())
 }

@@ -22,7 +22,7 @@ mod scratch;
 mod survey;
 mod tiers;
 pub mod verify;
-mod walk;
+pub(crate) mod walk;
 
 #[cfg(test)]
 mod collisions;

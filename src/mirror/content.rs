@@ -95,6 +95,10 @@ pub(super) fn copy_all(
     let cleaned = temp.clean();
     let (git, written) = outcome?;
     cleaned?;
+    let lacking = match options.lfs {
+        true => lfs::missing_after_copy(from.mirror(), store, options.concurrency)?,
+        false => Vec::new(),
+    };
     let fetched = git.map(|copied| Fetched {
         complete: Complete::by_copying(),
         written: (copied.objects, copied.bytes),
@@ -103,7 +107,7 @@ pub(super) fn copy_all(
         prerequisites: Default::default(),
         copied: copied.packs,
     });
-    Ok((fetched, lfs::Outcome { written, ..lfs::Outcome::default() }))
+    Ok((fetched, lfs::Outcome { written, lacking }))
 }
 
 /// Who waits for the end of what panicked would wait for ever.

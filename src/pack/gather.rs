@@ -81,7 +81,7 @@ fn inflates_to(stream: &[u8], content: &[u8], inflater: &mut Inflater) -> bool {
 }
 
 /// The type and the length at an entry's start (gitformat-pack(5), "size encoding").
-fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
+pub fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
     let type_id = match kind {
         Kind::Commit => 1,
         Kind::Tree => 2,

@@ -36,6 +36,11 @@ impl Download {
         Download { href, headers, expires: None }
     }
 
+    /// Where it is.
+    pub fn href(&self) -> &Url {
+        &self.href
+    }
+
     /// Will it have expired before a request is there?
     pub fn is_expired(&self) -> bool {
         self.expires.is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)

@@ -6,6 +6,9 @@
 //! the mirror as the flow of [`crate::mirror`] sees it, `copy.rs` copies, `prove.rs`
 //! proves, `storing.rs` is the mirror that is filled.
 //!
+//! If only some refs are wanted, or the keys cannot be listed, the mirror is a source like others: what the
+//! refs reach is a pack stream (`sending.rs`), and LFS objects are asked for by name (`lfs.rs`).
+//!
 //! Where the two never meet, a file travels: [`export`] writes it, `trip.rs` is that file as a source.
 //! `keys.rs` is the list of keys in it, `tape.rs` the tar.
 
@@ -13,7 +16,9 @@ mod copy;
 pub mod export;
 mod folders;
 mod keys;
+mod lfs;
 mod prove;
+pub(crate) mod sending;
 mod source;
 pub(crate) mod storing;
 mod tape;

@@ -1,20 +1,24 @@
 //! A mirror as a [`Source`]: its refs, and the store that its keys are copied from.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use super::copy::Copying;
+use super::lfs::StoredLfs;
+use super::sending::as_source_error;
 use super::storing::{Bring, Copied, Storing};
 use crate::git::object::Oid;
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{MAX_REFS_BYTES, Published};
 use crate::repository::state::Recorded;
-use crate::source::{Source, SourceError, SourceErrorKind};
-use crate::store::{Store, StoreErrorKind};
+use crate::source::{LfsSource, Source, SourceError, SourceErrorKind};
+use crate::store::Store;
 
 /// A mirror that another one is made from.
 pub struct MirrorSource {
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
+    is_listed: bool,
     /// Instead of what is published now.
     then: Option<Advertisement>,
 }
@@ -22,26 +26,37 @@ pub struct MirrorSource {
 impl MirrorSource {
     /// The mirror in `store`, which must be able to list its keys. Nothing is read yet.
     pub fn new(store: Box<dyn Store>) -> Self {
-        MirrorSource { store, then: None }
+        MirrorSource { store: Arc::from(store), is_listed: true, then: None }
     }
 
     /// The same with the refs of the past, of which all objects are there still.
     pub fn at(store: Box<dyn Store>, then: Advertisement) -> Self {
-        MirrorSource { store, then: Some(then) }
+        MirrorSource { then: Some(then), ..MirrorSource::new(store) }
     }
 
-    fn failed(&self, error: MirrorError) -> SourceError {
-        let kind = match &error {
-            MirrorError::Store(error) => match error.kind {
-                StoreErrorKind::Transient { retry_after } => {
-                    SourceErrorKind::Transient { retry_after }
-                }
-                StoreErrorKind::Denied => SourceErrorKind::Denied,
-                _ => SourceErrorKind::Fatal,
-            },
-            _ => SourceErrorKind::Fatal,
-        };
-        SourceError { kind, url: self.describe(), message: error.to_string() }
+    /// A store that cannot list its keys, such as a web server: what there is must be walked to.
+    #[must_use]
+    pub fn unlisted(mut self) -> Self {
+        self.is_listed = false;
+        self
+    }
+
+    /// Can its keys be listed, and so be copied without being looked for?
+    pub(crate) fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The LFS objects that it has.
+    pub(crate) fn stored_lfs(&self) -> Box<dyn LfsSource + '_> {
+        Box::new(StoredLfs { store: &*self.store })
+    }
+
+    pub(crate) fn failed(&self, error: &MirrorError) -> SourceError {
+        as_source_error(self.describe(), error)
     }
 }
 
@@ -56,6 +71,10 @@ impl Bring for MirrorSource {
         let copying = Copying { from: &*self.store, into };
         let copied = if git { Some(copying.git()?) } else { None };
         Ok((copied, if lfs { copying.lfs()? } else { 0 }))
+    }
+
+    fn mirror(&self) -> Option<&dyn Store> {
+        Some(&*self.store)
     }
 }
 
@@ -74,7 +93,7 @@ impl Source for MirrorSource {
             return Ok(then.clone());
         }
         let published =
-            Published::read(&*self.store, MAX_REFS_BYTES).map_err(|error| self.failed(error))?;
+            Published::read(&*self.store, MAX_REFS_BYTES).map_err(|error| self.failed(&error))?;
         if !published.exists() {
             return Err(SourceError {
                 kind: SourceErrorKind::Fatal,

@@ -40,6 +40,11 @@ pub(crate) trait Bring {
         git: bool,
         lfs: bool,
     ) -> Result<(Option<Copied>, u64), MirrorError>;
+
+    /// The other mirror itself, where there is one to be asked.
+    fn mirror(&self) -> Option<&dyn Store> {
+        None
+    }
 }
 
 /// Why a key was not stored.
