@@ -86,8 +86,8 @@ Commands (each has its own --help):
 What to mirror:
   --source URL             https://..., http://..., bundle:PATH, - for a bundle
                            on standard input, another mirror (mirror:s3://...,
-                           mirror:file:///...), or a file written by export
-                           (trip:PATH, trip:-); repeatable
+                           mirror:file:///..., mirror:https://...), or a file
+                           written by export (trip:PATH, trip:-); repeatable
   --target URL             s3://BUCKET/PREFIX or file:///DIRECTORY; repeatable,
                            the n-th target belongs to the n-th source
   --manifest FILE          one 'SOURCE TARGET' per line, # for comments; - for

@@ -107,7 +107,7 @@ pub(super) fn copy_all(
         prerequisites: Default::default(),
         copied: copied.packs,
     });
-    Ok((fetched, lfs::Outcome { written, lacking }))
+    Ok((fetched, lfs::Outcome { written, lacking, ..lfs::Outcome::default() }))
 }
 
 /// Who waits for the end of what panicked would wait for ever.
