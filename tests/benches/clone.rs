@@ -40,6 +40,7 @@ fn main() {
     let source = format!("{}/{name}", source.url());
     let dir = tempfile::tempdir().expect("a temporary folder");
     mirror_to(&source, &dir.path().join("buckets/bench/m.git"));
+    s3_server::note_etags(&dir.path().join("buckets"));
     std::fs::create_dir(dir.path().join("bin")).expect("a folder for the helper");
     let link = dir.path().join("bin/git-remote-mirror");
     std::os::unix::fs::symlink(PROGRAM, link).expect("a link to the program");
