@@ -19,15 +19,18 @@ use std::process::Command;
 use std::sync::Arc;
 
 use git_http::StaticHttp;
-use hooked_store::dump;
+use hooked_store::{Conditions, Hooked, dump};
 use local_git::{LocalGit, Repo, assert_same_repository, git, run};
 use mirror_git_to_s3::exit_code::ExitCode;
+use mirror_git_to_s3::http::{Client, Environment, Settings};
 use mirror_git_to_s3::mirror::{
     Layout, MirrorError, MirrorSource, Options, Status, Summary, mirror, mirror_mirror,
 };
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::Source;
+use mirror_git_to_s3::store::credentials::{Credentials, Provider};
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::s3::{S3Config, S3Store};
 use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
 use program::program;
 use s3_server::S3Server;
@@ -341,4 +344,99 @@ fn program_carries_a_mirror_from_a_directory_into_a_bucket() {
     assert_eq!(code, i32::from(ExitCode::Failed.code()), "{words}");
     assert!(words.contains("no mirror there"), "{words}");
     assert!(!Path::new(&home.path().join("nothing")).exists(), "a source is only read");
+}
+
+/// Two mirrors on one S3 server: large keys are copied by it, each after it was read and proven.
+#[test]
+fn server_copies_large_keys_from_one_mirror_to_the_other() {
+    let (repo, home) = (repo(), tempfile::tempdir().unwrap());
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 / 5) as u8).collect();
+    let buckets = home.path().join("s3");
+    for layout in LAYOUTS {
+        let from = filled(&repo, layout);
+        let lfs = put_lfs(&from, &large);
+        for damage in [false, true] {
+            let _ = std::fs::remove_dir_all(&buckets);
+            for bucket in ["a", "b"] {
+                std::fs::create_dir_all(buckets.join(bucket)).unwrap();
+            }
+            let s3 = S3Server::start(&buckets);
+            let (one, two) = (bucket(&s3, "a"), bucket(&s3, "b"));
+            for (key, object) in from.snapshot() {
+                let mut bytes = object.bytes.to_vec();
+                if damage && key == lfs {
+                    bytes[1_000_000] ^= 1;
+                }
+                let headers = ObjectHeaders::immutable("application/octet-stream");
+                one.put(&Key::new(key).unwrap(), &bytes, headers, None).unwrap();
+            }
+            let before = s3.seen().len();
+            let source = MirrorSource::new(Box::new(one));
+            let copied = mirror_mirror(&source, &two, &Options::default(), &Silent);
+            let seen = s3.seen_with_headers().split_off(before);
+            let by_server = seen.iter().filter(|(_, headers)| {
+                let names = ["x-amz-copy-source", "x-amz-copy-source-if-match"];
+                names.iter().all(|name| headers.contains_key(*name))
+            });
+            let by_server: Vec<&str> = by_server.map(|(line, _)| line.as_str()).collect();
+            let path = format!("PUT /b/m.git/{lfs}");
+            if damage {
+                let error = copied.unwrap_err().to_string();
+                assert!(error.contains(&lfs), "{error}");
+                assert!(by_server.is_empty(), "{by_server:?}");
+                assert!(!buckets.join("b/m.git/info/refs").exists());
+                continue;
+            }
+            assert_eq!(copied.unwrap().status, Status::Ok);
+            assert_eq!(by_server, [path.as_str()]);
+            assert!(std::fs::read(buckets.join("b/m.git").join(&lfs)).unwrap() == large);
+            let puts = seen.iter().filter(|(line, _)| line.starts_with(&path)).count();
+            assert_eq!(puts, 1, "it is not uploaded");
+            if layout == Layout::Loose {
+                continue;
+            }
+            // Another server has to be sent everything.
+            let other_dir = home.path().join("other");
+            std::fs::create_dir_all(other_dir.join("b")).unwrap();
+            let other = S3Server::start(&other_dir);
+            let far = bucket(&other, "b");
+            mirror_mirror(&source, &far, &Options::default(), &Silent).unwrap();
+            let copies = other.seen_with_headers();
+            assert!(!copies.iter().any(|(_, h)| h.contains_key("x-amz-copy-source-if-match")));
+            assert!(std::fs::read(other_dir.join("b/m.git").join(&lfs)).unwrap() == large);
+        }
+    }
+}
+
+/// A server that refuses the copy (no right to read with these credentials, say) is sent the bytes.
+#[test]
+fn large_key_is_uploaded_if_the_server_does_not_copy_it() {
+    let (from, home) = (filled(&repo(), Layout::Pack), tempfile::tempdir().unwrap());
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 / 5) as u8).collect();
+    let lfs = put_lfs(&from, &large);
+    std::fs::create_dir_all(home.path().join("b")).unwrap();
+    let s3 = S3Server::start(home.path());
+    let to = bucket(&s3, "b");
+    // It knows no such object.
+    let server = to.elsewhere(&Key::new("x").unwrap(), &Default::default()).unwrap().server;
+    let from = Hooked::new(&from, Conditions::Enforced).on_server(server);
+    let source = MirrorSource::new(Box::new(from));
+    mirror_mirror(&source, &to, &Options::default(), &Silent).unwrap();
+    let tried = s3.seen_with_headers();
+    let tried = tried.iter().filter(|(_, h)| h.contains_key("x-amz-copy-source-if-match")).count();
+    assert_eq!(tried, 1, "once, and not again for the next key");
+    assert!(std::fs::read(home.path().join("b/m.git").join(&lfs)).unwrap() == large);
+}
+
+fn bucket(s3: &S3Server, name: &str) -> S3Store {
+    let config = S3Config {
+        bucket: name.into(),
+        prefix: "m.git".into(),
+        region: "us-east-1".into(),
+        endpoint: Some(s3.endpoint()),
+        ..S3Config::default()
+    };
+    let keys = Provider::fixed(Credentials::new(&s3.access_key, &s3.secret_key));
+    let client = Client::with_environment(&Settings::default(), &Environment::default());
+    S3Store::new(config, client.unwrap(), keys).unwrap()
 }

@@ -268,7 +268,7 @@ fn lfs_objects_of_the_chosen_refs_alone_are_copied_and_a_missing_one_is_told() {
         // Damaged: not stored, and told.
         put(&from, &main, b"OF MAIN");
         let summary = copy(&from, &MemoryStore::new(), &of_main(Layout::Pack)).unwrap();
-        assert_eq!((summary.status, summary.lfs_lacking.len()), (Status::Partial, 1));
+        assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 1));
     }
     repo.commit("refs/heads/main", &[("g", pointers[2].as_bytes())]);
     let from = filled(&repo, Layout::Pack);
@@ -276,7 +276,7 @@ fn lfs_objects_of_the_chosen_refs_alone_are_copied_and_a_missing_one_is_told() {
     let to = MemoryStore::new();
     let summary = copy(&from, &to, &of_main(Layout::Loose)).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Partial, 1));
-    assert_eq!(summary.lfs_lacking[0].0, lfs_server::oid(contents[2]));
+    assert_eq!(summary.lfs_missing[0].0, lfs_server::oid(contents[2]));
     put_lfs(&from, contents[2]);
     let summary = copy(&from, &to, &of_main(Layout::Loose)).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
@@ -294,7 +294,7 @@ fn copy_of_a_mirror_that_misses_lfs_objects_is_partial_until_they_are_there() {
     for _ in 0..2 {
         let summary = copy(&from, &to, &Options::default()).unwrap();
         assert_eq!((summary.status, summary.lfs_written), (Status::Partial, 0));
-        assert_eq!(summary.lfs_lacking[0].0, oid);
+        assert_eq!(summary.lfs_missing[0].0, oid);
         let remembered = to.bytes("mirror_state/lfs-lacking").unwrap();
         assert_eq!(remembered[..], *format!("{oid} 6\n").as_bytes());
     }

@@ -24,8 +24,8 @@ use time::format_description::well_known::Rfc3339;
 use super::state::{Begun, File, Recorded, WRITING};
 use super::temp::{Running, TEMP_PREFIX, is_over};
 use crate::store::{
-    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, Upload, Usage,
+    Condition, ETag, Elsewhere, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part,
+    Store, StoreError, Upload, Usage,
 };
 
 /// More than so many names are no list of ours: the oldest leave it.
@@ -216,6 +216,21 @@ impl Store for Writing<'_> {
         self.say()?;
         self.will_make(to);
         self.store.copy(from, to, headers)
+    }
+
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        self.store.elsewhere(key, etag)
+    }
+
+    fn copy_from(
+        &self,
+        from: &Elsewhere,
+        to: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<(), StoreError> {
+        self.say()?;
+        self.will_make(to);
+        self.store.copy_from(from, to, headers)
     }
 
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {

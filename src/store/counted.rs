@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::interface::{
-    Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
-    Part, Store, StoreError, Upload, Usage,
+    Condition, ETag, Elsewhere, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
+    OpenUpload, Part, Store, StoreError, Upload, Usage,
 };
 
 /// As many keys as S3 deletes at once.
@@ -134,6 +134,20 @@ impl<S: Store> Store for Counted<S> {
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.write(0);
         self.store.copy(from, to, headers)
+    }
+
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        self.store.elsewhere(key, etag)
+    }
+
+    fn copy_from(
+        &self,
+        from: &Elsewhere,
+        to: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<(), StoreError> {
+        self.write(0);
+        self.store.copy_from(from, to, headers)
     }
 
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {

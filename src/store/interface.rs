@@ -139,6 +139,17 @@ pub struct Part {
     pub etag: ETag,
 }
 
+/// An object of another store, as a store on the same server can be asked to copy it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Which server that is.
+    pub server: String,
+    /// What the server calls the object.
+    pub path: String,
+    /// The entity tag that it must have.
+    pub etag: ETag,
+}
+
 /// What a store can take. A test's store pretends lower limits than S3's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -276,6 +287,28 @@ pub trait Store: Send + Sync {
     /// A copy made by the store itself. The source is at most [`Limits::max_copy_bytes`].
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError>;
 
+    /// What other stores on the same server call this object, if it has this entity tag. `None`: there
+    /// are no others.
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        let _ = (key, etag);
+        None
+    }
+
+    /// A copy of an object of another store, made by the server. The source is at most
+    /// [`Limits::max_copy_bytes`]; one with another entity tag is an error of kind
+    /// [`StoreErrorKind::ConditionFailed`], one on another server of kind
+    /// [`StoreErrorKind::Unsupported`].
+    fn copy_from(
+        &self,
+        from: &Elsewhere,
+        to: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<(), StoreError> {
+        let (_, message) = (headers, format!("{} is on another server", from.path));
+        let target = format!("{}/{to}", self.describe());
+        Err(StoreError::new(StoreErrorKind::Unsupported, "copy to", target, message))
+    }
+
     /// Begins a multipart upload.
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError>;
 
@@ -402,6 +435,17 @@ macro_rules! delegate {
             }
             fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
                 (**self).copy(from, to, headers)
+            }
+            fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+                (**self).elsewhere(key, etag)
+            }
+            fn copy_from(
+                &self,
+                from: &Elsewhere,
+                to: &Key,
+                headers: ObjectHeaders,
+            ) -> Result<(), StoreError> {
+                (**self).copy_from(from, to, headers)
             }
             fn create_upload(
                 &self,

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::interface::{
-    Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
-    Part, Store, StoreError, StoreErrorKind, Upload, Usage,
+    Condition, ETag, Elsewhere, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
+    OpenUpload, Part, Store, StoreError, StoreErrorKind, Upload, Usage,
 };
 pub use crate::run::retry::Policy;
 use crate::run::retry::{Backoff, sleep_by, with_retry};
@@ -234,6 +234,19 @@ impl<S: Store> Store for Retry<S> {
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.run(|| self.store.copy(from, to, headers))
+    }
+
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        self.store.elsewhere(key, etag)
+    }
+
+    fn copy_from(
+        &self,
+        from: &Elsewhere,
+        to: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<(), StoreError> {
+        self.run(|| self.store.copy_from(from, to, headers))
     }
 
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {

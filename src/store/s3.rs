@@ -37,8 +37,8 @@ use ureq::http::{Method, Request, Response, Uri};
 
 use super::credentials::{Credentials, Provider};
 use super::interface::{
-    Condition, ETag, FolderPage, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, StoreErrorKind, Upload, outside,
+    Condition, ETag, Elsewhere, FolderPage, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, StoreErrorKind, Upload, outside,
 };
 use super::pages::Pages;
 use crate::http;
@@ -684,6 +684,31 @@ impl Store for S3Store {
             .header("x-amz-copy-source", self.place.copy_source(from))
             .header("x-amz-metadata-directive", "REPLACE")
             .body(&[]);
+        let call = self.written(call, headers);
+        let answer = self.request(&call)?;
+        self.xml(&call, answer).map(drop)
+    }
+
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        let (server, path) = (self.place.server.clone(), self.place.copy_source(key));
+        Some(Elsewhere { server, path, etag: etag.clone() })
+    }
+
+    fn copy_from(
+        &self,
+        from: &Elsewhere,
+        to: &Key,
+        headers: ObjectHeaders,
+    ) -> Result<(), StoreError> {
+        let call = Call::new("copy to", Method::PUT, Some(to))
+            .header("x-amz-copy-source", from.path.clone())
+            .header("x-amz-copy-source-if-match", format!("\"{}\"", from.etag.0))
+            .header("x-amz-metadata-directive", "REPLACE")
+            .body(&[]);
+        if from.server != self.place.server {
+            let message = format!("{} is on another server", from.path);
+            return Err(self.error(&call, StoreErrorKind::Unsupported, message));
+        }
         let call = self.written(call, headers);
         let answer = self.request(&call)?;
         self.xml(&call, answer).map(drop)

@@ -5,8 +5,12 @@
 //! name says its content. Small keys travel `--concurrency` at once; of large ones, which hold a part
 //! of an upload each, as many as fit into the working memory. Indices come last: a pack is whole
 //! before anybody can find it.
+//!
+//! If both are on one S3 server, large keys are copied by it: their content is read for the proof, and not
+//! uploaded. Small ones are uploaded, which costs one request as well. Who may not copy so, uploads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::prove::{Counts, Item, SMALL_BYTES, What};
@@ -16,7 +20,7 @@ use crate::repository::publish::listed_packs;
 use crate::repository::reopen::Reopening;
 use crate::repository::{listing, packs};
 use crate::run::threads::for_each;
-use crate::store::{Key, Store, StoreError};
+use crate::store::{ETag, Elsewhere, Key, ObjectInfo, Store, StoreError};
 
 /// Folders whose keys are compared at once.
 const FOLDERS_AT_ONCE: usize = 8;
@@ -25,7 +29,12 @@ const FOLDERS_AT_ONCE: usize = 8;
 pub(crate) struct Copying<'e> {
     pub(crate) from: &'e dyn Store,
     pub(crate) into: &'e Storing<'e>,
+    /// The server does not copy from one to the other.
+    pub(crate) no_copies: AtomicBool,
 }
+
+/// What a listing says of a key: its length and its entity tag.
+type Listed = (u64, Option<ETag>);
 
 impl Copying<'_> {
     /// Copies all objects and listed packs that are not there. The caller has read the refs before: what
@@ -86,12 +95,13 @@ impl Copying<'_> {
         &self,
         store: &dyn Store,
         folders: &[String],
-    ) -> Result<BTreeMap<Key, u64>, MirrorError> {
+    ) -> Result<BTreeMap<Key, Listed>, MirrorError> {
         let found = Mutex::new(BTreeMap::new());
         for_each(folders, self.into.concurrency, "list", |folder| {
             listing::pages(store, folder, |page| {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.extend(page.into_iter().map(|object| (object.key, object.len)));
+                let listed = |object: ObjectInfo| (object.key, (object.len, object.etag));
+                found.extend(page.into_iter().map(listed));
                 Ok::<_, StoreError>(())
             })
         })?;
@@ -100,14 +110,15 @@ impl Copying<'_> {
 
     fn copy(
         &self,
-        wanted: BTreeMap<Key, u64>,
-        there: &BTreeMap<Key, u64>,
+        wanted: BTreeMap<Key, Listed>,
+        there: &BTreeMap<Key, Listed>,
         counts: &Counts,
     ) -> Result<(), MirrorError> {
-        let missing = wanted.into_iter().filter(|(key, len)| there.get(key) != Some(len));
-        let items = missing.filter_map(|(key, len)| {
+        let is_there = |key: &Key, len| there.get(key).is_some_and(|(found, _)| *found == len);
+        let missing = wanted.into_iter().filter(|(key, (len, _))| !is_there(key, *len));
+        let items = missing.filter_map(|(key, (len, etag))| {
             let what = What::of(key.as_str())?;
-            Some(Item { key, len, what })
+            Some(Item { key, len, what, etag })
         });
         let (indices, others): (Vec<Item>, Vec<Item>) =
             items.partition(|item| matches!(item.what, What::Index(_)));
@@ -122,11 +133,29 @@ impl Copying<'_> {
     }
 
     fn copy_one(&self, item: &Item, counts: &Counts) -> Result<(), MirrorError> {
-        let mut content = Reopening::new(self.from, item.key.clone(), 0);
-        self.into.store(item, &mut content, counts).map_err(|failed| match failed {
+        let failed = |failed| match failed {
             Failed::Run(error) => error,
             Failed::Damaged(what) => self.damaged(&item.key, &what),
-        })
+        };
+        let content = || Reopening::new(self.from, item.key.clone(), 0);
+        if let Some(from) = self.elsewhere(item) {
+            let taken = self.into.take_over(item, &mut content(), &from, counts);
+            if taken.map_err(failed)? {
+                return Ok(());
+            }
+            self.no_copies.store(true, Ordering::Relaxed);
+        }
+        self.into.store(item, &mut content(), counts).map_err(failed)
+    }
+
+    /// What the target's store calls it, if it should copy it itself.
+    fn elsewhere(&self, item: &Item) -> Option<Elsewhere> {
+        let fits = item.len > SMALL_BYTES && item.len <= self.into.to.limits().max_copy_bytes;
+        let from = self.from.elsewhere(&item.key, item.etag.as_ref()?)?;
+        // Any key will do: it is the server that counts.
+        let ours = self.into.to.elsewhere(&item.key, &from.etag)?;
+        let may = fits && ours.server == from.server && !self.no_copies.load(Ordering::Relaxed);
+        may.then_some(from)
     }
 
     fn damaged(&self, key: &Key, what: &str) -> MirrorError {

@@ -203,7 +203,7 @@ impl<W: Write> Sending<'_, W> {
         let (most, most_bytes) = (8 * self.options.concurrency, self.options.memory_bytes / 4);
         let (mut small, mut bytes) = (Vec::new(), 0);
         for (what, len) in parts {
-            let item = Item { key: what.key(), len: *len, what: *what };
+            let item = Item { key: what.key(), len: *len, what: *what, etag: None };
             let is_small = *len <= SMALL_BYTES && !what.is_of_pack();
             if !is_small {
                 self.several(&std::mem::take(&mut small))?;

@@ -14,7 +14,7 @@ use sha2::Sha256;
 use crate::git::object::{ObjectHasher, Oid, check_name};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::{lfs_objects, loose, packs};
-use crate::store::{Key, ObjectHeaders};
+use crate::store::{ETag, Key, ObjectHeaders};
 
 /// Up to this length a key is small.
 pub(super) const SMALL_BYTES: u64 = 256 << 10;
@@ -34,6 +34,8 @@ pub(super) struct Item {
     pub(super) key: Key,
     pub(super) len: u64,
     pub(super) what: What,
+    /// On the side that it comes from, if it is known.
+    pub(super) etag: Option<ETag>,
 }
 
 /// What a key is, by its name.

@@ -68,7 +68,7 @@ impl Bring for MirrorSource {
         lfs: bool,
     ) -> Result<(Option<Copied>, u64), MirrorError> {
         into.progress.phase("comparing with the other mirror");
-        let copying = Copying { from: &*self.store, into };
+        let copying = Copying { from: &*self.store, into, no_copies: false.into() };
         let copied = if git { Some(copying.git()?) } else { None };
         Ok((copied, if lfs { copying.lfs()? } else { 0 }))
     }

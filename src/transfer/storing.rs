@@ -10,7 +10,7 @@ use crate::repository::parts::FIRST_PART_BYTES;
 use crate::repository::temp::TempKeys;
 use crate::repository::writer::KeyWriter;
 use crate::run::Cancel;
-use crate::store::{Store, StoreError};
+use crate::store::{Elsewhere, Store, StoreError, StoreErrorKind};
 
 /// The mirror that is filled, and what that may take.
 pub(crate) struct Storing<'e> {
@@ -82,6 +82,38 @@ impl Storing<'_> {
         Ok(())
     }
 
+    /// Has the server copy the object that `content` is, if that is what its key says. False: it does
+    /// not, and nothing was stored.
+    ///
+    /// The object had this entity tag when it was listed and has it when it is copied, so what was
+    /// read in between is what is copied. A store that ignores the condition copies what is there: keys
+    /// never change, but for damage.
+    pub(super) fn take_over(
+        &self,
+        item: &Item,
+        content: &mut dyn Read,
+        from: &Elsewhere,
+        counts: &Counts,
+    ) -> Result<bool, Failed> {
+        let mut content = Watched { input: content, progress: self.progress, cancel: self.cancel };
+        prove(&mut content, item, counts).map_err(|error| self.failed(error))?;
+        match self.to.copy_from(from, &item.key, item.what.headers()) {
+            Ok(()) => {
+                counts.count(item);
+                self.progress.stored(item.len);
+                self.progress.objects_done(1);
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind, StoreErrorKind::Transient { .. }) => {
+                Err(Failed::Run(error.into()))
+            }
+            Err(error) => {
+                log::info!("{error}; uploading it instead");
+                Ok(false)
+            }
+        }
+    }
+
     /// An error of the stores or of the run, or damage.
     fn failed(&self, error: io::Error) -> Failed {
         if self.cancel.is_cancelled() {
@@ -110,6 +142,24 @@ impl Read for Tee<'_> {
         }
         let read = self.input.read(buffer)?;
         self.upload.push(&buffer[..read]).map_err(io::Error::other)?;
+        self.progress.received(read as u64);
+        Ok(read)
+    }
+}
+
+/// What is read and kept by nobody.
+struct Watched<'e> {
+    input: &'e mut dyn Read,
+    progress: &'e dyn Progress,
+    cancel: &'e Cancel,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("interrupted"));
+        }
+        let read = self.input.read(buffer)?;
         self.progress.received(read as u64);
         Ok(read)
     }

@@ -279,7 +279,9 @@ impl Unloading<'_> {
         }
         let key = what.key();
         match tape.next().map_err(|error| self.trip.unread(&error))? {
-            Some(Entry { name, len }) if name == key.as_str() => Ok(Item { key, len, what }),
+            Some(Entry { name, len }) if name == key.as_str() => {
+                Ok(Item { key, len, what, etag: None })
+            }
             Some(entry) => Err(self.unexpected(&entry.name)),
             None => Err(self.trip.fail(format!("{key} is missing; nothing was published")).into()),
         }

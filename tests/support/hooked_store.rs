@@ -8,8 +8,8 @@ use std::path::Path;
 
 use mirror_git_to_s3::store::memory::MemoryStore;
 use mirror_git_to_s3::store::{
-    Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
-    StoreError, StoreErrorKind, Upload,
+    Condition, ETag, Elsewhere, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part,
+    Store, StoreError, StoreErrorKind, Upload,
 };
 
 /// What becomes of a condition on a write.
@@ -32,6 +32,8 @@ pub struct Hooked {
     pub conditions: Conditions,
     /// Listings answer with everything, whatever prefix they are asked for.
     pub ignores_prefix: bool,
+    /// Claims to be on this server.
+    pub server: Option<String>,
     /// Called before every put.
     pub before_put: Hook,
     /// Called before every part of an upload.
@@ -42,11 +44,15 @@ impl Hooked {
     pub fn new(inner: &MemoryStore, conditions: Conditions) -> Self {
         let (before_put, before_part) = (Box::new(|_: &Key| ()), Box::new(|_: &Key| ()));
         let inner = inner.clone();
-        Hooked { inner, conditions, ignores_prefix: false, before_put, before_part }
+        Hooked { inner, conditions, ignores_prefix: false, server: None, before_put, before_part }
     }
 
     pub fn ignoring_prefix(self) -> Self {
         Hooked { ignores_prefix: true, ..self }
+    }
+
+    pub fn on_server(self, server: String) -> Self {
+        Hooked { server: Some(server), ..self }
     }
 
     pub fn before_put(self, hook: impl Fn(&Key) + Send + Sync + 'static) -> Self {
@@ -105,6 +111,10 @@ impl Store for Hooked {
     }
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.inner.copy(from, to, headers)
+    }
+    fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
+        let server = self.server.clone()?;
+        Some(Elsewhere { server, path: format!("nowhere/{key}"), etag: etag.clone() })
     }
     fn create_upload(&self, key: &Key, headers: ObjectHeaders) -> Result<Upload, StoreError> {
         self.inner.create_upload(key, headers)

@@ -15,6 +15,8 @@ pub(super) struct Place {
     pub(super) origin: String,
     /// `host[:port]`, as it is signed.
     pub(super) host: String,
+    /// The same whatever the bucket.
+    pub(super) server: String,
     /// The encoded path of the bucket, with a slash at its end.
     bucket_path: String,
 }
@@ -27,6 +29,7 @@ impl Place {
         }
         let prefix = checked_prefix(&config.prefix)?;
         let (scheme, host, path) = endpoint(config)?;
+        let server = format!("{scheme}://{host}{path} {}", config.region);
         let bucket = signing::uri_encode(&config.bucket, true);
         let (host, bucket_path) = if by_path(config) {
             (host, format!("{path}/{bucket}/"))
@@ -34,7 +37,7 @@ impl Place {
             (format!("{}.{host}", config.bucket), format!("{path}/"))
         };
         let origin = format!("{scheme}://{host}");
-        Ok(Place { bucket: config.bucket.clone(), prefix, origin, host, bucket_path })
+        Ok(Place { bucket: config.bucket.clone(), prefix, origin, host, server, bucket_path })
     }
 
     /// `s3://bucket/prefix/key`, or the mirror's.
