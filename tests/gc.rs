@@ -1,6 +1,8 @@
 //! Garbage collection: what is left is what a fresh mirror would have, and nothing that a run beside
 //! it relies on goes.
 
+#[path = "support/hooked_store.rs"]
+mod hooked_store;
 #[path = "support/local_git.rs"]
 mod local_git;
 
@@ -9,6 +11,7 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use hooked_store::{Conditions, Hooked};
 use local_git::{LocalGit, Repo, git, run};
 use mirror_git_to_s3::git::object::Oid;
 use mirror_git_to_s3::git::refs::Advertisement;
@@ -18,7 +21,7 @@ use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Status, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::{Source, SourceError};
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
-use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
+use mirror_git_to_s3::store::{Kept, Key, ObjectHeaders, Store, StoreErrorKind};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -651,4 +654,27 @@ fn interrupted_gc_deletes_nothing() {
     let error = gc(&store, &cancelled, &|_| ()).unwrap_err();
     assert!(matches!(error, MirrorError::Interrupted), "{error}");
     assert!(store.keys().iter().any(|key| key.starts_with("objects/dd/")));
+}
+
+/// A bucket that keeps versions frees nothing when a key is deleted: gc says so, and until when.
+#[test]
+fn what_a_bucket_keeps_is_not_told_as_freed() {
+    let repo = Repo::new();
+    repo.commit("refs/heads/main", &[("a", b"a")]);
+    let store = MemoryStore::new();
+    let options = Options { layout: Layout::Loose, ..Options::default() };
+    mirror(&LocalGit::new(repo.path()), &store, &options, &Silent).unwrap();
+    let garbage = Key::new("objects/00/11111111111111111111111111111111111111").unwrap();
+    let headers = ObjectHeaders::immutable("application/x-git-loose-object");
+    let until = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let collect =
+        GcOptions { grace: Duration::ZERO, settle: Duration::ZERO, ..GcOptions::default() };
+    for kept in [None, Some(Kept { locked_until: None }), Some(Kept { locked_until: Some(until) })]
+    {
+        store.put(&garbage, b"garbage", headers, None).unwrap();
+        store.set_last_modified(garbage.as_str(), SystemTime::UNIX_EPOCH);
+        let bucket = Hooked::new(&store, Conditions::Enforced).keeping(kept);
+        let summary = gc(&bucket, &collect, &|_| ()).unwrap();
+        assert_eq!((summary.loose, summary.bytes, summary.kept), (1, 7, kept));
+    }
 }

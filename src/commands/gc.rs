@@ -1,5 +1,8 @@
 //! `gc --target T [--grace 24h] [-n]`: deletes what no ref reaches and no list names.
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::cli::{CliError, GcCommand, UpkeepMirror, UpkeepTarget, Verbosity};
 use crate::exit_code::ExitCode;
 use crate::maintain::gc::{GcOptions, GcSummary, gc_with};
@@ -75,8 +78,16 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
         Some(objects) => format!("{objects} reachable"),
         None => "nothing to check".to_owned(),
     };
+    let kept = match locked_until(summary) {
+        _ if summary.kept.is_none() => String::new(),
+        Some(until) => format!(
+            " (not freed: the bucket keeps old versions, which are locked until {until} or later)"
+        ),
+        None => " (not freed: the bucket keeps old versions until a lifecycle rule removes them)"
+            .to_owned(),
+    };
     format!(
-        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{forgotten}{history}; {} too \
+        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{kept}{forgotten}{history}; {} too \
          new, {reachable}, {} requests, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,
@@ -87,6 +98,11 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
         summary.store_requests,
         summary.elapsed.as_secs_f64()
     )
+}
+
+fn locked_until(summary: &GcSummary) -> Option<String> {
+    let until = OffsetDateTime::from(summary.kept?.locked_until?);
+    until.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
 fn json(command: &GcCommand, target: &str, summary: &GcSummary) -> serde_json::Value {
@@ -102,6 +118,8 @@ fn json(command: &GcCommand, target: &str, summary: &GcSummary) -> serde_json::V
         "lfs": summary.lfs,
         "lfs_forgotten": summary.lfs_forgotten,
         "bytes": summary.bytes,
+        "bytes_freed": if summary.kept.is_some() { 0 } else { summary.bytes },
+        "locked_until": locked_until(summary),
         "young": summary.young,
         "history": summary.history,
         "temporary": summary.temporary,

@@ -74,7 +74,7 @@ use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
 use crate::run::Cancel;
 use crate::run::retry::sleep;
-use crate::store::{Key, ObjectInfo, Store};
+use crate::store::{Kept, Key, ObjectInfo, Store};
 
 /// What gc is to do.
 #[derive(Clone, Debug)]
@@ -128,6 +128,9 @@ pub struct GcSummary {
     pub history: u64,
     /// Their bytes together.
     pub bytes: u64,
+    /// The bucket keeps old versions, so that these bytes are not freed yet. Of the first
+    /// [`ASKED`] keys the one that is locked the longest.
+    pub kept: Option<Kept>,
     /// What no ref reaches, but is too young yet (or has no age).
     pub young: u64,
     /// Temporary keys and uploads of dead runs.
@@ -167,9 +170,15 @@ pub fn gc_with(
     let temporary = if options.dry_run { 0 } else { temp::sweep(store)? as u64 };
     let published = Published::read(store)?;
     let published = confirmed(store, options, published)?;
-    let summary = collect(store, options, published, deleting, progress)?;
-    let (bundles, bytes) = bundle_check::collect(store, options.dry_run, deleting)?;
-    let summary = GcSummary { bundles, bytes: summary.bytes + bytes, ..summary };
+    let keeping = Keeping::default();
+    let deleting = |info: &ObjectInfo| {
+        keeping.ask(store, &info.key);
+        deleting(info);
+    };
+    let summary = collect(store, options, published, &deleting, progress)?;
+    let (bundles, bytes) = bundle_check::collect(store, options.dry_run, &deleting)?;
+    let kept = keeping.found();
+    let summary = GcSummary { bundles, kept, bytes: summary.bytes + bytes, ..summary };
     if !options.dry_run && summary.deleted() > 0 {
         note_holds(store, options);
     }
@@ -179,6 +188,40 @@ pub fn gc_with(
         elapsed: started.elapsed(),
         ..summary
     })
+}
+
+/// So many keys tell whether the bucket keeps versions, and how long they are locked.
+pub const ASKED: u32 = 32;
+
+/// Whether what is deleted is freed by that. Guarded: how many keys were asked for, and what was found.
+#[derive(Default)]
+struct Keeping(Mutex<(u32, Option<Kept>)>);
+
+impl Keeping {
+    /// Before the key is deleted. An answer that does not come is none.
+    fn ask(&self, store: &dyn Store, key: &Key) {
+        {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that keeps nothing tells for all.
+            if state.0 >= ASKED || (state.0 > 0 && state.1.is_none()) {
+                return;
+            }
+            state.0 += 1;
+        }
+        let kept = store.kept(key).unwrap_or_else(|error| {
+            log::info!("not known whether old versions are kept: {error}");
+            None
+        });
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = |kept: &Option<Kept>| kept.map(|kept| kept.locked_until);
+        if until(&kept) > until(&state.1) {
+            state.1 = kept;
+        }
+    }
+
+    fn found(self) -> Option<Kept> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).1
+    }
 }
 
 /// Records what is left. Nothing depends on it, so what fails is a warning.

@@ -24,8 +24,8 @@ use time::format_description::well_known::Rfc3339;
 use super::state::{Begun, File, Recorded, WRITING};
 use super::temp::{Running, TEMP_PREFIX, is_over};
 use crate::store::{
-    Condition, ETag, Elsewhere, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part,
-    Store, StoreError, Upload, Usage,
+    Condition, ETag, Elsewhere, Kept, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, Upload, Usage,
 };
 
 /// More than so many names are no list of ours: the oldest leave it.
@@ -216,6 +216,10 @@ impl Store for Writing<'_> {
         self.say()?;
         self.will_make(to);
         self.store.copy(from, to, headers)
+    }
+
+    fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+        self.store.kept(key)
     }
 
     fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {

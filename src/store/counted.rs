@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::interface::{
-    Condition, ETag, Elsewhere, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
+    Condition, ETag, Elsewhere, FolderPage, Kept, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
     OpenUpload, Part, Store, StoreError, Upload, Usage,
 };
 
@@ -134,6 +134,11 @@ impl<S: Store> Store for Counted<S> {
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.write(0);
         self.store.copy(from, to, headers)
+    }
+
+    fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+        add(&self.counts.reads, 1);
+        self.store.kept(key)
     }
 
     fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {

@@ -150,6 +150,13 @@ pub struct Elsewhere {
     pub etag: ETag,
 }
 
+/// What stays of an object that is deleted, in a bucket that keeps versions: all its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Until when nobody can remove them for good (Object Lock), as far as we may know.
+    pub locked_until: Option<SystemTime>,
+}
+
 /// What a store can take. A test's store pretends lower limits than S3's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -248,6 +255,12 @@ pub trait Store: Send + Sync {
     /// Deletes keys; one that does not exist is no error. Any number: the store sends as many
     /// requests as it needs.
     fn delete(&self, keys: &[Key]) -> Result<(), StoreError>;
+
+    /// What would stay of this object if it were deleted. `None`: nothing.
+    fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+        let _ = key;
+        Ok(None)
+    }
 
     /// One page of the keys that begin with `prefix` (plain text, may end inside a segment; empty:
     /// all), in byte order. `page` is what the last page gave as `next`.
@@ -425,6 +438,9 @@ macro_rules! delegate {
             }
             fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
                 (**self).delete(keys)
+            }
+            fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+                (**self).kept(key)
             }
             fn list_unchecked(
                 &self,

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::interface::{
-    Condition, ETag, Elsewhere, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
+    Condition, ETag, Elsewhere, FolderPage, Kept, Key, Limits, ListPage, ObjectHeaders, ObjectInfo,
     OpenUpload, Part, Store, StoreError, StoreErrorKind, Upload, Usage,
 };
 pub use crate::run::retry::Policy;
@@ -234,6 +234,10 @@ impl<S: Store> Store for Retry<S> {
 
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.run(|| self.store.copy(from, to, headers))
+    }
+
+    fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+        self.run(|| self.store.kept(key))
     }
 
     fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {

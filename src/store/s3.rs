@@ -25,7 +25,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use s3::serde_types::{
     CompleteMultipartUploadData, DeleteObjectsRequest, InitiateMultipartUploadResponse,
@@ -33,12 +33,13 @@ use s3::serde_types::{
 };
 use serde::Deserialize;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use ureq::http::{Method, Request, Response, Uri};
 
 use super::credentials::{Credentials, Provider};
 use super::interface::{
-    Condition, ETag, Elsewhere, FolderPage, Key, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
-    Part, Store, StoreError, StoreErrorKind, Upload, outside,
+    Condition, ETag, Elsewhere, FolderPage, Kept, Key, ListPage, ObjectHeaders, ObjectInfo,
+    OpenUpload, Part, Store, StoreError, StoreErrorKind, Upload, outside,
 };
 use super::pages::Pages;
 use crate::http;
@@ -602,6 +603,23 @@ impl Store for S3Store {
             last_modified: header(headers, "last-modified").and_then(http::parse_date),
             etag: etag_of(headers),
         }))
+    }
+
+    fn kept(&self, key: &Key) -> Result<Option<Kept>, StoreError> {
+        let call = Call::new("look up", Method::HEAD, Some(key));
+        let (answer, credentials) = self.send(&call)?;
+        if answer.status() == 404 {
+            return Ok(None);
+        }
+        if !answer.status().is_success() {
+            return Err(self.refusal(&call, answer, &credentials));
+        }
+        let headers = answer.headers();
+        // Versioning that was never on, or is suspended, gives none or `null`.
+        let is_versioned = header(headers, "x-amz-version-id").is_some_and(|id| id != "null");
+        let until = header(headers, "x-amz-object-lock-retain-until-date");
+        let until = until.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        Ok(is_versioned.then(|| Kept { locked_until: until.map(SystemTime::from) }))
     }
 
     fn put(

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use mirror_git_to_s3::store::memory::MemoryStore;
 use mirror_git_to_s3::store::{
-    Condition, ETag, Elsewhere, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part,
-    Store, StoreError, StoreErrorKind, Upload,
+    Condition, ETag, Elsewhere, Kept, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
+    Part, Store, StoreError, StoreErrorKind, Upload,
 };
 
 /// What becomes of a condition on a write.
@@ -32,6 +32,8 @@ pub struct Hooked {
     pub conditions: Conditions,
     /// Listings answer with everything, whatever prefix they are asked for.
     pub ignores_prefix: bool,
+    /// What it says of deleted objects.
+    pub kept: Option<Kept>,
     /// Claims to be on this server.
     pub server: Option<String>,
     /// Called before every put.
@@ -44,11 +46,23 @@ impl Hooked {
     pub fn new(inner: &MemoryStore, conditions: Conditions) -> Self {
         let (before_put, before_part) = (Box::new(|_: &Key| ()), Box::new(|_: &Key| ()));
         let inner = inner.clone();
-        Hooked { inner, conditions, ignores_prefix: false, server: None, before_put, before_part }
+        Hooked {
+            inner,
+            conditions,
+            ignores_prefix: false,
+            server: None,
+            kept: None,
+            before_put,
+            before_part,
+        }
     }
 
     pub fn ignoring_prefix(self) -> Self {
         Hooked { ignores_prefix: true, ..self }
+    }
+
+    pub fn keeping(self, kept: Option<Kept>) -> Self {
+        Hooked { kept, ..self }
     }
 
     pub fn on_server(self, server: String) -> Self {
@@ -111,6 +125,9 @@ impl Store for Hooked {
     }
     fn copy(&self, from: &Key, to: &Key, headers: ObjectHeaders) -> Result<(), StoreError> {
         self.inner.copy(from, to, headers)
+    }
+    fn kept(&self, _: &Key) -> Result<Option<Kept>, StoreError> {
+        Ok(self.kept)
     }
     fn elsewhere(&self, key: &Key, etag: &ETag) -> Option<Elsewhere> {
         let server = self.server.clone()?;
