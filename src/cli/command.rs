@@ -469,9 +469,11 @@ pub(super) fn mirror(
     let jobs = args.jobs.unwrap_or(1);
     let options = options(&args, jobs)?;
     let options_concurrency = options.concurrency;
+    let settings = settings(&args, env, options.concurrency + jobs)?;
+    refuse_itself(&pairs, &settings)?;
     Ok(MirrorCommand {
         pairs,
-        settings: settings(&args, env, options.concurrency + jobs)?,
+        settings,
         options,
         jobs,
         fail_fast: args.fail_fast,
@@ -567,6 +569,23 @@ pub(super) fn pairs(args: &MirrorArgs, stdin: &mut dyn Read) -> Result<Vec<Pair>
         pairs.retain(|pair| pair.belongs_to(shard));
     }
     Ok(pairs)
+}
+
+/// A mirror cannot be copied onto itself. The same bucket and prefix in another store is another mirror.
+fn refuse_itself(pairs: &[Pair], settings: &Settings) -> Result<(), CliError> {
+    let other = settings.mirror_source.endpoint.as_ref();
+    let is_elsewhere = other.is_some_and(|other| settings.endpoint.as_ref() != Some(other));
+    let is_itself = |pair: &&Pair| {
+        let is_same = pair.source == urls::SourceUrl::Mirror(pair.target.clone());
+        is_same && !(is_elsewhere && matches!(pair.target, urls::TargetUrl::S3 { .. }))
+    };
+    match pairs.iter().find(is_itself) {
+        Some(pair) => Err(CliError::new(format!(
+            "a mirror cannot be copied onto itself: {} is source and target",
+            pair.target
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Passwords that other users of this machine can read.
@@ -806,6 +825,23 @@ mod tests {
 
     fn with(options: &str) -> Result<MirrorCommand, String> {
         run(&format!("{PAIR} {options}"), &[], "")
+    }
+
+    /// The same bucket and prefix in another store is another mirror.
+    #[test]
+    fn mirror_is_not_copied_onto_itself_but_to_its_namesake_in_another_store() {
+        let onto_itself = |line: &str| {
+            let env = [("AWS_ENDPOINT_URL_S3", "http://a")];
+            let error = run(line, &env, "").err();
+            error.is_some_and(|error| error.contains("onto itself"))
+        };
+        let s3 = "--source mirror:s3://b/a --target s3://b/a";
+        assert!(onto_itself(s3));
+        assert!(onto_itself(&format!("{s3} --source-endpoint-url http://a/")));
+        assert!(!onto_itself(&format!("{s3} --source-endpoint-url http://b")));
+        assert!(!onto_itself("--source mirror:s3://b/a --target s3://b/c"));
+        let dir = "--source mirror:file:///d/a --target file:///d/a";
+        assert!(onto_itself(&format!("{dir} --source-endpoint-url http://b")));
     }
 
     #[test]

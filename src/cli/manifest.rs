@@ -124,9 +124,6 @@ impl Unique {
                 format_args!("{unit} {first}")
             )));
         }
-        if pair.source == SourceUrl::Mirror(pair.target.clone()) {
-            return Err(CliError::new("a mirror cannot be copied onto itself"));
-        }
         let above: Vec<TargetUrl> = pair.target.parents().collect();
         let outer = above.iter().find_map(|parent| self.targets.get(parent));
         if let Some(other) = outer.or_else(|| self.parents.get(&pair.target)) {
