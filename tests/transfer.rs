@@ -357,11 +357,11 @@ fn server_copies_large_keys_from_one_mirror_to_the_other() {
         let lfs = put_lfs(&from, &large);
         for damage in [false, true] {
             let _ = std::fs::remove_dir_all(&buckets);
-            for bucket in ["a", "b"] {
+            for bucket in ["one", "two"] {
                 std::fs::create_dir_all(buckets.join(bucket)).unwrap();
             }
             let s3 = S3Server::start(&buckets);
-            let (one, two) = (bucket(&s3, "a"), bucket(&s3, "b"));
+            let (one, two) = (bucket(&s3, "one"), bucket(&s3, "two"));
             for (key, object) in from.snapshot() {
                 let mut bytes = object.bytes.to_vec();
                 if damage && key == lfs {
@@ -379,17 +379,17 @@ fn server_copies_large_keys_from_one_mirror_to_the_other() {
                 names.iter().all(|name| headers.contains_key(*name))
             });
             let by_server: Vec<&str> = by_server.map(|(line, _)| line.as_str()).collect();
-            let path = format!("PUT /b/m.git/{lfs}");
+            let path = format!("PUT /two/m.git/{lfs}");
             if damage {
                 let error = copied.unwrap_err().to_string();
                 assert!(error.contains(&lfs), "{error}");
                 assert!(by_server.is_empty(), "{by_server:?}");
-                assert!(!buckets.join("b/m.git/info/refs").exists());
+                assert!(!buckets.join("two/m.git/info/refs").exists());
                 continue;
             }
             assert_eq!(copied.unwrap().status, Status::Ok);
             assert_eq!(by_server, [path.as_str()]);
-            assert!(std::fs::read(buckets.join("b/m.git").join(&lfs)).unwrap() == large);
+            assert!(std::fs::read(buckets.join("two/m.git").join(&lfs)).unwrap() == large);
             let puts = seen.iter().filter(|(line, _)| line.starts_with(&path)).count();
             assert_eq!(puts, 1, "it is not uploaded");
             if layout == Layout::Loose {
@@ -397,13 +397,13 @@ fn server_copies_large_keys_from_one_mirror_to_the_other() {
             }
             // Another server has to be sent everything.
             let other_dir = home.path().join("other");
-            std::fs::create_dir_all(other_dir.join("b")).unwrap();
+            std::fs::create_dir_all(other_dir.join("two")).unwrap();
             let other = S3Server::start(&other_dir);
-            let far = bucket(&other, "b");
+            let far = bucket(&other, "two");
             mirror_mirror(&source, &far, &Options::default(), &Silent).unwrap();
             let copies = other.seen_with_headers();
             assert!(!copies.iter().any(|(_, h)| h.contains_key("x-amz-copy-source-if-match")));
-            assert!(std::fs::read(other_dir.join("b/m.git").join(&lfs)).unwrap() == large);
+            assert!(std::fs::read(other_dir.join("two/m.git").join(&lfs)).unwrap() == large);
         }
     }
 }
@@ -414,9 +414,9 @@ fn large_key_is_uploaded_if_the_server_does_not_copy_it() {
     let (from, home) = (filled(&repo(), Layout::Pack), tempfile::tempdir().unwrap());
     let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 / 5) as u8).collect();
     let lfs = put_lfs(&from, &large);
-    std::fs::create_dir_all(home.path().join("b")).unwrap();
+    std::fs::create_dir_all(home.path().join("two")).unwrap();
     let s3 = S3Server::start(home.path());
-    let to = bucket(&s3, "b");
+    let to = bucket(&s3, "two");
     // It knows no such object.
     let server = to.elsewhere(&Key::new("x").unwrap(), &Default::default()).unwrap().server;
     let from = Hooked::new(&from, Conditions::Enforced).on_server(server);
@@ -425,7 +425,7 @@ fn large_key_is_uploaded_if_the_server_does_not_copy_it() {
     let tried = s3.seen_with_headers();
     let tried = tried.iter().filter(|(_, h)| h.contains_key("x-amz-copy-source-if-match")).count();
     assert_eq!(tried, 1, "once, and not again for the next key");
-    assert!(std::fs::read(home.path().join("b/m.git").join(&lfs)).unwrap() == large);
+    assert!(std::fs::read(home.path().join("two/m.git").join(&lfs)).unwrap() == large);
 }
 
 fn bucket(s3: &S3Server, name: &str) -> S3Store {
