@@ -138,7 +138,7 @@ impl Copying<'_> {
             Failed::Damaged(what) => self.damaged(&item.key, &what),
         };
         let content = || Reopening::new(self.from, item.key.clone(), 0);
-        if let Some(from) = self.elsewhere(item) {
+        if let Some(from) = self.elsewhere(item)? {
             let taken = self.into.take_over(item, &mut content(), &from, counts);
             if taken.map_err(failed)? {
                 return Ok(());
@@ -149,13 +149,22 @@ impl Copying<'_> {
     }
 
     /// What the target's store calls it, if it should copy it itself.
-    fn elsewhere(&self, item: &Item) -> Option<Elsewhere> {
+    fn elsewhere(&self, item: &Item) -> Result<Option<Elsewhere>, MirrorError> {
         let fits = item.len > SMALL_BYTES && item.len <= self.into.to.limits().max_copy_bytes;
-        let from = self.from.elsewhere(&item.key, item.etag.as_ref()?)?;
-        // Any key will do: it is the server that counts.
-        let ours = self.into.to.elsewhere(&item.key, &from.etag)?;
-        let may = fits && ours.server == from.server && !self.no_copies.load(Ordering::Relaxed);
-        may.then_some(from)
+        // Any entity tag and any key will do: it is the servers that count.
+        let server = |store: &dyn Store| {
+            store.elsewhere(&item.key, &ETag::default()).map(|elsewhere| elsewhere.server)
+        };
+        let (from, to) = (server(self.from), server(self.into.to));
+        if !fits || from.is_none() || from != to || self.no_copies.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let etag = match &item.etag {
+            Some(etag) => Some(etag.clone()),
+            // Some listings tell none.
+            None => self.from.head(&item.key)?.and_then(|info| info.etag),
+        };
+        Ok(etag.and_then(|etag| self.from.elsewhere(&item.key, &etag)))
     }
 
     fn damaged(&self, key: &Key, what: &str) -> MirrorError {
