@@ -131,7 +131,7 @@ fn mirror(url: &str) -> Result<SourceUrl, CliError> {
             return Ok(SourceUrl::WebMirror(url.trim_end_matches('/').to_owned()));
         }
         Ok((_, Some(_))) => {
-            return bad("no credentials can stand in the URL: use --source-header-file");
+            return bad("the URL must not contain credentials: use --source-header-file");
         }
         Err(Unusable::Because(why)) => return bad(why),
         Err(Unusable::Scheme) => {}

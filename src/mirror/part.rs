@@ -41,7 +41,7 @@ impl<'m> Part<'m> {
     fn damaged(&self, key: &str, what: &str) -> MirrorError {
         let place = self.from.store().describe();
         MirrorError::Mirror(format!(
-            "{place}/{key} is damaged: {what}; nothing was published, check that mirror with verify"
+            "{place}/{key} is damaged: {what}; nothing was published; run verify on that mirror"
         ))
     }
 

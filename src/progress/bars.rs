@@ -317,7 +317,7 @@ impl Rate {
 
     fn step(&mut self, value: u64, seconds: f64) {
         if value == 0 {
-            // It has not begun.
+            // It has not started.
             return;
         }
         let now = value.saturating_sub(self.last) as f64 / seconds;
