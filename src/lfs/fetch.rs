@@ -60,6 +60,9 @@ struct Results {
 /// An object to be fetched, and from where.
 type Job = (LfsPointer, Offer);
 
+/// What came of it: objects and bytes stored, and each missing object with the reason.
+type Fetched = ((u64, u64), Vec<(LfsPointer, String)>);
+
 impl<'a> Fetch<'a> {
     pub(super) fn new(server: &'a dyn LfsSource, run: &Run<'a>, gate: &Arc<Gate>) -> Self {
         Fetch {
@@ -86,7 +89,7 @@ impl<'a> Fetch<'a> {
         self,
         missing: Vec<LfsPointer>,
         wanted: Wanted<'_>,
-    ) -> Result<((u64, u64), Vec<(LfsPointer, String)>), MirrorError> {
+    ) -> Result<Fetched, MirrorError> {
         log::info!("fetching LFS objects from {}", self.ends.server.describe());
         std::thread::scope(|scope| {
             // Nothing is kept waiting between asker and fetchers: addresses expire.
