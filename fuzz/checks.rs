@@ -6,6 +6,7 @@ use std::io::{self, Read};
 
 use mirror_git_to_s3::git::fetch_v2::read_refs;
 use mirror_git_to_s3::git::handshake::{Greeting, read_greeting};
+use mirror_git_to_s3::git::object::ObjectFormat;
 use mirror_git_to_s3::git::pkt_line::{Packet, Packets};
 use mirror_git_to_s3::git::refs::{Advertised, info_refs, parse_info_refs};
 use mirror_git_to_s3::git::sideband::Demux;
@@ -63,7 +64,11 @@ fn publishable(advertised: &Advertised) {
 pub fn entry(data: &[u8]) {
     let Some((offset, bytes)) = data.split_first_chunk() else { return };
     let offset = u64::from_be_bytes(*offset);
-    match entry::parse_header(bytes, offset) {
+    ObjectFormat::ALL.into_iter().for_each(|format| entry_of(format, offset, bytes));
+}
+
+fn entry_of(format: ObjectFormat, offset: u64, bytes: &[u8]) {
+    match entry::parse_header(bytes, offset, format) {
         Ok(Some((header, used))) => {
             assert!(used <= MAX_HEADER_LEN && used <= bytes.len() && header.offset == offset);
             if let EntryKind::OfsDelta { base_offset } = header.kind {
@@ -112,7 +117,7 @@ pub fn pack_reader(data: &[u8]) {
 }
 
 fn read_pack(stream: impl Read) -> Result<Vec<Vec<u8>>, PackError> {
-    let mut reader = PackReader::new(stream)?;
+    let mut reader = PackReader::new(stream, ObjectFormat::Sha1)?;
     let mut bodies = Vec::new();
     while let Some(header) = reader.next_entry()? {
         let (mut raw, mut inflated) = (Vec::new(), Vec::new());

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hooked_store::{Conditions, Hooked, dump};
 use local_git::{LocalGit, Repo, assert_same_repository, git, run};
-use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::object::{ObjectFormat, Oid};
 use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MIN_MEMORY_BYTES, MirrorError, Options, Summary, mirror};
@@ -73,7 +73,7 @@ fn concatenated(
 ) -> Result<(Vec<u8>, Vec<u8>, u64), ConcatError> {
     let inputs = packs.iter().zip(indices);
     let inputs = inputs.map(|(pack, index)| Input { len: pack.len() as u64, index }).collect();
-    let plan = Plan::new(inputs)?;
+    let plan = Plan::new(ObjectFormat::Sha1, inputs)?;
     let mut out = Copying { packs, out: Vec::new(), ends, copied: 0 };
     let written = plan.write(|at| Ok(Box::new(Cursor::new(&packs[at][..]))), &mut out)?;
     assert_eq!(written.len, out.out.len() as u64);
@@ -85,7 +85,10 @@ fn concatenated(
 }
 
 fn indices(packs: &[Vec<u8>]) -> Vec<IndexReader<Vec<u8>>> {
-    packs.iter().map(|pack| parse_index(git_index(pack, false)).unwrap()).collect()
+    packs
+        .iter()
+        .map(|pack| parse_index(git_index(pack, false), ObjectFormat::Sha1).unwrap())
+        .collect()
 }
 
 /// The packs as one: git takes it, strictly, and makes the same index; however it is copied.
@@ -98,7 +101,8 @@ fn joined(packs: &[Vec<u8>]) -> Vec<u8> {
         assert!((copied, its_index) == (pack.clone(), index.clone()), "{ends}");
     }
     let names: BTreeSet<Oid> = indices.iter().flat_map(|i| i.entries().map(|e| e.oid)).collect();
-    let held: Vec<Oid> = parse_index(index).unwrap().entries().map(|entry| entry.oid).collect();
+    let held: Vec<Oid> =
+        parse_index(index, ObjectFormat::Sha1).unwrap().entries().map(|entry| entry.oid).collect();
     assert_eq!(held, Vec::from_iter(names));
     pack
 }
@@ -226,7 +230,10 @@ fn pack_that_has_an_object_twice_is_named_and_refused() {
     bad.blob(b"one");
     bad.blob(b"two");
     let packs = [good.build(), bad.build()];
-    let indices: Vec<_> = packs.iter().map(|p| parse_index(git_index(p, false)).unwrap()).collect();
+    let indices: Vec<_> = packs
+        .iter()
+        .map(|p| parse_index(git_index(p, false), ObjectFormat::Sha1).unwrap())
+        .collect();
     let error = concatenated(&packs, &indices, None).expect_err("refused");
     let two = Oid::from_bytes(oid("blob", b"two"));
     assert!(matches!(error, ConcatError::Twice { input: 1, oid } if oid == two), "{error:?}");

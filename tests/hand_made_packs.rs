@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use local_git::GivenPack;
-use mirror_git_to_s3::git::object::{Kind, Oid};
+use mirror_git_to_s3::git::object::{Kind, ObjectFormat, Oid};
 use mirror_git_to_s3::mirror::{Layout, MIN_MEMORY_BYTES, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::pack::index::parse_index;
 use mirror_git_to_s3::pack::loose::decode_loose;
@@ -117,7 +117,7 @@ fn assert_is_pack_mirror(
     contents: &[Vec<u8>],
 ) {
     let pack = builder.build();
-    let trailer = Oid::from_bytes(pack[pack.len() - 20..].try_into().unwrap());
+    let trailer = Oid::from_slice(&pack[pack.len() - 20..]).unwrap();
     let pack_key = format!("objects/pack/pack-{trailer}.pack");
     let index_key = format!("objects/pack/pack-{trailer}.idx");
     let list_key = "objects/info/packs";
@@ -128,7 +128,7 @@ fn assert_is_pack_mirror(
     if let Some(index) = index {
         assert!(*stored_index == *index, "git makes another index");
     }
-    let index = parse_index(&*stored_index).expect("a sound index");
+    let index = parse_index(&*stored_index, ObjectFormat::Sha1).expect("a sound index");
     for content in contents {
         let oid = Oid::from_bytes(oid("blob", content));
         assert!(index.lookup(&oid).is_some(), "the index lacks {oid}");

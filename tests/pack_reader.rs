@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mirror_git_to_s3::git::object::{Kind, Oid, hash_object};
+use mirror_git_to_s3::git::object::{Kind, ObjectFormat, Oid, hash_object};
 use mirror_git_to_s3::pack::deflate::Deflater;
 use mirror_git_to_s3::pack::entry::{EntryError, EntryHeader, EntryKind};
 use mirror_git_to_s3::pack::index::{IndexEntry, parse_index, write_index, write_index_with_limit};
@@ -26,7 +26,7 @@ struct Entry {
 }
 
 fn read_all(stream: impl Read) -> Result<Vec<Entry>, PackError> {
-    let mut reader = PackReader::new(stream)?;
+    let mut reader = PackReader::new(stream, ObjectFormat::Sha1)?;
     let mut entries = Vec::new();
     while let Some(header) = reader.next_entry()? {
         let (mut raw, mut inflated) = (Vec::new(), Vec::new());
@@ -110,13 +110,13 @@ fn entries_come_out_as_they_went_in() {
 #[test]
 fn reader_knows_count_position_and_trailer() {
     let bytes = sample().build();
-    let mut reader = PackReader::new(&bytes[..]).unwrap();
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
     assert_eq!((reader.object_count(), reader.position(), reader.trailer()), (7, 12, None));
     while let Some(header) = reader.next_entry().unwrap() {
         assert!(reader.position() > header.offset);
         // The body is skipped by the next call.
     }
-    let trailer = Oid::from_bytes(*bytes.last_chunk().unwrap());
+    let trailer = Oid::from_bytes(*bytes.last_chunk::<20>().unwrap());
     assert_eq!((reader.position(), reader.trailer()), (bytes.len() as u64, Some(trailer)));
     assert_eq!(reader.next_entry().unwrap(), None);
 }
@@ -154,7 +154,7 @@ fn entries_larger_than_every_buffer_are_streamed_whole() {
     for (entry, content) in entries.iter().zip(&contents) {
         assert!(entry.inflated == *content);
     }
-    let mut reader = PackReader::new(&bytes[..]).unwrap();
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
     for entry in &entries {
         assert_eq!(reader.next_entry().unwrap(), Some(entry.header));
         let (mut raw, mut inflated) = (Vec::<u8>::new(), Vec::<u8>::new());
@@ -193,7 +193,7 @@ fn length_that_lies_by_a_million_takes_no_memory() {
     let mut pack = PackBuilder::new();
     pack.lying(BLOB, 1_000_000_000, &[], &[7; 1000]);
     let bytes = pack.build();
-    let mut reader = PackReader::new(&bytes[..]).unwrap();
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
     assert_eq!(reader.next_entry().unwrap().unwrap().inflated_len, 1_000_000_000);
     let (mut raw, mut inflated) = (Vec::new(), Vec::new());
     let error = reader.read_small(Some(&mut raw), &mut inflated).unwrap_err();
@@ -208,7 +208,7 @@ fn entry_that_inflates_to_more_than_it_claims_is_refused() {
         let mut pack = PackBuilder::new();
         pack.lying(BLOB, claimed, &[], &noise(real, 5));
         let bytes = pack.build();
-        let mut reader = PackReader::new(&bytes[..]).unwrap();
+        let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
         reader.next_entry().unwrap();
         let mut seen = 0;
         let body = reader.read_body(|_, inflated| {
@@ -227,7 +227,7 @@ fn memory_of_a_small_entry_is_exactly_its_length() {
     let mut pack = PackBuilder::new();
     pack.blob(&[7; 1000]);
     let bytes = pack.build();
-    let mut reader = PackReader::new(&bytes[..]).unwrap();
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
     reader.next_entry().unwrap();
     let mut inflated = Vec::new();
     reader.read_small(None, &mut inflated).unwrap();
@@ -240,7 +240,7 @@ fn entry_above_the_limit_is_refused() {
     pack.blob(b"123");
     pack.blob(b"1234");
     let bytes = pack.build();
-    let mut reader = PackReader::new(&bytes[..]).unwrap().with_max_len(3);
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap().with_max_len(3);
     reader.next_entry().unwrap();
     reader.read_small(None, &mut Vec::new()).unwrap();
     reader.next_entry().unwrap();
@@ -341,7 +341,7 @@ fn calls_out_of_order_and_after_an_error_are_refused() {
         assert!(matches!(result, Err(PackError::OutOfOrder { .. })));
     };
     let bytes = sample().build();
-    let mut reader = PackReader::new(&bytes[..]).unwrap();
+    let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap();
     out_of_order(reader.read_small(None, &mut Vec::new()));
     out_of_order(reader.read_body(|_, _| Ok(())));
     reader.next_entry().unwrap();
@@ -366,7 +366,7 @@ fn tap_sees_the_pack_as_it_came_and_not_what_follows() {
             true => Box::new(Trickle { bytes, interrupted: false }),
             false => Box::new(bytes),
         };
-        let mut reader = PackReader::new(stream).unwrap().with_tap(tap);
+        let mut reader = PackReader::new(stream, ObjectFormat::Sha1).unwrap().with_tap(tap);
         let result = loop {
             match reader.next_entry() {
                 Ok(Some(_)) => {}
@@ -396,7 +396,7 @@ fn error_of_the_tap_ends_the_reading() {
             calls += 1;
             if calls > good { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         };
-        let mut reader = PackReader::new(&bytes[..]).unwrap().with_tap(tap);
+        let mut reader = PackReader::new(&bytes[..], ObjectFormat::Sha1).unwrap().with_tap(tap);
         let error = loop {
             match reader.next_entry() {
                 Ok(header) => assert!(header.is_some(), "the tap's error is lost"),
@@ -489,7 +489,7 @@ fn offsets_and_checksums_are_those_of_git_index_pack() {
 
 /// Entries with names by git, offsets and CRCs by our reader, in pack order.
 fn index_entries(pack: &[u8], index_by_git: &[u8]) -> Vec<IndexEntry> {
-    let by_git = parse_index(index_by_git).unwrap();
+    let by_git = parse_index(index_by_git, ObjectFormat::Sha1).unwrap();
     let named: std::collections::HashMap<u64, Oid> =
         by_git.entries().map(|e| (e.offset, e.oid)).collect();
     let ours = read_all(pack).unwrap();
@@ -506,12 +506,12 @@ fn index_entries(pack: &[u8], index_by_git: &[u8]) -> Vec<IndexEntry> {
 fn index_is_byte_for_byte_that_of_git_index_pack() {
     let (_dir, pack) = repository();
     let by_git = index_by_git(&pack, None);
-    let trailer = Oid::from_bytes(*pack.last_chunk().unwrap());
+    let trailer = Oid::from_bytes(*pack.last_chunk::<20>().unwrap());
     let mut entries = index_entries(&pack, &by_git);
     let mut ours = Vec::new();
     let checksum = write_index(&mut entries, &trailer, &mut ours).unwrap();
     assert!(ours == by_git);
-    let parsed = parse_index(&ours).unwrap();
+    let parsed = parse_index(&ours, ObjectFormat::Sha1).unwrap();
     assert_eq!((parsed.checksum(), parsed.pack_trailer()), (checksum, trailer));
     assert_eq!(parsed.entries().collect::<Vec<_>>(), entries);
 }
@@ -519,7 +519,7 @@ fn index_is_byte_for_byte_that_of_git_index_pack() {
 #[test]
 fn index_with_forced_64_bit_offsets_is_that_of_git_index_pack() {
     let (_dir, pack) = repository();
-    let trailer = Oid::from_bytes(*pack.last_chunk().unwrap());
+    let trailer = Oid::from_bytes(*pack.last_chunk::<20>().unwrap());
     let some_offset = read_all(&pack[..]).unwrap()[5].header.offset as u32;
     for limit in [0, 11, 12, some_offset - 1, some_offset, 0x1000, 0x7fff_ffff] {
         let by_git = index_by_git(&pack, Some(limit));
@@ -527,7 +527,10 @@ fn index_with_forced_64_bit_offsets_is_that_of_git_index_pack() {
         let mut entries = index_entries(&pack, &by_git);
         write_index_with_limit(&mut entries, &trailer, limit, &mut ours).unwrap();
         assert!(ours == by_git, "limit {limit}");
-        assert_eq!(parse_index(&ours).unwrap().entries().collect::<Vec<_>>(), entries);
+        assert_eq!(
+            parse_index(&ours, ObjectFormat::Sha1).unwrap().entries().collect::<Vec<_>>(),
+            entries
+        );
     }
 }
 
@@ -542,7 +545,7 @@ fn index_of_a_pack_with_duplicates_is_that_of_git_index_pack() {
     let mut entries = index_entries(&bytes, &by_git);
     entries.reverse();
     let mut ours = Vec::new();
-    let trailer = Oid::from_bytes(*bytes.last_chunk().unwrap());
+    let trailer = Oid::from_bytes(*bytes.last_chunk::<20>().unwrap());
     write_index(&mut entries, &trailer, &mut ours).unwrap();
     assert!(ours == by_git);
 }
@@ -560,7 +563,7 @@ fn git_accepts_rewrapped_and_encoded_objects() {
         let oid = name.oid.to_string();
         let loose = match entry.header.kind {
             EntryKind::Object(kind) => {
-                assert_eq!(hash_object(kind, &entry.inflated), Ok(name.oid));
+                assert_eq!(hash_object(ObjectFormat::Sha1, kind, &entry.inflated), Ok(name.oid));
                 rewrapped += 1;
                 let mut out = Vec::new();
                 let mut rewrap = Rewrap::new(kind, entry.header.inflated_len, &mut out);

@@ -278,9 +278,9 @@ fn an_empty_repository_has_no_refs_and_with_version_2_an_unborn_head() {
     repos.init("x.git", &[]);
     let (_server, source) = serve(&repos, Options::default());
     let unborn = Head::Unborn(name("refs/heads/main"));
-    assert_eq!(source.advertisement().unwrap(), Advertisement { refs: vec![], head: unborn });
+    assert_eq!(source.advertisement().unwrap(), Advertisement::of(vec![], unborn));
     let (_server, source) = serve(&repos, v0());
-    assert_eq!(source.advertisement().unwrap(), Advertisement { refs: vec![], head: Head::Absent });
+    assert_eq!(source.advertisement().unwrap(), Advertisement::of(vec![], Head::Absent));
 }
 
 #[test]

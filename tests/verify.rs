@@ -6,6 +6,7 @@ mod local_git;
 use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
+use mirror_git_to_s3::git::object::ObjectFormat;
 use mirror_git_to_s3::maintain::verify::{Sample, VerifyOptions, VerifyReport, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, mirror};
 use mirror_git_to_s3::pack::index::{parse_index, write_index};
@@ -236,7 +237,7 @@ fn wrong_indices_are_found() {
     put(&store, &key, &flipped);
     findings(&store, true, &key);
     // Wrong in what it says, though it is whole in itself.
-    let reader = parse_index(&sound[..]).unwrap();
+    let reader = parse_index(&sound[..], ObjectFormat::Sha1).unwrap();
     type Change = fn(&mut Vec<mirror_git_to_s3::pack::index::IndexEntry>);
     let changes: [(Change, &str); 4] = [
         (|entries| entries[3].crc32 ^= 1, ".idx: CRC-32 of"),

@@ -69,7 +69,7 @@ pub fn read_header(input: &mut impl BufRead) -> Result<BundleHeader, BundleError
                 prerequisites.push(oid.ok_or_else(malformed)?);
             }
             _ => {
-                let (oid, name) = split_ref(&line).ok_or_else(malformed)?;
+                let (oid, name) = Oid::split_hex(&line, b' ').ok_or_else(malformed)?;
                 refs.add(name, oid, None)?;
             }
         }
@@ -106,11 +106,6 @@ fn read_line(input: &mut impl BufRead) -> Result<Vec<u8>, BundleError> {
         }
         _ => Err(BundleError::Truncated),
     }
-}
-
-fn split_ref(line: &[u8]) -> Option<(Oid, &[u8])> {
-    let (oid, rest) = line.split_at_checked(40)?;
-    Some((Oid::from_hex(oid)?, rest.strip_prefix(b" ")?))
 }
 
 fn check_capability(capability: &[u8]) -> Result<(), BundleError> {

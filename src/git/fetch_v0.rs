@@ -83,7 +83,7 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
     if line.starts_with(b"shallow ") {
         return Err(ProtocolError::Shallow);
     }
-    let Some((oid, name)) = split_ref(line) else {
+    let Some((oid, name)) = Oid::split_hex(line, b' ') else {
         return Err(ProtocolError::unexpected("ref line", line));
     };
     match name.strip_suffix(b"^{}") {
@@ -95,11 +95,6 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
         }
         None => refs.add(name, oid, None),
     }
-}
-
-fn split_ref(line: &[u8]) -> Option<(Oid, &[u8])> {
-    let (oid, rest) = line.split_at_checked(40)?;
-    Some((Oid::from_hex(oid)?, rest.strip_prefix(b" ")?))
 }
 
 /// The body of the POST to `git-upload-pack`: `wants`, of which there must be one, `haves`, `done`.

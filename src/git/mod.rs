@@ -7,11 +7,13 @@
 
 pub mod bundle;
 pub(crate) mod bundle_uri;
+pub mod checksum;
 pub mod fetch_v0;
 pub mod fetch_v2;
 pub mod handshake;
 pub mod lfs_pointer;
 pub mod object;
+pub mod oids;
 pub mod pkt_line;
 mod protocol;
 pub mod refs;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::pkt_line::clean_text;
 use crate::git::protocol::ProtocolError;
 
@@ -111,6 +111,8 @@ pub enum Head {
 /// What a source has: its refs, sorted by name in byte order without duplicates, and its HEAD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertisement {
+    /// What the repository's objects are named with.
+    pub format: ObjectFormat,
     /// Sorted by name in byte order; HEAD is not among them.
     pub refs: Vec<Ref>,
     /// HEAD.
@@ -118,10 +120,25 @@ pub struct Advertisement {
 }
 
 impl Advertisement {
+    /// Of refs that were published, whose format is that of what they name: SHA-1 if that is nothing.
+    pub fn of(refs: Vec<Ref>, head: Head) -> Self {
+        let format = format_of(&refs, &head).unwrap_or_default();
+        Advertisement { format, refs, head }
+    }
+
     /// The ref of that name.
     pub fn find(&self, name: &RefName) -> Option<&Ref> {
         find(&self.refs, name)
     }
+}
+
+/// What the objects that these refs and this HEAD name are named with. `None`: they name none.
+pub fn format_of(refs: &[Ref], head: &Head) -> Option<ObjectFormat> {
+    let of_head = || match head {
+        Head::Detached(oid) => Some(oid.format()),
+        Head::Branch(_) | Head::Unborn(_) | Head::Absent => None,
+    };
+    refs.first().map(|r| r.oid.format()).or_else(of_head)
 }
 
 fn find<'a>(refs: &'a [Ref], name: &RefName) -> Option<&'a Ref> {
@@ -170,6 +187,7 @@ pub fn max_refs_bytes(memory_bytes: u64) -> u64 {
 /// Collects a server's refs while they are read, in any order.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
+    format: ObjectFormat,
     refs: BTreeMap<RefName, (Oid, Option<Oid>)>,
     head_oid: Option<Oid>,
     /// Where the server says HEAD points to, if the name is valid.
@@ -221,7 +239,7 @@ impl Collector {
         };
         let refs = self.refs.into_iter().map(|(name, (oid, peeled))| Ref { name, oid, peeled });
         Advertised {
-            advertisement: Advertisement { refs: refs.collect(), head },
+            advertisement: Advertisement { format: self.format, refs: refs.collect(), head },
             skipped: self.skipped,
         }
     }
@@ -274,7 +292,7 @@ impl RefFilter {
     /// object (otherwise it would publish the history of a ref that was left out); else it becomes a
     /// branch in the same way, or [`Head::Absent`].
     pub fn apply(&self, advertisement: Advertisement) -> Advertisement {
-        let Advertisement { mut refs, head } = advertisement;
+        let Advertisement { format, mut refs, head } = advertisement;
         let before = refs.len();
         refs.retain(|r| self.matches(&r.name));
         let whole = refs.len() == before;
@@ -287,7 +305,7 @@ impl RefFilter {
             }
             head => head,
         };
-        Advertisement { refs, head }
+        Advertisement { format, refs, head }
     }
 }
 
@@ -363,7 +381,7 @@ pub fn parse_info_refs(file: &[u8]) -> Result<Vec<Ref>, BadInfoRefs> {
             return Err(bad("the final line feed is missing: the file was truncated".into()));
         };
         let (oid, name) =
-            split_line(line).ok_or_else(|| bad("not an oid, a tab, a name".into()))?;
+            Oid::split_hex(line, b'\t').ok_or_else(|| bad("not an oid, a tab, a name".into()))?;
         match (name.strip_suffix(b"^{}"), refs.last_mut()) {
             (Some(tag), Some(last)) if last.name.as_str().as_bytes() == tag => {
                 last.peeled = Some(oid);
@@ -382,11 +400,6 @@ pub fn parse_info_refs(file: &[u8]) -> Result<Vec<Ref>, BadInfoRefs> {
         }
         None => Ok(refs),
     }
-}
-
-fn split_line(line: &[u8]) -> Option<(Oid, &[u8])> {
-    let (oid, rest) = line.split_at_checked(40)?;
-    Some((Oid::from_hex(oid)?, rest.strip_prefix(b"\t")?))
 }
 
 /// The file `HEAD` of a mirror: `ref: refs/heads/x LF`, or an oid and a line feed. None for
@@ -432,7 +445,7 @@ mod tests {
 
     fn advertisement(names: &[&str], head: Head) -> Advertisement {
         let refs = names.iter().map(|n| Ref { name: name(n), oid: oid(1), peeled: None });
-        Advertisement { refs: refs.collect(), head }
+        Advertisement::of(refs.collect(), head)
     }
 
     fn filter(include: &[&str], exclude: &[&str]) -> RefFilter {

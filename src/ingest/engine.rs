@@ -235,7 +235,7 @@ impl<'e> Engine<'e> {
         let (signals, signals_out) = unbounded();
         let (heavy, heavy_out) = unbounded();
         let limits = env.budget.limits(cores, env.concurrency, sink.is_readable());
-        let scheduler = Scheduler::new(limits, sink.is_readable());
+        let scheduler = Scheduler::new(limits, sink.is_readable(), env.format);
         let engine = Engine {
             env,
             sink,

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::budget::Budget;
 use super::error::missing;
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::existing::Existing;
@@ -20,6 +20,8 @@ pub(crate) struct Env<'e> {
     pub(crate) progress: &'e dyn Progress,
     pub(crate) temp: &'e TempKeys<'e>,
     pub(crate) layout: Layout,
+    /// The pack's, and the mirror's.
+    pub(crate) format: ObjectFormat,
     pub(crate) existing: Existing,
     pub(crate) cancel: Cancel,
     pub(crate) concurrency: usize,

@@ -68,7 +68,7 @@ impl<'e> Engine<'e> {
             })
             .map_err(failed)?;
             drop(base);
-            let oid = hash_object(kind, &content);
+            let oid = hash_object(self.env.format, kind, &content);
             let oid = oid.map_err(|collision| self.broken(index, collision))?;
             (self.env.look)(&oid, kind, &content);
             let object = Object { oid, kind, len: content.len() as u64 };
@@ -81,7 +81,7 @@ impl<'e> Engine<'e> {
             return Ok(());
         }
         let mut result = self.sink.begin_result(self, kind, header.result_len)?;
-        let mut hasher = ObjectHasher::new(kind, header.result_len);
+        let mut hasher = ObjectHasher::new(self.env.format, kind, header.result_len);
         self.copy(&mut base, &mut instructions, &mut |bytes| {
             hasher.update(bytes);
             result.write(bytes)

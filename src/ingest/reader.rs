@@ -284,7 +284,7 @@ impl Engine<'_> {
         kind: Kind,
     ) -> Result<(), MirrorError> {
         let (offset, len) = (header.offset, header.inflated_len);
-        let mut hasher = ObjectHasher::new(kind, len);
+        let mut hasher = ObjectHasher::new(self.env.format, kind, len);
         let Some(upload) = self.sink.begin_object(self)? else {
             let end = pack.read_body(|_, inflated| {
                 hasher.update(inflated);
@@ -405,7 +405,8 @@ impl Engine<'_> {
         kind: Kind,
         content: &[u8],
     ) -> Result<(), MirrorError> {
-        let oid = hash_object(kind, content).map_err(|c| MirrorError::Mirror(c.to_string()))?;
+        let oid = hash_object(self.env.format, kind, content)
+            .map_err(|c| MirrorError::Mirror(c.to_string()))?;
         let body = super::sink::loose::deflate(kind, content);
         self.on_network(|| self.env.store.put(&loose::key(&oid), &body, loose::HEADERS, None))?;
         self.count_stored(1, body.len() as u64);

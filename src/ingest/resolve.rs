@@ -4,7 +4,7 @@ use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
 use super::scheduler::{Base, Delta, DeltaBytes, Done, Item, Unit, Work};
-use crate::git::object::{Collision, Kind, Oid, hash_object};
+use crate::git::object::{Collision, Kind, ObjectFormat, Oid, hash_object};
 use crate::pack::delta::{self, DeltaError};
 use crate::pack::object::Index;
 use crate::repository::error::MirrorError;
@@ -28,7 +28,7 @@ impl Engine<'_> {
         let (done, results) = match &unit.items[..] {
             [item] if matches!(item.work, Work::Object { .. }) => {
                 let Work::Object { kind, content, .. } = &item.work else { unreachable!() };
-                let done = Done::new(*kind, content, 0, 0);
+                let done = Done::new(self.env.format, *kind, content, 0, 0);
                 let done = done.map_err(|collision| self.broken(item.index, collision))?;
                 (vec![done], vec![content.clone()])
             }
@@ -65,7 +65,7 @@ impl Engine<'_> {
                     let on_other =
                         |results: &mut Results, base: &[u8], kind, instructions: &[u8]| {
                             delta::apply(base, instructions, results.current()).map_err(
-                                |error| match hash_object(kind, base) {
+                                |error| match hash_object(self.env.format, kind, base) {
                                     Ok(base) => self.bad_delta(item.index, base, &error),
                                     Err(collision) => self.broken(item.index, collision),
                                 },
@@ -101,7 +101,8 @@ impl Engine<'_> {
                     })?
                 }
             };
-            let made = Done::new(kind, &results.current()[start..], buffer, start);
+            let content = &results.current()[start..];
+            let made = Done::new(self.env.format, kind, content, buffer, start);
             done.push(made.map_err(|collision| self.broken(item.index, collision))?);
         }
         Ok((done, results.buffers.into_iter().map(Slice::from).collect()))
@@ -184,8 +185,14 @@ fn result_len(work: &Work<Slice>) -> usize {
 }
 
 impl Done {
-    fn new(kind: Kind, content: &[u8], buffer: usize, start: usize) -> Result<Self, Collision> {
-        let oid = hash_object(kind, content)?;
+    fn new(
+        format: ObjectFormat,
+        kind: Kind,
+        content: &[u8],
+        buffer: usize,
+        start: usize,
+    ) -> Result<Self, Collision> {
+        let oid = hash_object(format, kind, content)?;
         Ok(Done { kind, oid, buffer, start, len: content.len() })
     }
 

@@ -80,7 +80,7 @@ fn store_stream(
     wants: &[Oid],
     env: &Env<'_>,
 ) -> Result<Complete, MirrorError> {
-    let pack = PackReader::new(stream)?;
+    let pack = PackReader::new(stream, env.format)?;
     if let Some(warning) = env.layout.warning(pack.object_count()) {
         log::warn!("{}: {warning}", env.store.describe());
     }
@@ -97,8 +97,8 @@ pub(crate) fn check_pack(
     env: &Env<'_>,
     examiner: &dyn Examiner,
 ) -> Result<Option<StoredPack>, MirrorError> {
-    let sink = Check::new(env.store, key, len, env.budget.parts, examiner);
-    run_pack(PackReader::new(stream)?, &|| false, &sink, env)
+    let sink = Check::new(env.store, env.format, (key, len), env.budget.parts, examiner);
+    run_pack(PackReader::new(stream, env.format)?, &|| false, &sink, env)
 }
 
 /// Takes a pack through the engine: starts the threads and joins them.

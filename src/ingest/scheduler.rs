@@ -21,7 +21,8 @@
 
 use std::collections::HashMap;
 
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
+use crate::git::oids::OidMap;
 use crate::pack::delta::DeltaHeader;
 use crate::pack::object::{Index, ResolveError};
 
@@ -180,6 +181,7 @@ struct Started {
 /// See the module's page.
 pub(super) struct Scheduler<B> {
     limits: Limits,
+    format: ObjectFormat,
     table: Table,
     names: Option<Names>,
     /// Duplicates, by entry: the first with the same name.
@@ -187,7 +189,7 @@ pub(super) struct Scheduler<B> {
     parked: Parking<B>,
     /// The first delta that waits for an entry.
     waiting: IndexMap<Index>,
-    waiting_for_oid: HashMap<Oid, Index>,
+    waiting_for_oid: OidMap<Index>,
     /// Last in, first out.
     ready: Vec<Unit<B>>,
     heavy: Vec<Heavy<B>>,
@@ -212,15 +214,16 @@ pub(super) struct Scheduler<B> {
 
 impl<B: Bytes> Scheduler<B> {
     /// `names`: every object is known by its name from the start.
-    pub(super) fn new(limits: Limits, names: bool) -> Self {
+    pub(super) fn new(limits: Limits, names: bool, format: ObjectFormat) -> Self {
         Scheduler {
             limits,
+            format,
             table: Table::new(!limits.readable),
-            names: names.then(Names::default),
+            names: names.then(|| Names::new(format)),
             aliases: IndexMap::default(),
             parked: Parking::new(),
             waiting: IndexMap::default(),
-            waiting_for_oid: HashMap::new(),
+            waiting_for_oid: OidMap::default(),
             ready: Vec::new(),
             heavy: Vec::new(),
             deferred: Vec::new(),
@@ -882,7 +885,7 @@ impl<B: Bytes> Scheduler<B> {
         if self.names.is_some() {
             return false;
         }
-        let mut names = Names::default();
+        let mut names = Names::new(self.format);
         (0..self.table.len()).for_each(|_| names.add());
         self.names = Some(names);
         true
@@ -902,7 +905,7 @@ impl<B: Bytes> Scheduler<B> {
 
     /// Names that deltas wait for and no entry has.
     pub(super) fn missing_bases(&self) -> Vec<Oid> {
-        self.waiting_for_oid.keys().copied().collect()
+        self.waiting_for_oid.keys().collect()
     }
 
     // ---- the end -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use super::scheduler::{
     Base, BaseName, Body, Command, Delta, DeltaBytes, Done, Entry, Heavy, Limits, OVERHEAD_BYTES,
     Room, Scheduler, Unit, Work,
 };
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::pack::delta::DeltaHeader;
 use crate::pack::object::Index;
 
@@ -362,7 +362,7 @@ fn simulate(seed: u64) {
     let mut world = World {
         pack: &pack,
         limits,
-        scheduler: Scheduler::new(limits, readable),
+        scheduler: Scheduler::new(limits, readable, ObjectFormat::Sha1),
         random,
         flights: Vec::new(),
         resolved: vec![false; pack.len()],

@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::env::Env;
 use super::run::{check_pack, store_pack};
 use super::sink::check::{Examiner, Found};
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::pack::index::parse_index;
 use crate::repository::error::MirrorError;
 use crate::repository::packs;
@@ -135,7 +135,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
                 || MirrorError::Mirror(format!("{}/{key} has disappeared", store.describe()));
             let len = store.head(&key)?.ok_or_else(gone)?.len;
             let stream = Reopening::new(store, key.clone(), 0);
-            let index = IndexOf { store, name };
+            let index = IndexOf { store, format: self.env.format, name };
             check_pack(stream, (key, len), self.env, &index)?;
         }
         Ok(())
@@ -332,6 +332,7 @@ impl<R: Read> Read for Counted<R> {
 /// A pack of an earlier run, of which nobody but `Env::look` wants to know anything.
 struct IndexOf<'e> {
     store: &'e dyn Store,
+    format: ObjectFormat,
     name: &'e str,
 }
 
@@ -342,7 +343,7 @@ impl Examiner for IndexOf<'_> {
         let key = packs::key(self.name, "idx");
         let (bytes, _) = self.store.get(&key, None, MAX_INDEX_BYTES)?;
         let damaged = |error| MirrorError::Mirror(format!("{key} is damaged: {error}"));
-        let index = parse_index(bytes).map_err(damaged)?;
+        let index = parse_index(bytes, self.format).map_err(damaged)?;
         index.entries().for_each(|entry| tell(entry.offset, &entry.oid));
         Ok(())
     }

@@ -41,7 +41,7 @@ pub(crate) fn join(published: &Published, moved: Advertisement) -> Advertisement
         }
         _ => moved.head,
     };
-    Advertisement { refs, head }
+    Advertisement { format: moved.format, refs, head }
 }
 
 /// Does the mirror have all that `prerequisites` reach? Refuses if not. Commits are read from the
@@ -155,7 +155,7 @@ pub(crate) fn from_packs(
                     ),
                 }
             })?;
-            let is = hash_object(kind, &content)
+            let is = hash_object(oid.format(), kind, &content)
                 .map_err(|c| damaged(&packs::key(name, "pack"), &c.to_string()))?;
             if is != oid {
                 return Err(damaged(&packs::key(name, "pack"), &format!("{oid} is {is}")));

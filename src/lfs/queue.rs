@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::remembered::sorted;
 use super::run::Run;
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
 use crate::repository::links::{file_in_tree, tree_of_commit};
@@ -69,10 +69,10 @@ impl Config {
     }
 
     /// What the object that was awaited leads to.
-    fn after(kind: Kind, content: &[u8]) -> Self {
+    fn after(format: ObjectFormat, kind: Kind, content: &[u8]) -> Self {
         match kind {
             Kind::Commit => tree_of_commit(content).map_or(Config::Unknown, Config::Awaited),
-            Kind::Tree => file_in_tree(content, CONFIG_FILE.as_bytes())
+            Kind::Tree => file_in_tree(content, format, CONFIG_FILE.as_bytes())
                 .map_or(Config::Known(None), Config::Awaited),
             Kind::Blob => Config::Known(Some(content.to_vec())),
             Kind::Tag => Config::Unknown,
@@ -102,7 +102,7 @@ impl Queue {
         let mut passed = self.lock();
         let leads_on = matches!(passed.config, Config::Awaited(awaited) if awaited == *oid);
         if leads_on {
-            passed.config = Config::after(kind, content);
+            passed.config = Config::after(oid.format(), kind, content);
         }
         passed.pointers.extend(pointer);
         drop(passed);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn queue(head: Head) -> Queue {
-        Queue::new(64 << 20, &Cancel::default(), &Advertisement { refs: Vec::new(), head })
+        Queue::new(64 << 20, &Cancel::default(), &Advertisement::of(Vec::new(), head))
     }
 
     fn pointer_text(byte: u8) -> String {

@@ -81,7 +81,7 @@ mod tests {
     use crate::store::memory::{MemoryStore, Operation};
 
     fn queue(head: Head) -> Queue {
-        Queue::new(64 << 20, &Cancel::default(), &Advertisement { refs: Vec::new(), head })
+        Queue::new(64 << 20, &Cancel::default(), &Advertisement::of(Vec::new(), head))
     }
 
     fn pointer_text(byte: u8) -> String {

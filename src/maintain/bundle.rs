@@ -140,8 +140,8 @@ impl Bundling<'_> {
             let limit = self.compaction.memory_bytes;
             let index = files::get(store, &key, None, limit)?;
             let index = index.ok_or_else(|| MirrorError::Mirror(format!("{key} is missing")))?;
-            let index =
-                parse_index(index.0).map_err(|e| MirrorError::Mirror(format!("{key}: {e}")))?;
+            let index = parse_index(index.0, packs::format_of(new))
+                .map_err(|e| MirrorError::Mirror(format!("{key}: {e}")))?;
             needed.retain(|oid| index.lookup(oid).is_none());
         }
         let refs = read(last)?.advertised.advertisement;

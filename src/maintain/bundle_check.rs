@@ -4,10 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 
-use sha1::{Digest, Sha1};
-
 use super::findings::Findings;
-use crate::git::object::Oid;
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::repository::bundles::{self, Entry, FOLDER, LIST};
 use crate::repository::error::MirrorError;
 use crate::repository::files;
@@ -18,11 +17,8 @@ use crate::repository::state;
 use crate::run::Cancel;
 use crate::store::{Key, ObjectInfo, Store, StoreErrorKind};
 
-/// A pack ends with the SHA-1 of all that is before.
-const TRAILER_LEN: usize = 20;
-
-/// A pack without an object: header and trailer.
-const SMALLEST_PACK: u64 = 32;
+/// How long a pack's header is; after its entries its trailer follows.
+const HEADER_LEN: u64 = 12;
 
 /// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
@@ -68,19 +64,25 @@ fn check_one(
     quick: bool,
     cancel: &Cancel,
 ) -> Result<Result<(), String>, MirrorError> {
-    let (is_whole, header_len) = match bundles::header(store, key) {
-        Ok((header, header_len)) => (header.prerequisites.is_empty(), header_len),
+    let (header, header_len) = match bundles::header(store, key) {
+        Ok(read) => read,
         Err(error) => return unless_store_failed(error),
     };
+    let is_whole = header.prerequisites.is_empty();
+    let format = header.advertised.advertisement.format;
+    let trailer_len = format.raw_len() as u64;
     if is_whole != entry.is_whole {
         return Ok(Err("its prerequisites do not match its position in the list".into()));
     }
-    if header_len + SMALLEST_PACK > len {
+    if header_len + HEADER_LEN + trailer_len > len {
         return Ok(Err("contains no pack".into()));
     }
-    let from = if quick { len - TRAILER_LEN as u64 } else { header_len };
+    let from = if quick { len - trailer_len } else { header_len };
     let mut stream = Reopening::new(store, key.clone(), from).take(len - from);
-    let trailer = if quick { last(&mut stream) } else { proven_trailer(&mut stream, cancel) };
+    let trailer = match quick {
+        true => last(&mut stream, format),
+        false => proven_trailer(&mut stream, format, cancel),
+    };
     let pack = match trailer {
         Ok(Some(trailer)) => format!("pack-{trailer}"),
         Ok(None) if cancel.is_cancelled() => return Err(MirrorError::Interrupted),
@@ -110,26 +112,28 @@ fn unless_store_failed(error: io::Error) -> Result<Result<(), String>, MirrorErr
     }
 }
 
-fn last(stream: &mut impl Read) -> io::Result<Option<Oid>> {
-    let mut trailer = [0; TRAILER_LEN];
+fn last(stream: &mut impl Read, format: ObjectFormat) -> io::Result<Option<Oid>> {
+    let mut trailer = vec![0; format.raw_len()];
     stream.read_exact(&mut trailer)?;
-    Ok(Some(Oid::from_bytes(trailer)))
+    Ok(Oid::from_slice(&trailer))
 }
 
 /// The trailer of a pack that is read from its beginning. `None`: it is not that of the bytes.
-fn proven_trailer(stream: &mut impl Read, cancel: &Cancel) -> io::Result<Option<Oid>> {
-    let (mut hasher, mut held) = (Sha1::new(), Vec::with_capacity(2 * BLOCK));
+fn proven_trailer(
+    stream: &mut impl Read,
+    format: ObjectFormat,
+    cancel: &Cancel,
+) -> io::Result<Option<Oid>> {
+    let (mut hasher, mut held) = (Checksum::new(format), Vec::with_capacity(2 * BLOCK));
     while stream.take(BLOCK as u64).read_to_end(&mut held)? > 0 {
         if cancel.is_cancelled() {
             return Ok(None);
         }
-        let ready = held.len().saturating_sub(TRAILER_LEN);
+        let ready = held.len().saturating_sub(format.raw_len());
         hasher.update(&held[..ready]);
         held.drain(..ready);
     }
-    let Ok(trailer) = <[u8; TRAILER_LEN]>::try_from(&held[..]) else { return Ok(None) };
-    let is_right = <[u8; TRAILER_LEN]>::from(hasher.finalize()) == trailer;
-    Ok(is_right.then(|| Oid::from_bytes(trailer)))
+    Ok(Oid::from_slice(&held).filter(|trailer| *trailer == hasher.finish()))
 }
 
 /// Takes bundles back, if one of the damaged keys is theirs: they can be made anew by any run with

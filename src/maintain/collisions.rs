@@ -2,7 +2,7 @@
 //!
 //! `mirror/collisions.rs` says what is hashed without its header here, and why.
 
-use crate::git::object::{HEADERLESS, Kind, hash_object};
+use crate::git::object::{HEADERLESS, Kind, ObjectFormat, Oid, hash_object};
 use crate::maintain::verify::{VerifyOptions, verify};
 use crate::pack::index::{IndexEntry, write_index};
 use crate::store::memory::MemoryStore;
@@ -32,7 +32,7 @@ fn findings(store: &MemoryStore) -> String {
 fn bad_blobs() -> impl Iterator<Item = (Vec<u8>, String)> {
     HEADERLESS.into_iter().map(|len| {
         let blob = [HALF, &noise(len as usize - 320, 7)[..]].concat();
-        let name = hash_object(Kind::Blob, &blob).unwrap_err().0.to_string();
+        let name = hash_object(ObjectFormat::Sha1, Kind::Blob, &blob).unwrap_err().0.to_string();
         (blob, name)
     })
 }
@@ -65,7 +65,7 @@ fn packed_object_that_collides_is_named() {
         builder.blob(&blob);
         let pack = builder.build();
         let end = pack.len() - 20;
-        let trailer = crate::git::object::Oid::from_bytes(pack[end..].try_into().unwrap());
+        let trailer = Oid::from_slice(&pack[end..]).unwrap();
         let crc32 = zlib_rs::crc32::crc32(0, &pack[12..end]);
         let mut entries = [IndexEntry { oid: name.parse().unwrap(), crc32, offset: 12 }];
         let mut index = Vec::new();

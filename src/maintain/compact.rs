@@ -28,12 +28,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::tiers;
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::refs::Ref;
 use crate::pack::concat::{ConcatError, Input, Output, Plan, Written};
 use crate::pack::deflate::Deflater;
 use crate::pack::gather::{Gathered, Gathering, PACK_LEVEL, entry_of_loose};
-use crate::pack::index::{IndexReader, parse_index, write_index, write_sorted};
+use crate::pack::index::{IndexReader, parse_index, write_sorted};
 use crate::pack::inflate::Inflater;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::{Deleting, Fence};
@@ -238,14 +238,16 @@ impl Compaction<'_> {
                 return Err(error);
             }
         };
-        let Some(mut gathered) = gathered else {
+        let Some(gathered) = gathered else {
             out.abort();
             return Ok((None, left_out));
         };
         let name = format!("pack-{}", gathered.trailer);
         out.finish(&name, gathered.len)?;
         let mut index = Vec::new();
-        write_index(&mut gathered.entries, &gathered.trailer, &mut index)
+        gathered
+            .entries
+            .write_index(&gathered.trailer, &mut index)
             .map_err(|error| MirrorError::Internal(error.to_string()))?;
         self.store.put(&packs::key(&name, "idx"), &index, INDEX, None)?;
         Ok((Some(name), left_out))
@@ -257,7 +259,8 @@ impl Compaction<'_> {
         out: &mut PackOutput<'_>,
     ) -> Result<(Option<Gathered>, HashSet<Oid>), MirrorError> {
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        let mut pack = Gathering::begin(out, count).map_err(unwrap_error)?;
+        let format = found.first().map_or_else(ObjectFormat::default, |(oid, _)| oid.format());
+        let mut pack = Gathering::begin(out, count, format).map_err(unwrap_error)?;
         let mut left_out = HashSet::new();
         for some in found.chunks(READ_AT_ONCE) {
             self.check_cancelled()?;
@@ -289,7 +292,7 @@ impl Compaction<'_> {
         let Some((bytes, _)) = files::get(self.store, &key, None, len)? else { return Ok(None) };
         let (mut deflater, mut inflater) = (Deflater::new(PACK_LEVEL), Inflater::new());
         let max_len = self.memory_bytes / 16;
-        match entry_of_loose(&bytes, max_len, &mut deflater, &mut inflater) {
+        match entry_of_loose(&bytes, oid.format(), max_len, &mut deflater, &mut inflater) {
             Ok((found, entry)) if found == *oid => Ok(Some(entry)),
             Ok((found, _)) => {
                 log::warn!("{}/{key} is damaged: it is {found}", self.store.describe());
@@ -362,7 +365,8 @@ impl Compaction<'_> {
             let key = packs::key(&names[at], "idx");
             let file = files::get(self.store, &key, None, index_lens[at])?;
             let (file, _) = file.ok_or_else(|| self.missing(&key))?;
-            let index = parse_index(file).map_err(|error| self.damaged(&key, &error))?;
+            let index = parse_index(file, packs::format_of(&names[at]))
+                .map_err(|error| self.damaged(&key, &error))?;
             parts.push(Member { name: names[at].clone(), len: lens[at], index });
         }
         Ok(parts)
@@ -375,8 +379,10 @@ impl Compaction<'_> {
 
     /// Stores the parts as one pack, with its index; answers its name.
     fn join(&self, parts: &[Member]) -> Result<String, JoinError> {
+        let format = parts.first().map_or_else(ObjectFormat::default, |part| part.index.format());
         let inputs = parts.iter().map(|part| Input { len: part.len, index: &part.index });
-        let plan = Plan::new(inputs.collect()).map_err(|error| self.explain(parts, error))?;
+        let plan =
+            Plan::new(format, inputs.collect()).map_err(|error| self.explain(parts, error))?;
         match self.write(parts, &plan, true) {
             // Not every store copies parts.
             Err(JoinError::Failed(MirrorError::Store(error)))

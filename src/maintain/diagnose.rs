@@ -138,9 +138,10 @@ impl Diagnosis<'_> {
         match (rebuild(&self.pass, name, info.len)?, index) {
             (Ok(rebuilt), index) => {
                 state.pointers.extend(rebuilt.pointers);
-                let right = parse_index(rebuilt.index).map_err(|error| {
-                    MirrorError::Internal(format!("a rebuilt index is not valid: {error}"))
-                })?;
+                let right =
+                    parse_index(rebuilt.index, packs::format_of(name)).map_err(|error| {
+                        MirrorError::Internal(format!("a rebuilt index is not valid: {error}"))
+                    })?;
                 match index.as_ref().map(|index| difference(index, &right)) {
                     Err(what) => {
                         let objects = right.object_count().into();
@@ -173,12 +174,14 @@ impl Diagnosis<'_> {
         len: u64,
         index: &Index,
     ) -> Result<Option<String>, StoreError> {
-        let end = len.saturating_sub(20);
+        let trailer_len = index.format().raw_len() as u64;
+        let end = len.saturating_sub(trailer_len);
         if let Some(far) = index.entries().find(|entry| entry.offset >= end) {
             let IndexEntry { oid, offset, .. } = far;
             return Ok(Some(format!("{oid} lies at offset {offset}, but it has {len} bytes")));
         }
-        let (trailer, _) = self.pass.store.get(&packs::key(name, "pack"), Some(end..len), 20)?;
+        let (trailer, _) =
+            self.pass.store.get(&packs::key(name, "pack"), Some(end..len), trailer_len)?;
         let is_right = trailer == index.pack_trailer().as_bytes();
         let what = "the checksum at its end does not match its name: truncated, or another pack";
         Ok((!is_right).then(|| what.to_owned()))
@@ -221,16 +224,18 @@ impl Diagnosis<'_> {
         let check = |found| check_name(found, &entry.oid).map_err(ReadError::Damaged);
         match reader.read((at, entry.offset)) {
             Ok((kind, content)) => {
-                check(hash_object(kind, &content))?;
+                check(hash_object(entry.oid.format(), kind, &content))?;
                 Ok(LfsPointer::parse(&content).filter(|_| kind == Kind::Blob))
             }
             Err(ReadError::TooLarge(bytes)) => {
                 let stream = Reopening::new(self.pass.store, pack.key(), entry.offset);
-                let mut stream = EntryStream::new(stream, entry.offset).map_err(io_error)?;
+                let mut stream =
+                    EntryStream::new(stream, entry.offset, entry.oid.format()).map_err(io_error)?;
                 let EntryKind::Object(kind) = stream.header().kind else {
                     return Err(ReadError::TooLarge(bytes));
                 };
-                let mut hasher = ObjectHasher::new(kind, stream.header().inflated_len);
+                let mut hasher =
+                    ObjectHasher::new(entry.oid.format(), kind, stream.header().inflated_len);
                 let mut piece = vec![0; 64 << 10];
                 loop {
                     match stream.read(&mut piece).map_err(io_error)? {
@@ -294,7 +299,7 @@ impl Diagnosis<'_> {
 
 /// An index again, to be held.
 fn index_of(index: &Index) -> Option<Index> {
-    parse_index(index.bytes().to_vec()).ok()
+    parse_index(index.bytes().to_vec(), index.format()).ok()
 }
 
 /// How an index differs from the right one, if it does, and how many objects can't be found by it.

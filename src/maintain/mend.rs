@@ -92,7 +92,7 @@ impl Mender<'_> {
             let Some(place) = packs.find(&oid) else { continue };
             match reader.read(place) {
                 Ok((kind, content))
-                    if crate::git::object::hash_object(kind, &content) == Ok(oid) =>
+                    if crate::git::object::hash_object(oid.format(), kind, &content) == Ok(oid) =>
                 {
                     keys.push(loose::key(&oid));
                 }

@@ -51,6 +51,7 @@ impl Pass<'_> {
             progress: self.progress,
             temp: &temp,
             layout: Layout::Pack,
+            format: packs::format_of(name),
             existing: Existing::default(),
             cancel: self.cancel.clone(),
             // These threads only read again what has left memory.

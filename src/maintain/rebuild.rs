@@ -7,8 +7,9 @@ use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid};
 use crate::ingest::sink::check::{Examiner, Found};
-use crate::pack::index::{IndexEntry, write_index};
+use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
+use crate::repository::packs;
 
 /// A pack that is sound in itself.
 pub(crate) struct Rebuilt {
@@ -25,7 +26,8 @@ pub(crate) fn rebuild(
     name: &str,
     len: u64,
 ) -> Result<Result<Rebuilt, String>, MirrorError> {
-    let (collector, pointers) = (Collector::default(), Mutex::new(HashMap::new()));
+    let entries = IndexEntries::with_capacity(packs::format_of(name), 0);
+    let (collector, pointers) = (Collector(Mutex::new(entries)), Mutex::new(HashMap::new()));
     let look = |oid: &Oid, kind: Kind, content: &[u8]| {
         if kind == Kind::Blob
             && let Some(pointer) = LfsPointer::parse(content)
@@ -36,26 +38,24 @@ pub(crate) fn rebuild(
     if let Err(what) = pass.read(name, len, &look, &collector)? {
         return Ok(Err(what));
     }
-    let mut entries = collector.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let trailer = name.strip_prefix("pack-").and_then(|hex| Oid::from_hex(hex.as_bytes()));
+    let entries = collector.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let trailer = packs::trailer_of(name);
     let trailer = trailer.ok_or_else(|| MirrorError::Internal(format!("a pack named {name}")))?;
     let mut index = Vec::new();
-    write_index(&mut entries, &trailer, &mut index)
+    entries
+        .write_index(&trailer, &mut index)
         .map_err(|error| MirrorError::Internal(format!("cannot write an index: {error}")))?;
     let pointers = pointers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Ok(Rebuilt { index, pointers }))
 }
 
 /// Notes what an index lists.
-#[derive(Default)]
-struct Collector(Mutex<Vec<IndexEntry>>);
+struct Collector(Mutex<IndexEntries>);
 
 impl Examiner for Collector {
     fn found(&self, objects: &[Found]) {
-        let entry =
-            |found: &Found| IndexEntry { oid: found.oid, crc32: found.crc32, offset: found.offset };
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.extend(objects.iter().map(entry));
+        objects.iter().for_each(|found| entries.push(&found.oid, found.offset, found.crc32));
     }
 
     fn each_listed(&self, tell: &mut dyn FnMut(u64, &Oid)) -> Result<(), MirrorError> {

@@ -30,7 +30,7 @@ use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
 use super::pass::Pass;
 use super::walk::io_error;
-use crate::git::object::{Kind, ObjectHasher, Oid, check_name};
+use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name};
 use crate::pack::index_scan::{IndexEvents, ScanError, scan_index};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
@@ -255,7 +255,9 @@ impl Sampler<'_> {
             self.findings.add(index_key.as_str(), what, None);
             return Ok(0);
         }
-        let end = pack.len.saturating_sub(20);
+        let format = packs::format_of(name);
+        let trailer_len = format.raw_len() as u64;
+        let end = pack.len.saturating_sub(trailer_len);
         let mut entries = Entries {
             keys,
             fingerprints,
@@ -268,13 +270,13 @@ impl Sampler<'_> {
         };
         let scanned = std::thread::scope(|scope| {
             let stream = self.pass.open(scope, (index_key.clone(), index.len))?;
-            Ok::<_, MirrorError>(scan_index(stream, index.len, &mut entries))
+            Ok::<_, MirrorError>(scan_index(stream, index.len, format, &mut entries))
         })?;
         let Entries { mut found, nexts, ranges, beyond, .. } = entries;
-        let (trailer, _) = store.get(&key, Some(end..pack.len), 20)?;
-        let named = |oid: &[u8; 20]| format!("pack-{}", Oid::from_bytes(*oid)) == name;
+        let (trailer, _) = store.get(&key, Some(end..pack.len), trailer_len)?;
+        let named = |oid: Oid| format!("pack-{oid}") == name;
         match scanned {
-            Ok(of) if !named(of.as_bytes()) => {
+            Ok(of) if !named(of) => {
                 let what = format!("it belongs to another pack, {of}");
                 self.findings.add(index_key.as_str(), what, None);
                 return Ok(0);
@@ -289,7 +291,7 @@ impl Sampler<'_> {
                 return Ok(0);
             }
         }
-        if trailer.first_chunk::<20>().is_none_or(|trailer| !named(trailer)) || beyond {
+        if Oid::from_slice(&trailer).is_none_or(|trailer| !named(trailer)) || beyond {
             let what =
                 "the checksum at its end does not match its name: truncated, or another pack";
             self.findings.add(key.as_str(), what, None);
@@ -373,7 +375,7 @@ impl Sampler<'_> {
         if is_held && size > share.max(1 << 20) {
             return Err(ReadError::TooLarge(size));
         }
-        let (mut hasher, mut content) = (ObjectHasher::new(kind, size), Vec::new());
+        let (mut hasher, mut content) = (ObjectHasher::new(oid.format(), kind, size), Vec::new());
         let mut piece = [0; 16 << 10];
         loop {
             match reader.read(&mut piece).map_err(io_error)? {
@@ -389,7 +391,7 @@ impl Sampler<'_> {
         if let Err(what) = check_name(hasher.finish(), oid) {
             return Ok(Some(what));
         }
-        let Some(links) = links(kind, &content) else {
+        let Some(links) = links(oid.format(), kind, &content) else {
             return Ok(Some(format!("not a valid {kind}")));
         };
         let missing = links.iter().find(|link| !known.contains(link));
@@ -443,7 +445,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What an object points to.
-fn links(kind: Kind, content: &[u8]) -> Option<Vec<Oid>> {
+fn links(format: ObjectFormat, kind: Kind, content: &[u8]) -> Option<Vec<Oid>> {
     match kind {
         Kind::Blob => Some(Vec::new()),
         Kind::Commit => commit_links(content).map(|(tree, mut parents)| {
@@ -452,7 +454,7 @@ fn links(kind: Kind, content: &[u8]) -> Option<Vec<Oid>> {
         }),
         Kind::Tag => tag_link(content).map(|(oid, _)| vec![oid]),
         Kind::Tree => {
-            let entries: Option<Vec<_>> = tree_links(content).collect();
+            let entries: Option<Vec<_>> = tree_links(content, format).collect();
             let entries = entries?.into_iter();
             Some(entries.filter(|entry| entry.kind.is_some()).map(|entry| entry.oid).collect())
         }

@@ -23,7 +23,7 @@ use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
 use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{Kind, Oid, check_name, hash_object};
+use crate::git::object::{Kind, ObjectFormat, Oid, check_name, hash_object};
 use crate::ingest::sink::check::{Examiner, Found};
 use crate::pack::index_scan::{IndexEvents, scan_index};
 use crate::repository::error::MirrorError;
@@ -161,9 +161,11 @@ impl Surveyor<'_> {
         let trailer = std::thread::scope(|scope| {
             let file = (index_key.clone(), index.len);
             let stream = self.pass.open(scope, file)?;
-            scan_index(stream, index.len, &mut events).map_err(|error| match error {
-                crate::pack::index_scan::ScanError::Io(error) => io_stop(error),
-                other => Stop::Unsure(format!("{index_key}: {other}")),
+            scan_index(stream, index.len, packs::format_of(name), &mut events).map_err(|error| {
+                match error {
+                    crate::pack::index_scan::ScanError::Io(error) => io_stop(error),
+                    other => Stop::Unsure(format!("{index_key}: {other}")),
+                }
             })
         })?;
         if format!("pack-{trailer}") != name {
@@ -207,7 +209,7 @@ impl Surveyor<'_> {
             shared.known.found(shared.known.keys.fingerprint(&found.oid), kind, pack.is_old);
             if kind != Kind::Blob {
                 let (kind, content) = reader.read(place).map_err(stop)?;
-                check_name(hash_object(kind, &content), &found.oid)
+                check_name(hash_object(found.oid.format(), kind, &content), &found.oid)
                     .map_err(|what| Stop::Unsure(format!("{}: {what}", found.oid)))?;
                 shared.look(&found.oid, kind, &content);
             }
@@ -315,6 +317,10 @@ impl PackExaminer<'_> {
 struct OnePack<'p>(&'p Pack);
 
 impl Catalogue for OnePack<'_> {
+    fn format(&self, _: usize) -> ObjectFormat {
+        packs::format_of(&self.0.name)
+    }
+
     fn key(&self, _: usize) -> Key {
         packs::key(&self.0.name, "pack")
     }
@@ -382,22 +388,25 @@ impl Shared {
                 self.link(&target, kind);
                 true
             }),
-            Kind::Tree => LATELY.with_borrow_mut(|lately| self.look_at_tree(lately, content)),
+            Kind::Tree => {
+                LATELY.with_borrow_mut(|lately| self.look_at_tree(lately, content, oid.format()))
+            }
         };
         if !well_formed {
             self.links().broken.get_or_insert_with(|| format!("{oid} is not a valid {kind}"));
         }
     }
 
-    fn look_at_tree(&self, lately: &mut Recent, tree: &[u8]) -> bool {
+    fn look_at_tree(&self, lately: &mut Recent, tree: &[u8], format: ObjectFormat) -> bool {
         if lately.run != self.run {
             lately.run = self.run;
-            lately.links = vec![(Oid::NULL, None); RECENT];
+            lately.links = vec![(format.null(), None); RECENT];
         }
-        for entry in tree_links(tree) {
+        for entry in tree_links(tree, format) {
             let Some(entry) = entry else { return false };
             let Some(kind) = entry.kind else { continue };
-            let [a, b, ..] = *entry.oid.as_bytes();
+            let bytes = entry.oid.as_bytes();
+            let [a, b] = [bytes[0], bytes[1]];
             let place = &mut lately.links[usize::from(u16::from_le_bytes([a, b])) % RECENT];
             let link = (entry.oid, Some(kind));
             if *place != link {

@@ -130,7 +130,7 @@ pub fn verify_with(
             None => State::default(),
         };
         report.refs = refs.len();
-        let mut tips = tips_of(&Advertisement { refs, head: head.unwrap_or(Head::Absent) });
+        let mut tips = tips_of(&Advertisement::of(refs, head.unwrap_or(Head::Absent)));
         tips.extend(past_tips(store, options, state.keep_history, &tips, &findings)?);
         Verification { store, options, progress, findings: &findings, tips }.run(&mut report)?;
         if state.has_bundles {

@@ -388,7 +388,8 @@ impl Shared<'_, '_> {
             }
         }
         let (kind, content) = reader.read(place)?;
-        check_name(hash_object(kind, &content), &item.oid).map_err(ReadError::Damaged)?;
+        check_name(hash_object(item.oid.format(), kind, &content), &item.oid)
+            .map_err(ReadError::Damaged)?;
         self.take_in(item, kind, &content).map_err(ReadError::Damaged)
     }
 
@@ -448,7 +449,7 @@ impl Shared<'_, '_> {
         }
         let is_held = !is_blob || size < needed;
         let _room = is_held.then(|| self.take_room(size));
-        let mut hasher = ObjectHasher::new(kind, size);
+        let mut hasher = ObjectHasher::new(item.oid.format(), kind, size);
         let mut content = Vec::new();
         let mut piece = [0; 16 << 10];
         loop {
@@ -492,7 +493,7 @@ impl Shared<'_, '_> {
                 self.add([child(oid, kind)].into_iter());
             }
             Kind::Tree => {
-                let entries: Option<Vec<_>> = tree_links(content).collect();
+                let entries: Option<Vec<_>> = tree_links(content, item.oid.format()).collect();
                 let entries = entries.ok_or("not a valid tree")?.into_iter();
                 self.add(entries.filter_map(|TreeEntry { oid, kind, attributes }| {
                     Some(Item { attributes, ..child(oid, kind?) })

@@ -6,7 +6,7 @@
 
 use std::io::Read;
 
-use crate::git::object::{HEADERLESS, Kind, Oid, hash_object};
+use crate::git::object::{HEADERLESS, Kind, ObjectFormat, Oid, hash_object};
 use crate::git::refs::{Advertisement, Head, Ref, RefName};
 use crate::mirror::{Layout, MIN_MEMORY_BYTES, MirrorError, Options, mirror};
 use crate::progress::Silent;
@@ -35,9 +35,9 @@ impl Source for Pack {
 
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
         let name = RefName::new("refs/heads/main").unwrap();
-        let oid = hash_object(Kind::Blob, TIP).unwrap();
+        let oid = hash_object(ObjectFormat::Sha1, Kind::Blob, TIP).unwrap();
         let refs = vec![Ref { name: name.clone(), oid, peeled: None }];
-        Ok(Advertisement { refs, head: Head::Branch(name) })
+        Ok(Advertisement::of(refs, Head::Branch(name)))
     }
 
     fn fetch<'a>(
@@ -75,7 +75,7 @@ fn assert_refused(len: u64, fill: &dyn Fn(&mut PackBuilder, &[u8]) -> u64) {
     for layout in [Layout::Loose, Layout::Pack] {
         for half in HALVES {
             let blob = bad_blob(half, len);
-            let name = hash_object(Kind::Blob, &blob).unwrap_err().0;
+            let name = hash_object(ObjectFormat::Sha1, Kind::Blob, &blob).unwrap_err().0;
             let mut pack = PackBuilder::new();
             pack.blob(TIP);
             let offset = fill(&mut pack, &blob);
@@ -84,7 +84,8 @@ fn assert_refused(len: u64, fill: &dyn Fn(&mut PackBuilder, &[u8]) -> u64) {
             assert!(matches!(error, MirrorError::Pack(_)), "{error:?}");
             let words = format!("pack entry at offset {offset}: object {name} is part of a SHA-1");
             assert!(error.to_string().contains(&words), "{error} does not say: {words}");
-            let tip = format!("objects/{}", hash_object(Kind::Blob, TIP).unwrap());
+            let tip =
+                format!("objects/{}", hash_object(ObjectFormat::Sha1, Kind::Blob, TIP).unwrap());
             let tip = format!("{}/{}", &tip[..10], &tip[10..]);
             let others: Vec<String> =
                 store.keys().into_iter().filter(|k| !k.ends_with(&tip)).collect();

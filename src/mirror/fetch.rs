@@ -117,6 +117,7 @@ pub(super) fn fetch(
         progress,
         temp: &temp,
         layout: wanted_layout.likely(),
+        format: plan.wanted.format,
         existing: Existing::default(),
         cancel: options.cancel.clone(),
         concurrency: options.concurrency,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::options::Options;
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::ingest::budget::Budget;
 use crate::ingest::env::Env;
 use crate::ingest::run::store_pack;
@@ -52,6 +52,7 @@ fn fetch(
 ) -> Result<bool, MirrorError> {
     progress.phase("fetching single objects");
     let words = Box::new(|line: &str| progress.source_says(line));
+    let format = wants.first().map_or_else(ObjectFormat::default, Oid::format);
     let Some(stream) = source.fetch_objects(wants, words)? else { return Ok(false) };
     let temp = TempKeys::new(store);
     let env = Env {
@@ -59,6 +60,7 @@ fn fetch(
         progress,
         temp: &temp,
         layout: Layout::Loose,
+        format,
         // A server may send more than was asked for.
         existing: Existing::list_loose(store, options.concurrency)?,
         cancel: options.cancel.clone(),

@@ -2,7 +2,7 @@
 //!
 //! An entry of a pack depends on its place only if it is an OFS_DELTA, and that one says how far back
 //! its base is (gitformat-pack(5)). So the bodies of several packs behind one header with the summed
-//! count, and a new SHA-1, are a pack; and its index is theirs, merged, with shifted offsets and the
+//! count, and a new checksum, are a pack; and its index is theirs, merged, with shifted offsets and the
 //! same CRCs.
 //!
 //! An object that stands in several of the packs is kept where it comes first: `git index-pack
@@ -20,15 +20,14 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::io::{self, Read};
 use std::ops::Range;
 
-use sha1::{Digest, Sha1};
 use zlib_rs::crc32::crc32;
 
 use super::entry::{EntryKind, FIRST_ENTRY, MAX_HEADER_LEN, parse_header};
 use super::index::{Fanout, IndexEntry, IndexReader};
-use crate::git::object::Oid;
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, Oid};
 
 /// A pack's trailer: one SHA-1.
-const TRAILER_LEN: u64 = 20;
 
 const PIECE_LEN: usize = 64 << 10;
 
@@ -92,6 +91,7 @@ fn damaged(input: usize, what: impl Into<String>) -> ConcatError {
 
 /// What is to be written: the packs in order, and what is left out of them.
 pub struct Plan<'i> {
+    format: ObjectFormat,
     inputs: Vec<Input<'i>>,
     /// Of each input, the offsets of entries that an earlier one has.
     dropped: Vec<BTreeSet<u64>>,
@@ -136,8 +136,8 @@ impl Moved {
 }
 
 impl<'i> Plan<'i> {
-    /// The packs in the order that they will have.
-    pub fn new(inputs: Vec<Input<'i>>) -> Result<Self, ConcatError> {
+    /// The packs in the order that they will have, all of one format.
+    pub fn new(format: ObjectFormat, inputs: Vec<Input<'i>>) -> Result<Self, ConcatError> {
         let mut dropped = vec![BTreeSet::new(); inputs.len()];
         let (mut last, mut count) = (None, 0u64);
         for (input, entry) in Merged::new(&inputs) {
@@ -157,7 +157,7 @@ impl<'i> Plan<'i> {
             }
         }
         let count = u32::try_from(count).map_err(|_| ConcatError::TooMany)?;
-        Ok(Plan { inputs, dropped, count })
+        Ok(Plan { format, inputs, dropped, count })
     }
 
     /// How many objects the new pack has.
@@ -171,7 +171,7 @@ impl<'i> Plan<'i> {
         mut open: impl FnMut(usize) -> io::Result<Box<dyn Read + 'r>>,
         out: &mut dyn Output,
     ) -> Result<Written, ConcatError> {
-        let mut out = Hashing { out, sha1: Sha1::new(), at: 0 };
+        let mut out = Hashing { out, checksum: Checksum::new(self.format), at: 0 };
         out.write(b"PACK\0\0\0\x02")?;
         out.write(&self.count.to_be_bytes())?;
         let mut moved = Vec::new();
@@ -184,9 +184,9 @@ impl<'i> Plan<'i> {
             });
             body.end()?;
         }
-        let trailer = Oid::from_bytes(out.sha1.finalize().into());
+        let trailer = out.checksum.finish();
         out.out.write(trailer.as_bytes())?;
-        Ok(Written { trailer, len: out.at + TRAILER_LEN, moved })
+        Ok(Written { trailer, len: out.at + self.format.raw_len() as u64, moved })
     }
 
     fn copy_entries(
@@ -209,7 +209,7 @@ impl<'i> Plan<'i> {
             let mut head = vec![0; len.min(MAX_HEADER_LEN as u64) as usize];
             body.fill(&mut head)?;
             let new = out.at;
-            let parsed = parse_header(&head, entry.offset).ok().flatten();
+            let parsed = parse_header(&head, entry.offset, self.format).ok().flatten();
             let (header, used) =
                 parsed.ok_or_else(|| damaged(input, format!("{} is not an entry", entry.oid)))?;
             let mut crc = entry.crc32;
@@ -298,13 +298,13 @@ fn with_distance(head: &[u8], used: usize, distance: u64) -> Vec<u8> {
 /// Hashes what goes by.
 struct Hashing<'o> {
     out: &'o mut dyn Output,
-    sha1: Sha1,
+    checksum: Checksum,
     at: u64,
 }
 
 impl Hashing<'_> {
     fn hash(&mut self, bytes: &[u8]) {
-        self.sha1.update(bytes);
+        self.checksum.update(bytes);
         self.at += bytes.len() as u64;
     }
 
@@ -318,7 +318,7 @@ impl Hashing<'_> {
 struct Body<'r> {
     stream: Box<dyn Read + 'r>,
     input: usize,
-    sha1: Sha1,
+    checksum: Checksum,
     /// Where the trailer begins.
     end: u64,
     trailer: Oid,
@@ -332,7 +332,8 @@ impl<'r> Body<'r> {
         number: usize,
         input: &Input<'_>,
     ) -> Result<Self, ConcatError> {
-        let end = input.len.checked_sub(TRAILER_LEN).filter(|end| *end >= FIRST_ENTRY);
+        let trailer_len = input.index.format().raw_len() as u64;
+        let end = input.len.checked_sub(trailer_len).filter(|end| *end >= FIRST_ENTRY);
         let end = end.ok_or_else(|| damaged(number, "it is too short for a pack"))?;
         let offsets = || input.index.entries().map(|entry| entry.offset);
         if offsets().min().is_some_and(|first| first != FIRST_ENTRY)
@@ -340,9 +341,10 @@ impl<'r> Body<'r> {
         {
             return Err(damaged(number, "its index has offsets outside of it"));
         }
-        let (sha1, trailer) = (Sha1::new(), input.index.pack_trailer());
+        let trailer = input.index.pack_trailer();
+        let checksum = Checksum::new(trailer.format());
         let piece = vec![0; PIECE_LEN];
-        let mut body = Body { stream, input: number, sha1, end, trailer, piece };
+        let mut body = Body { stream, input: number, checksum, end, trailer, piece };
         let mut header = [0; FIRST_ENTRY as usize];
         body.fill(&mut header)?;
         let count = u32::from_be_bytes([8, 9, 10, 11].map(|at| header[at]));
@@ -359,7 +361,7 @@ impl<'r> Body<'r> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ConcatError> {
         self.stream.read_exact(bytes).map_err(|error| self.cut(error))?;
-        self.sha1.update(bytes);
+        self.checksum.update(bytes);
         Ok(())
     }
 
@@ -408,11 +410,11 @@ impl<'r> Body<'r> {
 
     /// Reads the trailer: the pack must be what its index belongs to.
     fn end(mut self) -> Result<(), ConcatError> {
-        let computed: [u8; 20] = self.sha1.finalize_reset().into();
-        let mut found = [0; TRAILER_LEN as usize];
+        let computed = self.checksum.so_far();
+        let mut found = vec![0; computed.as_bytes().len()];
         self.fill(&mut found)?;
-        if computed != found || found != *self.trailer.as_bytes() {
-            let (computed, found) = (Oid::from_bytes(computed), Oid::from_bytes(found));
+        let found = Oid::from_slice(&found).expect("a trailer is as long as a name");
+        if computed != found || found != self.trailer {
             let what = format!("its checksum is {computed}, but its trailer says {found}");
             return Err(damaged(self.input, what));
         }

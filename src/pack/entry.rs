@@ -5,7 +5,7 @@
 //! What is parsed here is only what the pack claims; whether the base is there, and whether the
 //! body has that length, others find out.
 
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +54,18 @@ pub enum EntryError {
 /// Where a pack's first entry starts: after `PACK`, the version and the count.
 pub(super) const FIRST_ENTRY: u64 = 12;
 
-/// The longest header, in bytes: ten of length, and twenty of a base's name.
-pub const MAX_HEADER_LEN: usize = 30;
+/// The longest header, in bytes: ten of length, and 32 of a base's name.
+pub const MAX_HEADER_LEN: usize = 10 + ObjectFormat::Sha256.raw_len();
 
 /// Parses the header at the start of `bytes`, of an entry that starts at `offset`.
 ///
 /// Answers the header and its own length in bytes, or `None` if `bytes` ends too soon; that can't
 /// happen with [`MAX_HEADER_LEN`] bytes or more.
-pub fn parse_header(bytes: &[u8], offset: u64) -> Result<Option<(EntryHeader, usize)>, EntryError> {
+pub fn parse_header(
+    bytes: &[u8],
+    offset: u64,
+    format: ObjectFormat,
+) -> Result<Option<(EntryHeader, usize)>, EntryError> {
     let Some((type_id, inflated_len, used)) = type_and_len(bytes)? else { return Ok(None) };
     let object = |kind| Some((EntryKind::Object(kind), used));
     let parsed = match type_id {
@@ -70,7 +74,7 @@ pub fn parse_header(bytes: &[u8], offset: u64) -> Result<Option<(EntryHeader, us
         3 => object(Kind::Blob),
         4 => object(Kind::Tag),
         6 => ofs_delta(bytes, used, offset)?,
-        7 => ref_delta(bytes, used),
+        7 => ref_delta(bytes, used, format),
         bad => return Err(EntryError::BadType(bad)),
     };
     Ok(parsed.map(|(kind, used)| (EntryHeader { offset, kind, inflated_len }, used)))
@@ -123,22 +127,24 @@ fn ofs_delta(
     }
 }
 
-fn ref_delta(bytes: &[u8], used: usize) -> Option<(EntryKind, usize)> {
-    let base = Oid::from_bytes(*bytes.get(used..)?.first_chunk()?);
-    Some((EntryKind::RefDelta { base }, used + 20))
+fn ref_delta(bytes: &[u8], used: usize, format: ObjectFormat) -> Option<(EntryKind, usize)> {
+    let (base, _) = format.split_oid(bytes.get(used..)?)?;
+    Some((EntryKind::RefDelta { base }, used + format.raw_len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use ObjectFormat::{Sha1, Sha256};
+
     fn kind_of(bytes: &[u8], offset: u64) -> Result<Option<EntryKind>, EntryError> {
-        parse_header(bytes, offset).map(|parsed| parsed.map(|(header, _)| header.kind))
+        parse_header(bytes, offset, Sha1).map(|parsed| parsed.map(|(header, _)| header.kind))
     }
 
     #[test]
     fn length_takes_four_bits_then_seven_at_a_time() {
-        let header = |bytes| parse_header(bytes, 12).unwrap().unwrap();
+        let header = |bytes| parse_header(bytes, 12, Sha1).unwrap().unwrap();
         assert_eq!(header(&[0x3f]).0.inflated_len, 15);
         let (blob, used) = header(&[0xb0, 0x81, 0x01, 0xff]);
         assert_eq!((blob.kind, used), (EntryKind::Object(Kind::Blob), 3));
@@ -148,21 +154,21 @@ mod tests {
     #[test]
     fn greatest_length_fits_and_one_bit_more_does_not() {
         let greatest = [0xbf, 255, 255, 255, 255, 255, 255, 255, 255, 0x0f];
-        let (header, used) = parse_header(&greatest, 12).unwrap().unwrap();
+        let (header, used) = parse_header(&greatest, 12, Sha1).unwrap().unwrap();
         assert_eq!((header.inflated_len, used), (u64::MAX, 10));
         let mut more = greatest;
         more[9] = 0x10;
-        assert_eq!(parse_header(&more, 12), Err(EntryError::LengthOverflow));
+        assert_eq!(parse_header(&more, 12, Sha1), Err(EntryError::LengthOverflow));
         let mut longer = greatest.to_vec();
         longer[9] = 0x8f;
         longer.push(0);
-        assert_eq!(parse_header(&longer, 12), Err(EntryError::LengthOverflow));
+        assert_eq!(parse_header(&longer, 12, Sha1), Err(EntryError::LengthOverflow));
     }
 
     #[test]
     fn types_0_and_5_are_refused() {
-        assert_eq!(parse_header(&[0x00], 12), Err(EntryError::BadType(0)));
-        assert_eq!(parse_header(&[0x50], 12), Err(EntryError::BadType(5)));
+        assert_eq!(parse_header(&[0x00], 12, Sha1), Err(EntryError::BadType(0)));
+        assert_eq!(parse_header(&[0x50], 12, Sha1), Err(EntryError::BadType(5)));
     }
 
     #[test]
@@ -188,13 +194,14 @@ mod tests {
     #[test]
     fn header_that_is_cut_asks_for_more() {
         let ofs = [0xe1, 0x01, 0x81, 0x01];
-        let mut reference = vec![0xf1, 0x01];
-        reference.extend([7; 20]);
-        for whole in [&ofs[..], &reference] {
-            for cut in 0..whole.len() {
-                assert_eq!(parse_header(&whole[..cut], 5000), Ok(None), "{cut} bytes");
+        let reference = |len| [&[0xf1, 0x01][..], &vec![7; len]].concat();
+        for (format, reference) in [(Sha1, reference(20)), (Sha256, reference(32))] {
+            for whole in [&ofs[..], &reference] {
+                for cut in 0..whole.len() {
+                    assert_eq!(parse_header(&whole[..cut], 5000, format), Ok(None), "{cut} bytes");
+                }
+                assert_eq!(parse_header(whole, 5000, format).unwrap().unwrap().1, whole.len());
             }
-            assert_eq!(parse_header(whole, 5000).unwrap().unwrap().1, whole.len());
         }
     }
 }

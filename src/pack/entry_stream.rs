@@ -6,6 +6,7 @@ use std::io::{self, Read};
 
 use super::entry::{EntryHeader, parse_header};
 use super::inflate::Inflater;
+use crate::git::object::ObjectFormat;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -24,13 +25,13 @@ pub struct EntryStream<R: Read> {
 
 impl<R: Read> EntryStream<R> {
     /// Reads the header of the entry that `stream` begins with; `offset` is its place in the pack.
-    pub fn new(mut stream: R, offset: u64) -> io::Result<Self> {
+    pub fn new(mut stream: R, offset: u64, format: ObjectFormat) -> io::Result<Self> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut filled = 0;
         let (header, taken) = loop {
             let read = stream.read(&mut buffer[filled..])?;
             filled += read;
-            match parse_header(&buffer[..filled], offset) {
+            match parse_header(&buffer[..filled], offset, format) {
                 Ok(Some(parsed)) => break parsed,
                 Ok(None) if read > 0 => {}
                 Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),

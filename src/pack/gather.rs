@@ -8,16 +8,16 @@
 
 use std::io;
 
-use sha1::{Digest, Sha1};
 use zlib_rs::adler32::adler32;
 use zlib_rs::crc32::crc32;
 
 use super::concat::Output;
 use super::deflate::Deflater;
-use super::index::IndexEntry;
+use super::index_entries::IndexEntries;
 use super::inflate::Inflater;
 use super::loose::{LooseError, decode_loose};
-use crate::git::object::{Kind, Oid, hash_object, object_header};
+use crate::git::checksum::Checksum;
+use crate::git::object::{Kind, ObjectFormat, Oid, hash_object, object_header};
 
 /// zlib's own default, and git's for packs (`pack.compression`).
 pub const PACK_LEVEL: i32 = 6;
@@ -30,6 +30,7 @@ const ADLER_LEN: usize = 4;
 /// The pack entry of a loose object, and the object's name. At most `max_len` bytes of content.
 pub fn entry_of_loose(
     bytes: &[u8],
+    format: ObjectFormat,
     max_len: u64,
     deflater: &mut Deflater,
     inflater: &mut Inflater,
@@ -40,7 +41,7 @@ pub fn entry_of_loose(
         Some(stream) => entry.extend(stream),
         None => deflater.compress_into(&[&content], &mut entry),
     }
-    Ok((hash_object(kind, &content)?, entry))
+    Ok((hash_object(format, kind, &content)?, entry))
 }
 
 /// The object's own deflate blocks as a zlib stream, if its header is in a block of its own.
@@ -101,10 +102,10 @@ pub fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
 /// A pack in the making.
 pub struct Gathering<'o> {
     out: &'o mut dyn Output,
-    sha1: Sha1,
+    checksum: Checksum,
     at: u64,
     promised: u32,
-    entries: Vec<IndexEntry>,
+    entries: IndexEntries,
 }
 
 /// A pack that was made, and what its index needs.
@@ -114,14 +115,15 @@ pub struct Gathered {
     /// Its length in bytes.
     pub len: u64,
     /// Its objects, unsorted.
-    pub entries: Vec<IndexEntry>,
+    pub entries: IndexEntries,
 }
 
 impl<'o> Gathering<'o> {
     /// Begins a pack of so many objects.
-    pub fn begin(out: &'o mut dyn Output, objects: u32) -> io::Result<Self> {
-        let entries = Vec::with_capacity(objects as usize);
-        let mut pack = Gathering { out, sha1: Sha1::new(), at: 0, promised: objects, entries };
+    pub fn begin(out: &'o mut dyn Output, objects: u32, format: ObjectFormat) -> io::Result<Self> {
+        let entries = IndexEntries::with_capacity(format, objects as usize);
+        let checksum = Checksum::new(format);
+        let mut pack = Gathering { out, checksum, at: 0, promised: objects, entries };
         pack.put(b"PACK\0\0\0\x02")?;
         pack.put(&objects.to_be_bytes())?;
         Ok(pack)
@@ -129,25 +131,25 @@ impl<'o> Gathering<'o> {
 
     /// Adds an entry.
     pub fn push(&mut self, oid: Oid, entry: &[u8]) -> io::Result<()> {
-        self.entries.push(IndexEntry { oid, crc32: crc32(0, entry), offset: self.at });
+        self.entries.push(&oid, self.at, crc32(0, entry));
         self.put(entry)
     }
 
     /// Ends the pack, which must have as many objects as it promised.
-    pub fn finish(mut self) -> io::Result<Gathered> {
+    pub fn finish(self) -> io::Result<Gathered> {
         if self.entries.len() != self.promised as usize {
             let count = self.entries.len();
             let promised = self.promised;
             return Err(io::Error::other(format!("{count} objects of {promised} in a pack")));
         }
-        let trailer = Oid::from_bytes(self.sha1.finalize_reset().into());
+        let trailer = self.checksum.finish();
         self.out.write(trailer.as_bytes())?;
         let len = self.at + trailer.as_bytes().len() as u64;
         Ok(Gathered { trailer, len, entries: self.entries })
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.sha1.update(bytes);
+        self.checksum.update(bytes);
         self.at += bytes.len() as u64;
         self.out.write(bytes)
     }

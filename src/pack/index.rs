@@ -7,11 +7,10 @@
 use std::io::{self, Write};
 use std::ops::Range;
 
-use sha1::{Digest, Sha1};
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, Oid};
 
-use crate::git::object::Oid;
-
-/// One object of a pack: 32 bytes in memory.
+/// One object of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexEntry {
     /// The object's name.
@@ -32,7 +31,7 @@ const GREATEST_SMALL_OFFSET: u32 = 0x7fff_ffff;
 const LARGE: u32 = 0x8000_0000;
 
 /// Writes the index of the pack whose trailer is `pack_trailer`; answers the index's own checksum
-/// (its last 20 bytes).
+/// (its end). The trailer's format is the names'.
 ///
 /// Sorts `entries` in place by oid, equal ones by offset (git writes an object that is twice in
 /// a pack twice, in pack order). Written as a stream in small pieces: give it a buffered writer,
@@ -75,7 +74,7 @@ impl Default for Fanout {
 impl Fanout {
     /// Counts one name.
     pub fn count(&mut self, oid: &Oid) {
-        self.0[usize::from(oid.as_bytes()[0])] += 1;
+        self.0[usize::from(oid.first_byte())] += 1;
     }
 }
 
@@ -97,7 +96,7 @@ fn write_sorted_with_limit(
     greatest_small_offset: u32,
     out: &mut impl Write,
 ) -> io::Result<Oid> {
-    let mut out = HashingWriter { out, sha1: Sha1::new() };
+    let mut out = HashingWriter { out, checksum: Checksum::new(pack_trailer.format()) };
     out.put(&HEADER)?;
     let mut sum = 0;
     for of_this_byte in fanout.0 {
@@ -159,19 +158,19 @@ fn too_many() -> io::Error {
 /// Hashes what it passes on.
 struct HashingWriter<W> {
     out: W,
-    sha1: Sha1,
+    checksum: Checksum,
 }
 
 impl<W: Write> HashingWriter<W> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.sha1.update(bytes);
+        self.checksum.update(bytes);
         self.out.write_all(bytes)
     }
 
     fn finish(mut self) -> io::Result<Oid> {
-        let checksum: [u8; 20] = self.sha1.finalize().into();
-        self.out.write_all(&checksum)?;
-        Ok(Oid::from_bytes(checksum))
+        let checksum = self.checksum.finish();
+        self.out.write_all(checksum.as_bytes())?;
+        Ok(checksum)
     }
 }
 
@@ -189,12 +188,12 @@ pub enum IndexError {
         /// The file's length in bytes.
         len: u64,
     },
-    /// The last 20 bytes are not the SHA-1 of those before.
+    /// The checksum at its end is not that of the bytes before.
     #[error("checksum of the pack index is {found}, but its content gives {computed}")]
     WrongChecksum {
         /// What the index says.
         found: Oid,
-        /// The SHA-1 of its bytes.
+        /// The checksum of its bytes.
         computed: Oid,
     },
     /// The fan-out table does not rise, or does not agree with the names.
@@ -217,25 +216,30 @@ pub enum IndexError {
     },
 }
 
-/// Checks an index and gives access to it. `bytes` is the whole file.
+/// Checks an index and gives access to it. `bytes` is the whole file. Nothing in it says how long its
+/// names are: the name of its pack does, and so the caller.
 ///
 /// Checked: the version, the length, the index's own checksum, that the fan-out table rises and
 /// agrees with the names, that the names are sorted (an object may be there twice, as in the
 /// pack), and that every object has an offset. What the offsets mean, only the pack can say.
-pub fn parse_index<B: AsRef<[u8]>>(bytes: B) -> Result<IndexReader<B>, IndexError> {
+pub fn parse_index<B: AsRef<[u8]>>(
+    bytes: B,
+    format: ObjectFormat,
+) -> Result<IndexReader<B>, IndexError> {
     let index = bytes.as_ref();
-    let fixed_len = HEADER.len() + FANOUT_LEN + 2 * OID_LEN;
+    let fixed_len = HEADER.len() + FANOUT_LEN + 2 * format.raw_len();
     if index.len() < fixed_len || index[..HEADER.len()] != HEADER {
         return Err(IndexError::BadHeader);
     }
     let count = word(index, fanout_at(255));
     let wrong_len = IndexError::WrongLen { object_count: count, len: index.len() as u64 };
     let rest = (index.len() - fixed_len) as u64;
-    let large_len = rest.checked_sub(u64::from(count) * ENTRY_LEN).ok_or(wrong_len)?;
+    let large_len = rest.checked_sub(u64::from(count) * entry_len(format)).ok_or(wrong_len)?;
     if !large_len.is_multiple_of(8) || large_len / 8 > count.into() {
         return Err(wrong_len);
     }
-    let reader = IndexReader { count: count as usize, large_count: large_len as usize / 8, bytes };
+    let large_count = large_len as usize / 8;
+    let reader = IndexReader { format, count: count as usize, large_count, bytes };
     reader.check_checksum()?;
     reader.check_names()?;
     reader.check_offsets()?;
@@ -248,7 +252,7 @@ pub const INDEX_HEAD_LEN: u64 = (HEADER.len() + FANOUT_LEN) as u64;
 /// Looks at an index of `len` bytes of which only the first [`INDEX_HEAD_LEN`] are at hand: the version,
 /// that the fan-out table rises, and that the length fits. Answers how many objects it lists. For a
 /// file that may be huge and no index at all.
-pub fn check_index_head(head: &[u8], len: u64) -> Result<u32, IndexError> {
+pub fn check_index_head(head: &[u8], len: u64, format: ObjectFormat) -> Result<u32, IndexError> {
     if (head.len() as u64) < INDEX_HEAD_LEN || head[..HEADER.len()] != HEADER {
         return Err(IndexError::BadHeader);
     }
@@ -258,7 +262,7 @@ pub fn check_index_head(head: &[u8], len: u64) -> Result<u32, IndexError> {
         return Err(IndexError::BadFanout { first_byte });
     }
     let object_count = word(head, fanout_at(255));
-    let fixed_len = INDEX_HEAD_LEN + 2 * OID_LEN as u64 + u64::from(object_count) * ENTRY_LEN;
+    let fixed_len = index_fixed_len(format, object_count);
     match len.checked_sub(fixed_len) {
         Some(large) if large.is_multiple_of(8) && large / 8 <= object_count.into() => {
             Ok(object_count)
@@ -268,9 +272,16 @@ pub fn check_index_head(head: &[u8], len: u64) -> Result<u32, IndexError> {
 }
 
 const FANOUT_LEN: usize = 256 * 4;
-const OID_LEN: usize = 20;
+
 /// A name, a CRC-32 and a 32-bit offset.
-const ENTRY_LEN: u64 = 28;
+const fn entry_len(format: ObjectFormat) -> u64 {
+    format.raw_len() as u64 + 8
+}
+
+/// How long an index of so many objects is, without the table of 64-bit offsets.
+pub(super) const fn index_fixed_len(format: ObjectFormat, objects: u32) -> u64 {
+    INDEX_HEAD_LEN + 2 * format.raw_len() as u64 + objects as u64 * entry_len(format)
+}
 
 fn fanout_at(first_byte: u8) -> usize {
     HEADER.len() + usize::from(first_byte) * 4
@@ -281,12 +292,9 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]))
 }
 
-fn oid_at(bytes: &[u8], at: usize) -> Oid {
-    Oid::from_bytes(*bytes[at..].first_chunk().expect("the index's length has been checked"))
-}
-
 /// An index that has been checked: [`parse_index`].
 pub struct IndexReader<B> {
+    format: ObjectFormat,
     bytes: B,
     count: usize,
     large_count: usize,
@@ -298,6 +306,11 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
         self.bytes.as_ref()
     }
 
+    /// The format of the names in it.
+    pub fn format(&self) -> ObjectFormat {
+        self.format
+    }
+
     /// How many objects it lists.
     pub fn object_count(&self) -> u32 {
         self.count as u32 // it came from a u32
@@ -305,13 +318,16 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
 
     /// Where the object's entry starts in the pack; the first of several.
     pub fn lookup(&self, oid: &Oid) -> Option<u64> {
-        let range = self.fanout(oid.as_bytes()[0]);
+        if oid.format() != self.format {
+            return None;
+        }
+        let range = self.fanout(oid.first_byte());
         let (mut low, mut high) = (range.start, range.end);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.oid(middle) < *oid { low = middle + 1 } else { high = middle }
+            if self.name(middle) < oid.as_bytes() { low = middle + 1 } else { high = middle }
         }
-        (low < range.end && self.oid(low) == *oid).then(|| self.offset(low)).flatten()
+        (low < range.end && self.name(low) == oid.as_bytes()).then(|| self.offset(low)).flatten()
     }
 
     /// All objects, by name.
@@ -325,20 +341,18 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
 
     /// The trailer of the pack that it belongs to.
     pub fn pack_trailer(&self) -> Oid {
-        let bytes = self.bytes.as_ref();
-        oid_at(bytes, bytes.len() - 2 * OID_LEN)
+        self.oid_at(self.bytes.as_ref().len() - 2 * self.format.raw_len())
     }
 
     /// The index's own checksum.
     pub fn checksum(&self) -> Oid {
-        let bytes = self.bytes.as_ref();
-        oid_at(bytes, bytes.len() - OID_LEN)
+        self.oid_at(self.bytes.as_ref().len() - self.format.raw_len())
     }
 
     fn check_checksum(&self) -> Result<(), IndexError> {
         let bytes = self.bytes.as_ref();
-        let computed: [u8; 20] = Sha1::digest(&bytes[..bytes.len() - OID_LEN]).into();
-        let (found, computed) = (self.checksum(), Oid::from_bytes(computed));
+        let body = &bytes[..bytes.len() - self.format.raw_len()];
+        let (found, computed) = (self.checksum(), Checksum::of(self.format, body));
         if found == computed { Ok(()) } else { Err(IndexError::WrongChecksum { found, computed }) }
     }
 
@@ -347,12 +361,12 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
             let range = self.fanout(first_byte);
             let bad = range.start > range.end
                 || range.end > self.count
-                || range.clone().any(|i| self.oid(i).as_bytes()[0] != first_byte);
+                || range.clone().any(|i| self.name(i)[0] != first_byte);
             if bad {
                 return Err(IndexError::BadFanout { first_byte });
             }
         }
-        match (1..self.count).find(|i| self.oid(*i) < self.oid(i - 1)) {
+        match (1..self.count).find(|i| self.name(*i) < self.name(i - 1)) {
             Some(i) => Err(IndexError::NotSorted { oid: self.oid(i) }),
             None => Ok(()),
         }
@@ -372,11 +386,26 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
     }
 
     fn oid(&self, i: usize) -> Oid {
-        oid_at(self.bytes.as_ref(), HEADER.len() + FANOUT_LEN + i * OID_LEN)
+        self.oid_at(HEADER.len() + FANOUT_LEN + i * self.format.raw_len())
+    }
+
+    /// [`IndexReader::oid`] as bytes, for comparing.
+    fn name(&self, i: usize) -> &[u8] {
+        let len = self.format.raw_len();
+        let at = HEADER.len() + FANOUT_LEN + i * len;
+        &self.bytes.as_ref()[at..at + len]
+    }
+
+    fn oid_at(&self, at: usize) -> Oid {
+        let (oid, _) = self
+            .format
+            .split_oid(&self.bytes.as_ref()[at..])
+            .expect("the index's length has been checked");
+        oid
     }
 
     fn crc_table(&self) -> usize {
-        HEADER.len() + FANOUT_LEN + self.count * OID_LEN
+        HEADER.len() + FANOUT_LEN + self.count * self.format.raw_len()
     }
 
     fn offset(&self, i: usize) -> Option<u64> {
@@ -411,23 +440,22 @@ pub fn lookup_by_ranges<E: From<IndexError>>(
     if fanout.len() as u64 != names_at || fanout[..HEADER.len()] != HEADER {
         return Err(IndexError::BadHeader.into());
     }
-    let first_byte = oid.as_bytes()[0];
+    let (first_byte, oid_len) = (oid.first_byte(), oid.format().raw_len() as u64);
     let at = |byte| u64::from(word(&fanout, fanout_at(byte)));
     let (first, end, count) = (first_byte.checked_sub(1).map_or(0, at), at(first_byte), at(255));
-    let names_len = end.saturating_sub(first) * OID_LEN as u64;
+    let names_len = end.saturating_sub(first) * oid_len;
     if first > end || end > count || names_len > MAX_NAMES_LEN {
         return Err(IndexError::BadFanout { first_byte }.into());
     }
     if names_len == 0 {
         return Ok(None);
     }
-    let from = names_at + first * OID_LEN as u64;
+    let from = names_at + first * oid_len;
     let names = read(from..from + names_len)?;
-    let (names, _) = names.as_chunks::<OID_LEN>();
-    let Ok(place) = names.binary_search(oid.as_bytes()) else { return Ok(None) };
+    let Some(place) = search_names(&names, oid) else { return Ok(None) };
     let bad = || IndexError::BadOffset { oid: *oid };
     // After the names and their checksums of four bytes each.
-    let offsets_at = names_at + count * (OID_LEN as u64 + 4);
+    let offsets_at = names_at + count * (oid_len + 4);
     let from = offsets_at + (first + place as u64) * 4;
     let offset = read(from..from + 4)?;
     let offset = u32::from_be_bytes(*offset.first_chunk().ok_or_else(bad)?);
@@ -439,116 +467,153 @@ pub fn lookup_by_ranges<E: From<IndexError>>(
     Ok(Some(u64::from_be_bytes(*offset.first_chunk().ok_or_else(bad)?)))
 }
 
+/// The place of `oid` among sorted names; the first of several.
+pub fn search_names(names: &[u8], oid: &Oid) -> Option<usize> {
+    let (wanted, len) = (oid.as_bytes(), oid.format().raw_len());
+    let name = |place: usize| &names[place * len..(place + 1) * len];
+    let (mut low, mut high) = (0, names.len() / len);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if name(middle) < wanted { low = middle + 1 } else { high = middle }
+    }
+    (low < names.len() / len && name(low) == wanted).then_some(low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(first: u8, last: u8, offset: u64) -> IndexEntry {
-        let mut oid = [0; 20];
-        (oid[0], oid[19]) = (first, last);
-        IndexEntry { oid: Oid::from_bytes(oid), crc32: u32::from(last) << 24 | 7, offset }
-    }
+    /// An index's tests in one format.
+    #[derive(Clone, Copy)]
+    struct In(ObjectFormat);
 
-    fn trailer() -> Oid {
-        Oid::from_bytes([9; 20])
-    }
+    const BOTH: [In; 2] = [In(ObjectFormat::Sha1), In(ObjectFormat::Sha256)];
 
-    fn sample() -> Vec<IndexEntry> {
-        vec![
-            entry(255, 1, 0x1_0000_0000),
-            entry(3, 2, 12),
-            entry(3, 1, 0x7fff_ffff),
-            entry(0, 0, 0x8000_0000),
-        ]
-    }
+    impl In {
+        fn entry(self, first: u8, last: u8, offset: u64) -> IndexEntry {
+            let mut name = vec![0; self.0.raw_len()];
+            (name[0], *name.last_mut().unwrap()) = (first, last);
+            let oid = Oid::from_slice(&name).unwrap();
+            IndexEntry { oid, crc32: u32::from(last) << 24 | 7, offset }
+        }
 
-    fn written(entries: &mut [IndexEntry]) -> Vec<u8> {
-        let mut out = Vec::new();
-        let checksum = write_index(entries, &trailer(), &mut out).unwrap();
-        assert_eq!(out[out.len() - 20..], *checksum.as_bytes());
-        out
-    }
+        fn trailer(self) -> Oid {
+            Checksum::of(self.0, b"")
+        }
 
-    /// `bytes` with its checksum made right again.
-    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        let body = bytes.len() - 20;
-        let sum = Sha1::digest(&bytes[..body]);
-        bytes[body..].copy_from_slice(&sum);
-        bytes
-    }
+        fn sample(self) -> Vec<IndexEntry> {
+            vec![
+                self.entry(255, 1, 0x1_0000_0000),
+                self.entry(3, 2, 12),
+                self.entry(3, 1, 0x7fff_ffff),
+                self.entry(0, 0, 0x8000_0000),
+            ]
+        }
 
-    fn refused(bytes: &[u8]) -> IndexError {
-        parse_index(bytes).err().expect("a wrong index must be refused")
+        fn written(self, entries: &mut [IndexEntry]) -> Vec<u8> {
+            let mut out = Vec::new();
+            let checksum = write_index(entries, &self.trailer(), &mut out).unwrap();
+            assert!(out.ends_with(checksum.as_bytes()));
+            out
+        }
+
+        /// `bytes` with its checksum made right again.
+        fn sealed(self, mut bytes: Vec<u8>) -> Vec<u8> {
+            let body = bytes.len() - self.0.raw_len();
+            let sum = Checksum::of(self.0, &bytes[..body]);
+            bytes[body..].copy_from_slice(sum.as_bytes());
+            bytes
+        }
+
+        fn parsed(self, bytes: &[u8]) -> IndexReader<&[u8]> {
+            parse_index(bytes, self.0).unwrap()
+        }
+
+        fn refused(self, bytes: &[u8]) -> IndexError {
+            parse_index(bytes, self.0).err().expect("a wrong index must be refused")
+        }
     }
 
     #[test]
     fn what_was_written_is_read_back_sorted() {
-        let mut entries = sample();
-        let bytes = written(&mut entries);
-        let reader = parse_index(&bytes).unwrap();
-        let names: Vec<_> =
-            entries.iter().map(|e| (e.oid.as_bytes()[0], e.oid.as_bytes()[19])).collect();
-        assert_eq!(names, [(0, 0), (3, 1), (3, 2), (255, 1)]);
-        assert_eq!(reader.entries().collect::<Vec<_>>(), entries);
-        assert_eq!((reader.object_count(), reader.pack_trailer()), (4, trailer()));
-        for entry in &entries {
-            assert_eq!(reader.lookup(&entry.oid), Some(entry.offset));
-        }
-        for (first, last) in [(3, 0), (3, 3), (0, 1), (254, 0), (255, 2)] {
-            assert_eq!(reader.lookup(&entry(first, last, 0).oid), None);
+        for own in BOTH {
+            let mut entries = own.sample();
+            let bytes = own.written(&mut entries);
+            let reader = own.parsed(&bytes);
+            let names: Vec<_> = entries
+                .iter()
+                .map(|e| (e.oid.first_byte(), e.oid.as_bytes()[own.0.raw_len() - 1]))
+                .collect();
+            assert_eq!(names, [(0, 0), (3, 1), (3, 2), (255, 1)]);
+            assert_eq!(reader.entries().collect::<Vec<_>>(), entries);
+            assert_eq!((reader.object_count(), reader.pack_trailer()), (4, own.trailer()));
+            for entry in &entries {
+                assert_eq!(reader.lookup(&entry.oid), Some(entry.offset));
+            }
+            for (first, last) in [(3, 0), (3, 3), (0, 1), (254, 0), (255, 2)] {
+                assert_eq!(reader.lookup(&own.entry(first, last, 0).oid), None);
+            }
         }
     }
 
     #[test]
     fn object_that_is_there_twice_is_listed_twice_in_pack_order() {
-        let mut entries = [entry(5, 5, 900), entry(5, 5, 12), entry(5, 5, 40)];
-        let bytes = written(&mut entries);
-        let reader = parse_index(&bytes).unwrap();
-        let offsets: Vec<_> = reader.entries().map(|e| e.offset).collect();
-        assert_eq!(offsets, [12, 40, 900]);
-        assert_eq!(reader.lookup(&entries[0].oid), Some(12));
+        for own in BOTH {
+            let mut entries = [own.entry(5, 5, 900), own.entry(5, 5, 12), own.entry(5, 5, 40)];
+            let bytes = own.written(&mut entries);
+            let reader = own.parsed(&bytes);
+            let offsets: Vec<_> = reader.entries().map(|e| e.offset).collect();
+            assert_eq!(offsets, [12, 40, 900]);
+            assert_eq!(reader.lookup(&entries[0].oid), Some(12));
+        }
     }
 
     #[test]
     fn empty_index_is_read_back() {
-        let bytes = written(&mut []);
-        let reader = parse_index(&bytes).unwrap();
-        assert_eq!((reader.object_count(), reader.lookup(&Oid::NULL)), (0, None));
+        for own in BOTH {
+            let bytes = own.written(&mut []);
+            let reader = own.parsed(&bytes);
+            assert_eq!((reader.object_count(), reader.lookup(&own.0.null())), (0, None));
+        }
     }
 
     #[test]
     fn every_flipped_byte_and_every_cut_is_refused() {
-        let bytes = written(&mut sample());
-        for i in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[i] ^= 0x41;
-            refused(&flipped);
-            refused(&bytes[..i]);
+        for own in BOTH {
+            let bytes = own.written(&mut own.sample());
+            for i in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[i] ^= 0x41;
+                own.refused(&flipped);
+                own.refused(&bytes[..i]);
+            }
+            own.refused(&[&bytes[..], &[0; 8]].concat());
         }
-        refused(&[&bytes[..], &[0; 8]].concat());
     }
 
     #[test]
     fn each_wrong_table_is_named_even_if_the_checksum_is_right() {
-        let bytes = written(&mut sample());
-        let changed = |at: usize, byte: u8| {
-            let mut bytes = bytes.clone();
-            bytes[at] = byte;
-            refused(&sealed(bytes))
-        };
-        assert_eq!(changed(7, 1), IndexError::BadHeader);
-        let fanout = IndexError::BadFanout { first_byte: 2 };
-        assert_eq!(changed(fanout_at(2) + 3, 9), fanout);
-        assert_eq!(changed(fanout_at(2) + 3, 2), fanout);
-        assert_eq!(changed(fanout_at(2) + 3, 0), fanout);
-        let names = HEADER.len() + FANOUT_LEN;
-        let unsorted = changed(names + 20 + 19, 5);
-        assert_eq!(unsorted, IndexError::NotSorted { oid: entry(3, 2, 0).oid });
-        let first_offset = names + 4 * 24;
-        let no_offset = changed(first_offset + 3, 9);
-        assert_eq!(no_offset, IndexError::BadOffset { oid: Oid::NULL });
-        let count = changed(fanout_at(255) + 3, 200);
-        assert!(matches!(count, IndexError::WrongLen { object_count: 200, .. }), "{count}");
+        for own in BOTH {
+            let bytes = own.written(&mut own.sample());
+            let changed = |at: usize, byte: u8| {
+                let mut bytes = bytes.clone();
+                bytes[at] = byte;
+                own.refused(&own.sealed(bytes))
+            };
+            assert_eq!(changed(7, 1), IndexError::BadHeader);
+            let fanout = IndexError::BadFanout { first_byte: 2 };
+            assert_eq!(changed(fanout_at(2) + 3, 9), fanout);
+            assert_eq!(changed(fanout_at(2) + 3, 2), fanout);
+            assert_eq!(changed(fanout_at(2) + 3, 0), fanout);
+            let names = HEADER.len() + FANOUT_LEN;
+            let unsorted = changed(names + 2 * own.0.raw_len() - 1, 5);
+            assert_eq!(unsorted, IndexError::NotSorted { oid: own.entry(3, 2, 0).oid });
+            let first_offset = names + 4 * (own.0.raw_len() + 4);
+            let no_offset = changed(first_offset + 3, 9);
+            assert_eq!(no_offset, IndexError::BadOffset { oid: own.0.null() });
+            let count = changed(fanout_at(255) + 3, 200);
+            assert!(matches!(count, IndexError::WrongLen { object_count: 200, .. }), "{count}");
+        }
     }
 
     /// [`lookup_by_ranges`] in `bytes`, and how many reads it took.
@@ -564,61 +629,67 @@ mod tests {
 
     #[test]
     fn lookup_by_ranges_finds_what_lookup_finds() {
-        let mut entries: Vec<_> = (0..2000u32)
-            .map(|i| {
-                let mut oid = [0; 20];
-                oid.copy_from_slice(&Sha1::digest(i.to_be_bytes()));
-                IndexEntry { oid: Oid::from_bytes(oid), crc32: i, offset: 12 + 100 * u64::from(i) }
-            })
-            .collect();
-        let mut bytes = Vec::new();
-        // Half of the offsets are in the table of large ones.
-        write_index_with_limit(&mut entries, &trailer(), 100_000, &mut bytes).unwrap();
-        let mut most_reads = 0;
-        for entry in &entries {
-            let (found, reads) = looked_up(&bytes, &entry.oid);
-            assert_eq!(found, Ok(Some(entry.offset)));
-            most_reads = most_reads.max(reads);
-            let other = Oid::from_bytes(entry.oid.as_bytes().map(|byte| byte ^ 1));
-            assert_eq!(looked_up(&bytes, &other).0, Ok(None));
+        for own in BOTH {
+            let mut entries: Vec<_> = (0..2000u32)
+                .map(|i| {
+                    let oid = Checksum::of(own.0, &i.to_be_bytes());
+                    IndexEntry { oid, crc32: i, offset: 12 + 100 * u64::from(i) }
+                })
+                .collect();
+            let mut bytes = Vec::new();
+            // Half of the offsets are in the table of large ones.
+            write_index_with_limit(&mut entries, &own.trailer(), 100_000, &mut bytes).unwrap();
+            let mut most_reads = 0;
+            for entry in &entries {
+                let (found, reads) = looked_up(&bytes, &entry.oid);
+                assert_eq!(found, Ok(Some(entry.offset)));
+                most_reads = most_reads.max(reads);
+                let flipped: Vec<u8> = entry.oid.as_bytes().iter().map(|byte| byte ^ 1).collect();
+                let other = Oid::from_slice(&flipped).unwrap();
+                assert_eq!(looked_up(&bytes, &other).0, Ok(None));
+            }
+            assert_eq!(most_reads, 4);
+            let mut none = own.written(&mut []);
+            assert_eq!(looked_up(&none, &own.0.null()), (Ok(None), 1));
+            none.truncate(1000);
+            assert_eq!(looked_up(&none, &own.0.null()).0, Err(IndexError::BadHeader));
         }
-        assert_eq!(most_reads, 4);
-        let mut none = written(&mut []);
-        assert_eq!(looked_up(&none, &Oid::NULL), (Ok(None), 1));
-        none.truncate(1000);
-        assert_eq!(looked_up(&none, &Oid::NULL).0, Err(IndexError::BadHeader));
     }
 
     #[test]
     fn lookup_by_ranges_bears_any_damage() {
-        let bytes = written(&mut sample());
-        for i in 0..bytes.len() {
-            for flip in [0x01, 0x80, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[i] ^= flip;
-                for entry in sample() {
-                    let _ = looked_up(&damaged, &entry.oid);
-                    let _ = looked_up(&bytes[..i], &entry.oid);
+        for own in BOTH {
+            let bytes = own.written(&mut own.sample());
+            for i in 0..bytes.len() {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut damaged = bytes.clone();
+                    damaged[i] ^= flip;
+                    for entry in own.sample() {
+                        let _ = looked_up(&damaged, &entry.oid);
+                        let _ = looked_up(&bytes[..i], &entry.oid);
+                    }
                 }
             }
+            let mut greedy = bytes.clone();
+            // As many names as a pack can have: more than is read.
+            for first_byte in 3..=255 {
+                greedy[fanout_at(first_byte)..][..4].fill(0xff);
+            }
+            let fanout = Err(IndexError::BadFanout { first_byte: 3 });
+            assert_eq!(looked_up(&greedy, &own.entry(3, 1, 0).oid).0, fanout);
         }
-        let mut greedy = bytes.clone();
-        // As many names as a pack can have: more than is read.
-        for first_byte in 3..=255 {
-            greedy[fanout_at(first_byte)..][..4].fill(0xff);
-        }
-        let fanout = Err(IndexError::BadFanout { first_byte: 3 });
-        assert_eq!(looked_up(&greedy, &entry(3, 1, 0).oid).0, fanout);
     }
 
     #[test]
     fn error_of_the_writer_comes_through() {
-        let mut full = [0u8; 2000];
-        let len = written(&mut sample()).len();
-        for room in 0..len {
-            let mut out = &mut full[..room];
-            let error = write_index(&mut sample(), &trailer(), &mut out).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::WriteZero, "{room}");
+        for own in BOTH {
+            let mut full = [0u8; 2000];
+            let len = own.written(&mut own.sample()).len();
+            for room in 0..len {
+                let mut out = &mut full[..room];
+                let error = write_index(&mut own.sample(), &own.trailer(), &mut out).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::WriteZero, "{room}");
+            }
         }
     }
 }

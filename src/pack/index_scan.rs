@@ -7,16 +7,13 @@
 
 use std::io::{self, Read};
 
-use sha1::{Digest, Sha1};
-
-use super::index::IndexError;
-use crate::git::object::Oid;
+use super::index::{IndexError, index_fixed_len};
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, Oid};
 
 /// `\377tOc` and version 2.
 const HEADER: [u8; 8] = [0xff, b't', b'O', b'c', 0, 0, 0, 2];
 const LARGE: u32 = 0x8000_0000;
-/// Header, fan-out table, two checksums.
-const FIXED_LEN: u64 = 8 + 1024 + 40;
 
 /// What an index says, in the order of the file.
 pub trait IndexEvents {
@@ -46,7 +43,7 @@ pub enum ScanError {
 
 struct Stream<R> {
     input: R,
-    sha1: Sha1,
+    checksum: Checksum,
     buffer: Vec<u8>,
 }
 
@@ -54,8 +51,32 @@ impl<R: Read> Stream<R> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ScanError> {
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes)?;
-        self.sha1.update(bytes);
+        self.checksum.update(&bytes);
         Ok(bytes)
+    }
+
+    fn oid(&mut self, format: ObjectFormat) -> Result<Oid, ScanError> {
+        Ok(match format {
+            ObjectFormat::Sha1 => Oid::from_bytes(self.array::<20>()?),
+            ObjectFormat::Sha256 => Oid::from_bytes(self.array::<32>()?),
+        })
+    }
+
+    /// Hands on `count` names.
+    fn oids(
+        &mut self,
+        format: ObjectFormat,
+        count: u64,
+        mut hear: impl FnMut(u32, Oid) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        match format {
+            ObjectFormat::Sha1 => {
+                self.records(count, |place, name: &[u8; 20]| hear(place, Oid::from_bytes(*name)))
+            }
+            ObjectFormat::Sha256 => {
+                self.records(count, |place, name: &[u8; 32]| hear(place, Oid::from_bytes(*name)))
+            }
+        }
     }
 
     /// Hands on `count` records of `N` bytes.
@@ -69,7 +90,7 @@ impl<R: Read> Stream<R> {
             let records = left.min(4096);
             self.buffer.resize(records as usize * N, 0);
             self.input.read_exact(&mut self.buffer)?;
-            self.sha1.update(&self.buffer);
+            self.checksum.update(&self.buffer);
             for record in self.buffer.as_chunks::<N>().0 {
                 hear(place, record)?;
                 place += 1;
@@ -80,14 +101,16 @@ impl<R: Read> Stream<R> {
     }
 }
 
-/// Reads an index of `len` bytes; answers the trailer of the pack that it belongs to.
+/// Reads an index of `len` bytes with names of `format`; answers the trailer of the pack that it
+/// belongs to.
 pub fn scan_index(
     input: impl Read,
     len: u64,
+    format: ObjectFormat,
     events: &mut impl IndexEvents,
 ) -> Result<Oid, ScanError> {
-    let mut stream = Stream { input, sha1: Sha1::new(), buffer: Vec::new() };
-    if len < FIXED_LEN || stream.array()? != HEADER {
+    let mut stream = Stream { input, checksum: Checksum::new(format), buffer: Vec::new() };
+    if len < index_fixed_len(format, 0) || stream.array()? != HEADER {
         return Err(IndexError::BadHeader.into());
     }
     let mut fanout = [0u32; 256];
@@ -96,28 +119,28 @@ pub fn scan_index(
         Ok(())
     })?;
     let object_count = fanout[255];
-    let large_len = (len - FIXED_LEN).checked_sub(28 * u64::from(object_count));
+    let large_len = len.checked_sub(index_fixed_len(format, object_count));
     let large_len = large_len.filter(|l| l.is_multiple_of(8) && l / 8 <= object_count.into());
     let large_len = large_len.ok_or(IndexError::WrongLen { object_count, len })?;
     events.count(object_count);
-    read_names(&mut stream, &fanout, events)?;
+    read_names(&mut stream, format, &fanout, events)?;
     stream.records(object_count.into(), |place, crc32: &[u8; 4]| {
         events.crc32(place, u32::from_be_bytes(*crc32));
         Ok(())
     })?;
     read_offsets(&mut stream, object_count, large_len / 8, events)?;
-    let trailer = stream.array()?;
-    let computed: [u8; 20] = stream.sha1.clone().finalize().into();
-    let found = stream.array()?;
+    let trailer = stream.oid(format)?;
+    let computed = stream.checksum.so_far();
+    let found = stream.oid(format)?;
     if computed != found {
-        let (found, computed) = (Oid::from_bytes(found), Oid::from_bytes(computed));
         return Err(IndexError::WrongChecksum { found, computed }.into());
     }
-    Ok(Oid::from_bytes(trailer))
+    Ok(trailer)
 }
 
 fn read_names(
     stream: &mut Stream<impl Read>,
+    format: ObjectFormat,
     fanout: &[u32; 256],
     events: &mut impl IndexEvents,
 ) -> Result<(), ScanError> {
@@ -125,14 +148,14 @@ fn read_names(
     if let Some(at) = falls {
         return Err(IndexError::BadFanout { first_byte: at as u8 }.into());
     }
-    let mut last = Oid::NULL;
-    stream.records(fanout[255].into(), |place, name: &[u8; 20]| {
-        let (oid, first) = (Oid::from_bytes(*name), usize::from(name[0]));
+    let mut last = format.null();
+    stream.oids(format, fanout[255].into(), |place, oid| {
+        let first = usize::from(oid.first_byte());
         if oid < last {
             return Err(IndexError::NotSorted { oid }.into());
         }
         if place >= fanout[first] || (first > 0 && place < fanout[first - 1]) {
-            return Err(IndexError::BadFanout { first_byte: name[0] }.into());
+            return Err(IndexError::BadFanout { first_byte: oid.first_byte() }.into());
         }
         last = oid;
         events.name(oid);
@@ -196,47 +219,73 @@ mod tests {
         }
     }
 
-    fn index(count: u32, greatest_small: u32) -> (Vec<IndexEntry>, Vec<u8>) {
+    fn trailer(format: ObjectFormat) -> Oid {
+        Checksum::of(format, b"")
+    }
+
+    fn index(format: ObjectFormat, count: u32, greatest_small: u32) -> (Vec<IndexEntry>, Vec<u8>) {
         let entry = |number: u32| {
-            let mut name = [7; 20];
+            let mut name = [7; 32];
             name[..4].copy_from_slice(&number.wrapping_mul(0x9e37_79b1).to_be_bytes());
+            let (oid, _) = format.split_oid(&name).unwrap();
             let offset = 12 + u64::from(number) * 50;
-            IndexEntry { oid: Oid::from_bytes(name), crc32: number, offset }
+            IndexEntry { oid, crc32: number, offset }
         };
         let mut entries: Vec<_> = (0..count).map(entry).collect();
         let mut bytes = Vec::new();
-        let trailer = Oid::from_bytes([9; 20]);
+        let trailer = trailer(format);
         write_index_with_limit(&mut entries, &trailer, greatest_small, &mut bytes).unwrap();
         (entries, bytes)
     }
 
-    fn scan(bytes: &[u8]) -> Result<Vec<IndexEntry>, ScanError> {
+    fn scan(format: ObjectFormat, bytes: &[u8]) -> Result<Vec<IndexEntry>, ScanError> {
         let mut heard = Heard::default();
-        let trailer = scan_index(bytes, bytes.len() as u64, &mut heard)?;
-        assert_eq!(trailer, Oid::from_bytes([9; 20]));
+        let found = scan_index(bytes, bytes.len() as u64, format, &mut heard)?;
+        assert_eq!(found, trailer(format));
         Ok(heard.entries)
     }
 
     #[test]
     fn scan_hears_what_the_index_says_with_and_without_64_bit_offsets() {
-        for (count, greatest) in [(0, 1 << 30), (1, 1 << 30), (9000, 1 << 30), (9000, 200_000)] {
-            let (entries, bytes) = index(count, greatest);
-            assert_eq!(scan(&bytes).unwrap(), entries);
+        for format in ObjectFormat::ALL {
+            for (count, greatest) in [(0, 1 << 30), (1, 1 << 30), (9000, 1 << 30), (9000, 200_000)]
+            {
+                let (entries, bytes) = index(format, count, greatest);
+                assert_eq!(scan(format, &bytes).unwrap(), entries);
+            }
         }
     }
 
     #[test]
     fn no_cut_and_no_flip_is_taken_for_sound() {
-        let (_, bytes) = index(300, 5000);
-        for cut in 0..bytes.len() {
-            assert!(scan(&bytes[..cut]).is_err(), "{cut}");
+        for format in ObjectFormat::ALL {
+            let (_, bytes) = index(format, 200, 5000);
+            for cut in 0..bytes.len() {
+                assert!(scan(format, &bytes[..cut]).is_err(), "{cut}");
+            }
+            for at in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 0x41;
+                let (len, mut heard) = (flipped.len() as u64, Heard::default());
+                assert!(scan_index(&flipped[..], len, format, &mut heard).is_err(), "{at}");
+                assert!(parse_index(&flipped[..], format).is_err(), "{at}");
+            }
         }
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 0x41;
-            let mut heard = Heard::default();
-            assert!(scan_index(&flipped[..], flipped.len() as u64, &mut heard).is_err(), "{at}");
-            assert!(parse_index(&flipped[..]).is_err(), "{at}");
+    }
+
+    #[test]
+    fn index_of_the_other_format_is_refused() {
+        for format in ObjectFormat::ALL {
+            for count in [0, 1, 300] {
+                let (_, bytes) = index(format, count, 1 << 30);
+                let other = ObjectFormat::ALL.into_iter().find(|other| *other != format).unwrap();
+                let (len, mut heard) = (bytes.len() as u64, Heard::default());
+                assert!(
+                    scan_index(&bytes[..], len, other, &mut heard).is_err(),
+                    "{format} {count}"
+                );
+                assert!(parse_index(&bytes[..], other).is_err(), "{format} {count}");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod entry;
 pub mod entry_stream;
 pub mod gather;
 pub mod index;
+pub mod index_entries;
 pub mod index_scan;
 pub mod inflate;
 pub mod loose;

@@ -11,9 +11,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashMap;
-
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
+use crate::git::oids::OidMap;
 use crate::repository::links::{commit_links, tag_link};
 
 /// Tables, each with a lock: enough that threads seldom meet.
@@ -38,7 +37,7 @@ impl Hasher for ByName {
     }
 }
 
-type Table = HashMap<Oid, u8, BuildHasherDefault<ByName>>;
+type Table = OidMap<u8, BuildHasherDefault<ByName>>;
 
 /// What is known of the objects of one pack.
 pub(super) struct Connected {
@@ -78,7 +77,7 @@ impl Connected {
     }
 
     fn shard(&self, oid: &Oid) -> MutexGuard<'_, Table> {
-        let shard = &self.shards[usize::from(oid.as_bytes()[0]) % SHARDS];
+        let shard = &self.shards[usize::from(oid.first_byte()) % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,30 +85,30 @@ impl Connected {
         let is_recent = RECENTLY.with_borrow_mut(|(number, recent)| {
             if *number != self.number || recent.is_empty() {
                 *number = self.number;
-                *recent = vec![(Oid::NULL, 0); RECENT];
+                *recent = vec![(oid.format().null(), 0); RECENT];
             }
-            let [a, b, ..] = *oid.as_bytes();
+            let [a, b] = [oid.as_bytes()[0], oid.as_bytes()[1]];
             let slot = &mut recent[usize::from(u16::from_ne_bytes([a, b])) % RECENT];
             std::mem::replace(slot, (*oid, bit)) == (*oid, bit)
         });
         if !is_recent {
-            *self.shard(oid).entry(*oid).or_default() |= bit;
+            *self.shard(oid).entry(oid) |= bit;
         }
     }
 
     /// Sees one object of the pack.
     pub(super) fn look(&self, oid: &Oid, kind: Kind, content: &[u8]) {
-        *self.shard(oid).entry(*oid).or_default() |= seen(kind);
-        if self.mark_links(kind, content).is_none() {
+        *self.shard(oid).entry(oid) |= seen(kind);
+        if self.mark_links(oid.format(), kind, content).is_none() {
             self.unreadable.store(true, Ordering::Relaxed);
         }
     }
 
-    fn mark_links(&self, kind: Kind, content: &[u8]) -> Option<()> {
+    fn mark_links(&self, format: ObjectFormat, kind: Kind, content: &[u8]) -> Option<()> {
         match kind {
             Kind::Blob => {}
             Kind::Tree => {
-                for entry in tree_entries(content) {
+                for entry in tree_entries(content, format) {
                     if let (Some(kind), oid) = entry? {
                         self.mark(&oid, named(kind));
                     }
@@ -140,7 +139,7 @@ impl Connected {
         }
         for shard in self.shards {
             let table = shard.into_inner().unwrap_or_else(PoisonError::into_inner);
-            for (oid, bits) in table {
+            for (oid, bits) in table.iter() {
                 let (seen_as, named_as) = (bits & 0x0f, bits >> 4);
                 let fits = named_as == 0 || named_as == seen_as;
                 let is_large_blob = seen_as == 0 && named_as == seen(Kind::Blob);
@@ -155,18 +154,21 @@ impl Connected {
 
 /// What a tree names: each entry's kind (`None`: a submodule's commit) and oid. An entry that can't
 /// be read is `None` and the last.
-pub(super) fn tree_entries(mut tree: &[u8]) -> impl Iterator<Item = Option<(Option<Kind>, Oid)>> {
+pub(super) fn tree_entries(
+    mut tree: &[u8],
+    format: ObjectFormat,
+) -> impl Iterator<Item = Option<(Option<Kind>, Oid)>> {
     let mut next = move || {
         let (mode, rest) = tree.split_at_checked(tree.iter().position(|byte| *byte == b' ')?)?;
         let end = rest.iter().position(|byte| *byte == 0)?;
-        let (oid, rest) = rest[end + 1..].split_first_chunk::<20>()?;
+        let (oid, rest) = format.split_oid(&rest[end + 1..])?;
         tree = rest;
         let kind = match mode {
             b"40000" | b"040000" => Some(Kind::Tree),
             b"160000" => None,
             _ => Some(Kind::Blob),
         };
-        Some(((kind, Oid::from_bytes(*oid)), tree.is_empty()))
+        Some(((kind, oid), tree.is_empty()))
     };
     let mut ended = tree.is_empty();
     std::iter::from_fn(move || {
@@ -235,9 +237,9 @@ mod tests {
     #[test]
     fn trees_are_read_to_their_end_whatever_their_bytes() {
         let whole = tree(&[("100644", 1), ("40000", 2)]);
-        assert!(tree_entries(&whole).all(|entry| entry.is_some()));
+        assert!(tree_entries(&whole, ObjectFormat::Sha1).all(|entry| entry.is_some()));
         for cut in 1..whole.len() {
-            let entries: Vec<_> = tree_entries(&whole[..cut]).collect();
+            let entries: Vec<_> = tree_entries(&whole[..cut], ObjectFormat::Sha1).collect();
             assert!(entries.last() == Some(&None) || cut == 32, "{cut}: {entries:?}");
         }
     }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
+use crate::pack::index::search_names;
 use crate::repository::error::MirrorError;
 use crate::repository::packs;
 use crate::run::threads::for_each;
@@ -157,6 +158,7 @@ fn coalesce(
 
 /// The index of a stored pack.
 pub(super) struct RemoteIndex {
+    format: ObjectFormat,
     key: Key,
     pieces: Pieces,
     fanout: [u32; 256],
@@ -184,7 +186,12 @@ impl RemoteIndex {
         }
         let mut pieces = Pieces::default();
         pieces.insert(0, head);
-        Ok(RemoteIndex { key, pieces, fanout, offsets: Vec::new(), sorted: Vec::new() })
+        let format = packs::format_of(name);
+        Ok(RemoteIndex { format, key, pieces, fanout, offsets: Vec::new(), sorted: Vec::new() })
+    }
+
+    pub(super) fn format(&self) -> ObjectFormat {
+        self.format
     }
 
     pub(super) fn object_count(&self) -> u32 {
@@ -194,14 +201,19 @@ impl RemoteIndex {
     /// Some of its names: names are hashes, so those that come first are as good as any.
     pub(super) fn some_names(&self, most: usize) -> Vec<Oid> {
         let count = most.min(self.object_count() as usize);
-        let whole = (0..=count)
-            .rev()
-            .find_map(|count| self.pieces.read(&(NAMES_AT..NAMES_AT + count as u64 * 20)));
+        let whole =
+            (0..=count).rev().find_map(|count| self.pieces.read(&self.names(0..count as u64)));
         let names = whole.unwrap_or_default();
-        names.as_chunks::<20>().0.iter().map(|name| Oid::from_bytes(*name)).collect()
+        names.chunks_exact(self.format.raw_len()).filter_map(Oid::from_slice).collect()
     }
 
     /// The places of the names that begin with `byte`.
+    /// Where the names at these places are.
+    fn names(&self, places: Range<u64>) -> Range<u64> {
+        let len = self.format.raw_len() as u64;
+        NAMES_AT + places.start * len..NAMES_AT + places.end * len
+    }
+
     fn bucket(&self, byte: u8) -> Range<u64> {
         let at = |byte: u8| u64::from(self.fanout[usize::from(byte)]);
         byte.checked_sub(1).map_or(0, at)..at(byte)
@@ -213,21 +225,21 @@ impl RemoteIndex {
         store: &dyn Store,
         oids: &[Oid],
     ) -> Result<Vec<(Oid, u64)>, MirrorError> {
-        let range = |bucket: &Range<u64>| NAMES_AT + bucket.start * 20..NAMES_AT + bucket.end * 20;
-        let by_byte = |a: &Oid, b: &Oid| a.as_bytes()[0] == b.as_bytes()[0];
+        let by_byte = |a: &Oid, b: &Oid| a.first_byte() == b.first_byte();
         let groups: Vec<&[Oid]> = oids.chunk_by(by_byte).collect();
-        let bucket_of = |group: &[Oid]| self.bucket(group[0].as_bytes()[0]);
-        let wanted = groups.iter().map(|group| (0, range(&bucket_of(group)))).collect();
+        let bucket_of = |group: &[Oid]| self.bucket(group[0].first_byte());
+        let wanted = groups.iter().map(|group| (0, self.names(bucket_of(group)))).collect();
         // Names lie close; a request costs more than some of them.
         fetch(store, &mut [(self.key.clone(), &mut self.pieces)], wanted, 32 << 10)?;
         let mut places = Vec::new();
         for group in groups {
-            let bucket = self.bucket(group[0].as_bytes()[0]);
-            let names = self.pieces.read(&range(&bucket));
+            let bucket = self.bucket(group[0].first_byte());
+            let names = self.pieces.read(&self.names(bucket.clone()));
             let names = names.ok_or_else(|| self.too_short(store))?;
-            let (names, _) = names.as_chunks::<20>();
+            // A name of another format is not there, and could not be compared.
+            let group = group.iter().filter(|oid| oid.format() == self.format);
             for oid in group {
-                if let Ok(place) = names.binary_search(oid.as_bytes()) {
+                if let Some(place) = search_names(&names, oid) {
                     places.push((*oid, bucket.start + place as u64));
                 }
             }
@@ -248,7 +260,7 @@ impl RemoteIndex {
             return Ok(());
         }
         let count = u64::from(self.object_count());
-        let small_at = NAMES_AT + count * 24;
+        let small_at = NAMES_AT + count * (self.format.raw_len() as u64 + 4);
         let small = self.load(store, small_at..small_at + count * 4)?;
         let words = small.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
         let words: Vec<u32> = words.collect();
@@ -279,7 +291,7 @@ impl RemoteIndex {
     /// Where the entry at `offset` ends, in a pack of `pack_len` bytes.
     pub(super) fn end_of(&self, offset: u64, pack_len: u64) -> u64 {
         let next = self.sorted.partition_point(|other| *other <= offset);
-        let last = pack_len.saturating_sub(20);
+        let last = pack_len.saturating_sub(self.format.raw_len() as u64);
         self.sorted.get(next).copied().unwrap_or(last).min(last)
     }
 }

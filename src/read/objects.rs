@@ -243,7 +243,7 @@ impl<'e> Objects<'e> {
         let entries = self.read_chains(places, around)?;
         for (place, oid) in batch {
             let (kind, content) = self.content(*place, &entries)?;
-            check_name(hash_object(kind, &content), oid)
+            check_name(hash_object(oid.format(), kind, &content), oid)
                 .map_err(|what| self.bad(*place, &format!("{oid}: {what}")))?;
             let raw = entries.get(place).filter(|e| matches!(e.header.kind, EntryKind::Object(_)));
             let raw = raw.and_then(|entry| self.packs[place.0].pieces.read(&entry.raw));
@@ -305,7 +305,8 @@ impl<'e> Objects<'e> {
         let extent = self.extent(place)?;
         let bytes = self.packs[place.0].pieces.read(&extent);
         let bytes = bytes.ok_or_else(|| self.bad(place, "the pack ends before it does"))?;
-        let (header, used) = match parse_header(&bytes, place.1) {
+        let (header, used) = match parse_header(&bytes, place.1, self.packs[place.0].index.format())
+        {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Err(self.bad(place, "the pack ends in its header")),
             Err(error) => return Err(self.bad(place, &error.to_string())),
@@ -385,7 +386,7 @@ impl<'e> Objects<'e> {
         let key = self.packs[place.0].key.clone();
         let head = place.1..place.1 + MAX_HEADER_LEN as u64;
         let (head, _) = self.store.get(&key, Some(head), MAX_HEADER_LEN as u64)?;
-        let header = match parse_header(&head, place.1) {
+        let header = match parse_header(&head, place.1, oid.format()) {
             Ok(Some((header, _))) => header,
             _ => return Err(self.bad(place, "it has no header")),
         };
@@ -394,7 +395,7 @@ impl<'e> Objects<'e> {
             return Ok(false);
         }
         let stream = Reopening::new(self.store, key, place.1);
-        let stream = EntryStream::new(stream, place.1);
+        let stream = EntryStream::new(stream, place.1, oid.format());
         let mut stream = stream.map_err(|error| self.bad(place, &error.to_string()))?;
         let len = header.inflated_len;
         each(Item::Large { oid: *oid, kind, len, content: &mut stream })?;
@@ -435,7 +436,7 @@ impl<'e> Objects<'e> {
         }
         let (kind, content) =
             decode_loose(bytes, LARGE_BYTES).map_err(|error| bad(error.to_string()))?;
-        check_name(hash_object(kind, &content), oid).map_err(bad)?;
+        check_name(hash_object(oid.format(), kind, &content), oid).map_err(bad)?;
         each(Item::Whole { oid: *oid, kind, content: &content, raw: None })
     }
 

@@ -16,10 +16,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use sha1::{Digest, Sha1};
-
 use super::local::failed;
-use crate::git::object::Oid;
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::packs;
@@ -33,7 +32,6 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub(super) const PIECES_AHEAD: usize = 12;
 
 const HEADER_LEN: u64 = 12;
-const TRAILER_LEN: u64 = 20;
 
 /// A pack of the mirror before it is read.
 #[derive(Clone, Debug)]
@@ -45,8 +43,17 @@ pub(super) struct Listed {
 
 impl Listed {
     /// Where its entries are.
+    fn format(&self) -> ObjectFormat {
+        packs::format_of(&self.name)
+    }
+
     fn body(&self) -> Range<u64> {
-        HEADER_LEN..self.len - TRAILER_LEN
+        HEADER_LEN..self.len - trailer_len(self.format())
+    }
+
+    /// How long its entries are.
+    pub(super) fn body_len(&self) -> u64 {
+        self.body().end - self.body().start
     }
 }
 
@@ -69,11 +76,15 @@ fn look_at_one(store: &dyn Store, name: &str) -> Result<Listed, MirrorError> {
     let len = info.map_or(0, |info| info.len);
     let count = header.strip_prefix(b"PACK\0\0\0\x02").and_then(|rest| rest.first_chunk());
     match count {
-        Some(count) if len >= HEADER_LEN + TRAILER_LEN => {
+        Some(count) if len >= HEADER_LEN + trailer_len(packs::format_of(name)) => {
             Ok(Listed { name: name.to_owned(), len, objects: u32::from_be_bytes(*count) })
         }
         _ => Err(damaged(store, &key, "it is not a version 2 pack")),
     }
+}
+
+fn trailer_len(format: ObjectFormat) -> u64 {
+    format.raw_len() as u64
 }
 
 pub(super) fn damaged(store: &dyn Store, key: &Key, what: &str) -> MirrorError {
@@ -203,20 +214,30 @@ impl Drop for End<'_, '_> {
 
 /// The plan of a stream: what is known of each pack, and how much of the whole is in the file.
 pub(super) struct Plan {
+    format: ObjectFormat,
     packs: Vec<Listed>,
     kept: u64,
 }
 
 impl Plan {
     /// `kept` bytes of the whole are in the file already.
-    pub(super) fn new(packs: Vec<Listed>, kept: u64) -> Result<Self, MirrorError> {
+    pub(super) fn new(
+        format: ObjectFormat,
+        packs: Vec<Listed>,
+        kept: u64,
+    ) -> Result<Self, MirrorError> {
         let objects = packs.iter().try_fold(0u32, |sum, pack| sum.checked_add(pack.objects));
         if objects.is_none() {
             let words = "its packs have more objects together than one pack can have";
             return Err(MirrorError::Mirror(words.into()));
         }
-        let plan = Plan { packs, kept: 0 };
-        Ok(Plan { kept: kept.min(plan.len() - TRAILER_LEN), ..plan })
+        let other = packs.iter().find(|pack| pack.format() != format);
+        if let Some(Listed { name, .. }) = other {
+            let words = format!("{name} is no pack of a repository with {format}");
+            return Err(MirrorError::Mirror(words));
+        }
+        let plan = Plan { format, packs, kept: 0 };
+        Ok(Plan { kept: kept.min(plan.len() - trailer_len(format)), ..plan })
     }
 
     pub(super) fn objects(&self) -> u32 {
@@ -225,8 +246,8 @@ impl Plan {
 
     /// The whole pack's length.
     pub(super) fn len(&self) -> u64 {
-        let bodies = self.packs.iter().map(|pack| pack.body().end - pack.body().start);
-        HEADER_LEN + bodies.sum::<u64>() + TRAILER_LEN
+        let bodies = self.packs.iter().map(Listed::body_len);
+        HEADER_LEN + bodies.sum::<u64>() + trailer_len(self.format)
     }
 
     /// What must be fetched: of each pack the part that is not kept, with its trailer.
@@ -251,9 +272,9 @@ pub(super) struct Packs<'r, 'e> {
     failure: &'r Mutex<Option<MirrorError>>,
     file: File,
     /// Of the whole. `None`: it is one pack, whose own is the whole's.
-    whole: Option<Sha1>,
+    whole: Option<Checksum>,
     /// Of the pack that is read.
-    hash: Sha1,
+    hash: Checksum,
     /// Where in the whole its next byte is.
     at: u64,
     /// Which pack is read, and what of its body is still to come.
@@ -285,8 +306,8 @@ impl<'r, 'e> Packs<'r, 'e> {
             progress,
             failure,
             file,
-            whole: (plan.packs.len() != 1).then(Sha1::new),
-            hash: Sha1::new(),
+            whole: (plan.packs.len() != 1).then(|| Checksum::new(plan.format)),
+            hash: Checksum::new(plan.format),
             at: 0,
             pack: 0,
             left: 0,
@@ -323,10 +344,10 @@ impl<'r, 'e> Packs<'r, 'e> {
 
     /// Turns to the pack `self.pack`, whose header was looked at.
     fn begin_pack(&mut self, is_first: bool) -> Result<(), MirrorError> {
-        self.hash = Sha1::new();
+        self.hash = Checksum::new(self.plan.format);
         if let Some(pack) = self.plan.packs.get(self.pack) {
-            self.left = pack.body().end - pack.body().start;
-            self.hash.update(Self::header(pack.objects));
+            self.left = pack.body_len();
+            self.hash.update(&Self::header(pack.objects));
         }
         if is_first {
             return self.give(Self::header(self.plan.objects()).to_vec());
@@ -369,14 +390,14 @@ impl<'r, 'e> Packs<'r, 'e> {
     fn end_pack(&mut self) -> Result<(), MirrorError> {
         if let Some(pack) = self.plan.packs.get(self.pack) {
             let mut found = Vec::new();
-            while found.len() < TRAILER_LEN as usize {
-                found.extend(self.fetched(TRAILER_LEN as usize - found.len())?);
+            let trailer_len = self.plan.format.raw_len();
+            while found.len() < trailer_len {
+                found.extend(self.fetched(trailer_len - found.len())?);
             }
-            let computed: [u8; 20] = std::mem::take(&mut self.hash).finalize().into();
-            let name = format!("pack-{}", Oid::from_bytes(computed));
-            if found != computed || name != pack.name {
+            let computed = self.hash.so_far();
+            if found != computed.as_bytes() || format!("pack-{computed}") != pack.name {
                 let key = packs::key(&pack.name, "pack");
-                let what = format!("its content has the checksum {}", Oid::from_bytes(computed));
+                let what = format!("its content has the checksum {computed}");
                 return Err(damaged(self.store(), &key, &what));
             }
             self.pack += 1;
@@ -388,12 +409,12 @@ impl<'r, 'e> Packs<'r, 'e> {
             }
         }
         let whole = self.whole.take().expect("belongs to no pack, or to several");
-        self.end(whole.finalize().into())
+        self.end(whole.finish())
     }
 
-    fn end(&mut self, trailer: [u8; 20]) -> Result<(), MirrorError> {
-        self.trailer = Some(Oid::from_bytes(trailer));
-        self.give(trailer.to_vec())
+    fn end(&mut self, trailer: Oid) -> Result<(), MirrorError> {
+        self.trailer = Some(trailer);
+        self.give(trailer.as_bytes().to_vec())
     }
 
     fn give(&mut self, bytes: Vec<u8>) -> Result<(), MirrorError> {

@@ -13,7 +13,7 @@ use super::connected::tree_entries;
 use super::local::Local;
 use super::objects::{Around, Item, Objects};
 use super::written::PackWriter;
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -195,10 +195,13 @@ impl<'w, 'e> Walk<'w, 'e> {
         read
     }
 
-    fn pack(&mut self) -> Result<&mut PackWriter, MirrorError> {
+    fn pack(&mut self, format: ObjectFormat) -> Result<&mut PackWriter, MirrorError> {
         match &mut self.pack {
             Some(pack) => Ok(pack),
-            empty => Ok(empty.insert(PackWriter::begin(&self.local.objects.join("pack"))?)),
+            empty => {
+                let folder = self.local.objects.join("pack");
+                Ok(empty.insert(PackWriter::begin(&folder, format)?))
+            }
         }
     }
 
@@ -206,11 +209,11 @@ impl<'w, 'e> Walk<'w, 'e> {
         match item {
             Item::Whole { oid, kind, content, raw } => {
                 self.progress.received(content.len() as u64);
-                self.pack()?.add(&oid, kind, content, raw)?;
+                self.pack(oid.format())?.add(&oid, kind, content, raw)?;
             }
             Item::Large { oid, kind, len, content } => {
                 self.progress.received(len);
-                self.pack()?.add_stream(&oid, kind, len, content)?;
+                self.pack(oid.format())?.add_stream(&oid, kind, len, content)?;
             }
         }
         self.progress.objects_done(1);
@@ -234,7 +237,7 @@ impl<'w, 'e> Walk<'w, 'e> {
         match kind {
             Kind::Commit => self.take_commit(item, reach(&oid)),
             Kind::Tree if self.is_new(&oid) => {
-                self.follow_tree(content, 0)?;
+                self.follow_tree(&oid, content, 0)?;
                 self.add(item)
             }
             Kind::Tag => {
@@ -312,9 +315,9 @@ impl<'w, 'e> Walk<'w, 'e> {
     }
 
     /// Notes what a tree at `depth` leads to.
-    fn follow_tree(&mut self, content: &[u8], depth: u32) -> Result<(), MirrorError> {
+    fn follow_tree(&mut self, oid: &Oid, content: &[u8], depth: u32) -> Result<(), MirrorError> {
         let bad = || MirrorError::Mirror("a tree of the mirror cannot be read".into());
-        for entry in tree_entries(content) {
+        for entry in tree_entries(content, oid.format()) {
             match entry.ok_or_else(bad)? {
                 (Some(Kind::Tree), oid) => self.want_tree(oid, depth + 1),
                 (Some(_), oid) => self.want_blob(oid, depth + 1),
@@ -343,8 +346,8 @@ impl<'w, 'e> Walk<'w, 'e> {
             }
             let absent = self.read(&trees, Around::default(), |walk, item| {
                 match item {
-                    Item::Whole { kind: Kind::Tree, content, .. } => {
-                        walk.follow_tree(content, depth)?;
+                    Item::Whole { oid, kind: Kind::Tree, content, .. } => {
+                        walk.follow_tree(&oid, content, depth)?;
                     }
                     Item::Whole { oid, .. } | Item::Large { oid, .. } => {
                         return Err(unreadable(&oid));

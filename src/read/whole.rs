@@ -10,17 +10,17 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use sha1::{Digest, Sha1};
-
 use super::connected::Connected;
 use super::local::{KEPT_BY, Local, TEMPORARY, failed};
 use super::scratch::Scratch;
 use super::stream::{Listed, Packs, Plan, Ranges, damaged, look_at};
-use crate::git::object::{Kind, Oid};
+use crate::git::checksum::Checksum;
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::budget::Budget;
 use crate::ingest::env::{Env, Written};
 use crate::ingest::run::store_pack;
-use crate::pack::index::{IndexEntry, lookup_by_ranges, parse_index, write_index};
+use crate::pack::index::{lookup_by_ranges, parse_index};
+use crate::pack::index_entries::IndexEntries;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::existing::Existing;
@@ -92,10 +92,8 @@ struct Partial {
 
 impl Partial {
     fn open(folder: &Path, names: &[String]) -> Result<Self, MirrorError> {
-        let mut hash = Sha1::new();
-        names.iter().for_each(|name| hash.update(name));
-        let hash: [u8; 20] = hash.finalize().into();
-        let path = folder.join(format!("{TEMPORARY}{}.part", Oid::from_bytes(hash)));
+        let hash = Checksum::of(ObjectFormat::Sha1, names.concat().as_bytes());
+        let path = folder.join(format!("{TEMPORARY}{hash}.part"));
         match Self::lock(&path)? {
             Some(partial) => Ok(partial),
             // Another command downloads the same: this one goes its own way.
@@ -125,6 +123,11 @@ impl Partial {
     }
 }
 
+/// The repository's format: what is wanted has it.
+fn format_of(tips: &[Oid]) -> ObjectFormat {
+    tips.first().map_or_else(ObjectFormat::default, Oid::format)
+}
+
 /// The whole pack's trailer, its index, and whether it is connected.
 type Indexed = (Oid, Vec<u8>, bool);
 
@@ -138,7 +141,8 @@ fn verified(
 ) -> Result<Indexed, MirrorError> {
     let scratch = Scratch::new(&local.objects, &partial.path)
         .map_err(|error| failed("create a directory in", &local.objects, &error))?;
-    let plan = Plan::new(packs, partial.kept)?;
+    let format = format_of(tips);
+    let plan = Plan::new(format, packs, partial.kept)?;
     let temp = TempKeys::new(&scratch);
     let connected = Connected::new();
     let look = |oid: &Oid, kind: Kind, content: &[u8]| connected.look(oid, kind, content);
@@ -147,6 +151,7 @@ fn verified(
         progress,
         temp: &temp,
         layout: Layout::Pack,
+        format,
         existing: Existing::default(),
         cancel: Cancel::default(),
         concurrency: 2,
@@ -170,8 +175,8 @@ fn verified(
         let words = "its packs are empty".to_owned();
         return Err(MirrorError::Mirror(words));
     };
-    let trailer = pack.name.trim_start_matches("pack-").parse();
-    let trailer = trailer.map_err(|_| MirrorError::Internal("not a pack's name".into()))?;
+    let trailer = packs::trailer_of(&pack.name);
+    let trailer = trailer.ok_or_else(|| MirrorError::Internal("not a pack's name".into()))?;
     let missing = || MirrorError::Internal("ingest created no index".into());
     let path = scratch.file(&packs::key(&pack.name, "idx")).ok_or_else(missing)?;
     let index = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
@@ -204,7 +209,7 @@ fn trusting(
     tips: &[Oid],
     progress: &dyn Progress,
 ) -> Result<Indexed, MirrorError> {
-    let plan = Plan::new(packs.clone(), partial.kept)?;
+    let plan = Plan::new(format_of(tips), packs.clone(), partial.kept)?;
     progress.expect_objects(u64::from(plan.objects()));
     let ranges = Ranges::new(store, plan.ranges());
     let failure = Mutex::new(None);
@@ -236,8 +241,8 @@ fn read_indices(store: &dyn Store, packs: &[Listed]) -> Result<Vec<Vec<u8>>, Mir
     for_each(&numbered, 4, "index", |(number, pack)| {
         let key = packs::key(&pack.name, "idx");
         let (bytes, _) = store.get(&key, None, MAX_INDEX_BYTES)?;
-        let index =
-            parse_index(&bytes).map_err(|error| damaged(store, &key, &error.to_string()))?;
+        let index = parse_index(&bytes, packs::format_of(&pack.name))
+            .map_err(|error| damaged(store, &key, &error.to_string()))?;
         let is_its = format!("pack-{}", index.pack_trailer()) == pack.name
             && index.object_count() == pack.objects;
         if !is_its {
@@ -256,21 +261,22 @@ fn merged(
     indices: Vec<Vec<u8>>,
     trailer: &Oid,
 ) -> Result<Vec<u8>, MirrorError> {
-    let mut entries = Vec::new();
+    let mut entries = IndexEntries::with_capacity(trailer.format(), 0);
     // Of what lies before a pack's entries, its own header of 12 bytes is not in the whole.
     let mut before = 0;
     for (pack, bytes) in packs.iter().zip(indices) {
         let key = packs::key(&pack.name, "idx");
-        let index = parse_index(bytes).map_err(|error| damaged(store, &key, &error.to_string()))?;
+        let index = parse_index(bytes, trailer.format())
+            .map_err(|error| damaged(store, &key, &error.to_string()))?;
         if index.entries().any(|entry| entry.offset > pack.len) {
             return Err(damaged(store, &key, "an offset lies outside of the pack"));
         }
-        let shifted = index.entries().map(|e| IndexEntry { offset: e.offset + before, ..e });
-        entries.extend(shifted);
-        before += pack.len - 32;
+        index.entries().for_each(|e| entries.push(&e.oid, e.offset + before, e.crc32));
+        before += pack.body_len();
     }
     let mut index = Vec::new();
-    write_index(&mut entries, trailer, &mut index)
+    entries
+        .write_index(trailer, &mut index)
         .map_err(|error| MirrorError::Internal(error.to_string()))?;
     Ok(index)
 }

@@ -7,13 +7,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use sha1::{Digest, Sha1};
-
 use super::local::{TEMPORARY, failed};
 use super::whole::install;
-use crate::git::object::{Kind, ObjectHasher, Oid, check_name};
+use crate::git::checksum::Checksum;
+use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name};
 use crate::pack::deflate::Deflater;
-use crate::pack::index::{IndexEntry, write_index};
+use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
 
 /// A pack on its way into the repository. Removed when dropped, unless it is installed.
@@ -22,20 +21,22 @@ pub(super) struct PackWriter {
     path: PathBuf,
     file: BufWriter<File>,
     deflater: Deflater,
-    entries: Vec<IndexEntry>,
+    format: ObjectFormat,
+    entries: IndexEntries,
     at: u64,
 }
 
 impl PackWriter {
     /// Begins a pack in `folder`, a folder of packs.
-    pub(super) fn begin(folder: &Path) -> Result<Self, MirrorError> {
+    pub(super) fn begin(folder: &Path, format: ObjectFormat) -> Result<Self, MirrorError> {
         fs::create_dir_all(folder).map_err(|error| failed("create", folder, &error))?;
         let name = format!("{TEMPORARY}{}-{:08x}.pack", std::process::id(), fastrand::u32(..));
         let path = folder.join(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = BufWriter::new(file.map_err(|error| failed("create", &path, &error))?);
         let (folder, deflater) = (folder.to_owned(), Deflater::new(1));
-        let mut pack = PackWriter { folder, path, file, deflater, entries: Vec::new(), at: 12 };
+        let entries = IndexEntries::with_capacity(format, 0);
+        let mut pack = PackWriter { folder, path, file, deflater, format, entries, at: 12 };
         // The count is written last.
         pack.write(b"PACK\0\0\0\x02\0\0\0\0")?;
         Ok(pack)
@@ -60,7 +61,7 @@ impl PackWriter {
         }
         self.write(&entry)?;
         let crc32 = zlib_rs::crc32::crc32(0, &entry);
-        self.entries.push(IndexEntry { oid: *oid, crc32, offset: self.at });
+        self.entries.push(oid, self.at, crc32);
         self.at += entry.len() as u64;
         Ok(())
     }
@@ -76,7 +77,7 @@ impl PackWriter {
         let bad = |what: String| {
             MirrorError::Mirror(format!("the stored object {oid} is damaged: {what}"))
         };
-        let (offset, mut hasher) = (self.at, ObjectHasher::new(kind, len));
+        let (offset, mut hasher) = (self.at, ObjectHasher::new(oid.format(), kind, len));
         let (mut crc32, mut left) = (0, len);
         let mut out = entry_header(kind, len);
         let mut buffer = vec![0; 64 << 10];
@@ -106,7 +107,7 @@ impl PackWriter {
             return Err(bad("it ends early".into()));
         }
         check_name(hasher.finish(), oid).map_err(bad)?;
-        self.entries.push(IndexEntry { oid: *oid, crc32, offset });
+        self.entries.push(oid, offset, crc32);
         Ok(())
     }
 
@@ -114,7 +115,9 @@ impl PackWriter {
     pub(super) fn finish(mut self, promisor: bool) -> Result<PathBuf, MirrorError> {
         let trailer = self.end_file().map_err(|error| failed("write", &self.path, &error))?;
         let mut index = Vec::new();
-        write_index(&mut self.entries, &trailer, &mut index)
+        let empty = IndexEntries::with_capacity(self.format, 0);
+        std::mem::replace(&mut self.entries, empty)
+            .write_index(&trailer, &mut index)
             .map_err(|error| MirrorError::Internal(error.to_string()))?;
         install(&self.folder, &trailer, &self.path, &index, promisor)
     }
@@ -127,7 +130,7 @@ impl PackWriter {
         file.seek(SeekFrom::Start(8))?;
         file.write_all(&count.to_be_bytes())?;
         file.seek(SeekFrom::Start(0))?;
-        let mut hash = Sha1::new();
+        let mut hash = Checksum::new(self.format);
         let mut reader = BufReader::with_capacity(64 << 10, &*file);
         loop {
             let bytes = io::BufRead::fill_buf(&mut reader)?;
@@ -139,10 +142,10 @@ impl PackWriter {
             io::BufRead::consume(&mut reader, read);
         }
         drop(reader);
-        let trailer: [u8; 20] = hash.finalize().into();
+        let trailer = hash.finish();
         file.seek(SeekFrom::End(0))?;
-        file.write_all(&trailer)?;
-        Ok(Oid::from_bytes(trailer))
+        file.write_all(trailer.as_bytes())?;
+        Ok(trailer)
     }
 }
 
@@ -183,7 +186,7 @@ mod tests {
         for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
             for len in [0, 1, 15, 16, 2047, 2048, 1 << 40, u64::MAX] {
                 let bytes = entry_header(kind, len);
-                let (header, used) = parse_header(&bytes, 12).unwrap().unwrap();
+                let (header, used) = parse_header(&bytes, 12, ObjectFormat::Sha1).unwrap().unwrap();
                 assert_eq!((header.kind, header.inflated_len), (EntryKind::Object(kind), len));
                 assert_eq!(used, bytes.len());
             }
@@ -192,12 +195,18 @@ mod tests {
 
     #[test]
     fn git_accepts_the_pack_and_a_dropped_one_leaves_nothing() {
+        for format in ObjectFormat::ALL {
+            git_accepts_it(format);
+        }
+    }
+
+    fn git_accepts_it(format: ObjectFormat) {
         let dir = tempfile::tempdir().unwrap();
         let (small, large) = (b"small".to_vec(), vec![7; 300_000]);
-        let mut pack = PackWriter::begin(dir.path()).unwrap();
-        let small_oid = hash_object(Kind::Blob, &small).unwrap();
+        let mut pack = PackWriter::begin(dir.path(), format).unwrap();
+        let small_oid = hash_object(format, Kind::Blob, &small).unwrap();
         pack.add(&small_oid, Kind::Blob, &small, None).unwrap();
-        let large_oid = hash_object(Kind::Blob, &large).unwrap();
+        let large_oid = hash_object(format, Kind::Blob, &large).unwrap();
         let len = large.len() as u64;
         pack.add_stream(&large_oid, Kind::Blob, len, &mut &large[..]).unwrap();
         let keep = pack.finish(true).unwrap();
@@ -205,7 +214,7 @@ mod tests {
             assert!(keep.with_extension(extension).exists(), "{extension}");
         }
         let verified = std::process::Command::new("git")
-            .args(["verify-pack", "-v"])
+            .args(["verify-pack", "-v", &format!("--object-format={format}")])
             .arg(keep.with_extension("idx"))
             .output()
             .unwrap();
@@ -213,7 +222,7 @@ mod tests {
         assert!(verified.status.success() && text.contains(&large_oid.to_string()), "{text}");
         let files = || fs::read_dir(dir.path()).unwrap().count();
         let before = files();
-        let mut pack = PackWriter::begin(dir.path()).unwrap();
+        let mut pack = PackWriter::begin(dir.path(), format).unwrap();
         let error = pack.add_stream(&small_oid, Kind::Blob, 5, &mut &b"other"[..]).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
         drop(pack);

@@ -1,13 +1,14 @@
 //! Which objects the bucket has already: what an interrupted first run stored is not sent again.
 //!
 //! Found by listing, in parallel over the 256 folders of loose objects, and kept as a sorted table a
-//! folder: 20 bytes an object. (One table of all would double while it grows and be copied from
+//! folder: 20 bytes an object, 32 with SHA-256. (One table of all would double while it grows and be copied from
 //! place to place.) Only a run that can't rely on published refs looks.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::{listing, loose};
 use crate::git::object::Oid;
+use crate::git::oids::OidList;
 use crate::store::{Store, StoreError};
 
 /// Folders of loose objects: the first byte of an oid.
@@ -15,32 +16,29 @@ const FOLDERS: usize = 256;
 
 /// Objects that are stored: for each first byte their oids, sorted. Empty, or all 256.
 #[derive(Default)]
-pub(crate) struct Existing(Vec<Vec<Oid>>);
+pub(crate) struct Existing(Vec<OidList>);
 
 impl Existing {
     pub(crate) fn contains(&self, oid: &Oid) -> bool {
-        let folder = self.0.get(usize::from(oid.as_bytes()[0]));
-        folder.is_some_and(|folder| folder.binary_search(oid).is_ok())
+        let folder = self.0.get(usize::from(oid.first_byte()));
+        folder.is_some_and(|folder| folder.contains(oid))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.0.iter().map(OidList::len).sum()
     }
 
     /// Lists the loose objects of the bucket. One request if there are few.
     pub(crate) fn list_loose(store: &dyn Store, threads: usize) -> Result<Self, StoreError> {
-        let found = Mutex::new(vec![Vec::new(); FOLDERS]);
+        let found = Mutex::new(vec![OidList::default(); FOLDERS]);
         listing::pages_at_once(store, listing::OBJECTS, threads, |page| {
             let oids = page.iter().filter_map(|info| loose::oid_of_key(info.key.as_str()));
             let mut folders = found.lock().unwrap_or_else(PoisonError::into_inner);
-            oids.for_each(|oid| folders[usize::from(oid.as_bytes()[0])].push(oid));
+            oids.for_each(|oid| folders[usize::from(oid.first_byte())].push(&oid));
             Ok::<_, StoreError>(())
         })?;
         let mut folders = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for folder in &mut folders {
-            folder.sort_unstable();
-            folder.shrink_to_fit();
-        }
+        folders.iter_mut().for_each(OidList::sort);
         Ok(Existing(folders))
     }
 }
@@ -79,7 +77,7 @@ mod tests {
             assert!(oids.iter().all(|oid| existing.contains(oid)));
             assert!(!existing.contains(&Oid::from_bytes([7; 20])));
             // A folder of more than a page takes one more request.
-            let pages = oids.chunk_by(|a, b| a.as_bytes()[0] == b.as_bytes()[0]).count();
+            let pages = oids.chunk_by(|a, b| a.first_byte() == b.first_byte()).count();
             assert!((requests..=requests + pages).contains(&store.count(Operation::List)));
             assert_eq!(store.max_in_flight() > 8, requests > 1, "{}", store.max_in_flight());
         }
@@ -87,11 +85,10 @@ mod tests {
 
     #[test]
     fn twenty_bytes_an_object_are_held_and_no_more() {
-        assert_eq!(size_of::<Oid>(), 20);
         let (store, oids) = filled(3000, 10);
         let existing = Existing::list_loose(&store, 4).unwrap();
-        let held: usize = existing.0.iter().map(Vec::capacity).sum();
-        assert_eq!(held, oids.len());
+        let held: usize = existing.0.iter().map(OidList::memory_bytes).sum();
+        assert_eq!(held, 20 * oids.len());
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn parse(file: &[u8]) -> Result<Advertisement, String> {
         b"" => Head::Absent,
         _ => parse_head_file(head, &refs).map_err(|error| error.to_string())?,
     };
-    Ok(Advertisement { refs, head })
+    Ok(Advertisement::of(refs, head))
 }
 
 fn write(of: &Advertisement) -> Vec<u8> {
@@ -244,10 +244,8 @@ mod tests {
     fn refs(byte: u8) -> Advertisement {
         let name = RefName::new("refs/heads/main").unwrap();
         let (oid, peeled) = (Oid::from_bytes([byte; 20]), None);
-        Advertisement {
-            refs: vec![Ref { name: name.clone(), oid, peeled }],
-            head: Head::Branch(name),
-        }
+        let refs = vec![Ref { name: name.clone(), oid, peeled }];
+        Advertisement::of(refs, Head::Branch(name))
     }
 
     fn names(store: &MemoryStore) -> Vec<String> {

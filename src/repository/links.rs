@@ -1,6 +1,6 @@
 //! Where an object leads: to whom a commit, a tag and a folder point, read from their bytes.
 
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 
 /// `tree <oid> LF`, then `parent <oid> LF` lines (git-commit-tree(1)).
 pub(crate) fn commit_links(content: &[u8]) -> Option<(Oid, Vec<Oid>)> {
@@ -30,14 +30,14 @@ pub(crate) fn tree_of_commit(commit: &[u8]) -> Option<Oid> {
 }
 
 /// A tree is a row of `<mode> <name> NUL <20 bytes>`; only regular files count, not links.
-pub(crate) fn file_in_tree(mut tree: &[u8], name: &[u8]) -> Option<Oid> {
+pub(crate) fn file_in_tree(mut tree: &[u8], format: ObjectFormat, name: &[u8]) -> Option<Oid> {
     while !tree.is_empty() {
         let end = tree.iter().position(|&byte| byte == 0)?;
         let (entry, rest) = (&tree[..end], &tree[end + 1..]);
-        let (oid, rest) = rest.split_first_chunk::<20>()?;
+        let (oid, rest) = format.split_oid(rest)?;
         let blank = entry.iter().position(|&byte| byte == b' ')?;
         if &entry[blank + 1..] == name && entry.starts_with(b"100") {
-            return Some(Oid::from_bytes(*oid));
+            return Some(oid);
         }
         tree = rest;
     }
@@ -50,18 +50,25 @@ mod tests {
 
     #[test]
     fn a_file_is_found_in_a_tree_and_a_link_is_none() {
+        for format in ObjectFormat::ALL {
+            file_is_found(format);
+        }
+    }
+
+    fn file_is_found(format: ObjectFormat) {
+        let oid = |byte| Oid::from_slice(&vec![byte; format.raw_len()]).unwrap();
         let mut tree = Vec::new();
         for (mode, name, byte) in
             [("120000", ".lfsconfig", 1), ("40000", "a", 2), ("100644", ".lfsconfig", 3)]
         {
             tree.extend_from_slice(format!("{mode} {name}\0").as_bytes());
-            tree.extend_from_slice(&[byte; 20]);
+            tree.extend_from_slice(oid(byte).as_bytes());
         }
-        assert_eq!(file_in_tree(&tree, b".lfsconfig"), Some(Oid::from_bytes([3; 20])));
-        assert_eq!(file_in_tree(&tree, b"a"), None);
+        assert_eq!(file_in_tree(&tree, format, b".lfsconfig"), Some(oid(3)));
+        assert_eq!(file_in_tree(&tree, format, b"a"), None);
         for cut in 0..tree.len() {
             // No bytes make it panic.
-            let _ = file_in_tree(&tree[..cut], b".lfsconfig");
+            let _ = file_in_tree(&tree[..cut], format, b".lfsconfig");
         }
     }
 

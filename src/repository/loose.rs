@@ -1,4 +1,4 @@
-//! The loose layout: `objects/aa/<38 hex>`, a zlib stream of header and content.
+//! The loose layout: `objects/aa/<38 hex>` (62 with SHA-256), a zlib stream of header and content.
 //!
 //! gitrepository-layout(5) and git's `http-walker.c`: what a dumb reader asks for first.
 
@@ -19,7 +19,7 @@ pub(crate) const HEADERS: ObjectHeaders =
 /// blocks whose tables take some hundred bytes.
 const HEAD_BYTES: u64 = 4096;
 
-/// `objects/aa/<38 hex>`.
+/// `objects/aa/<38 or 62 hex>`.
 pub(crate) fn key(oid: &Oid) -> Key {
     let hex = oid.to_string();
     Key::new(format!("objects/{}/{}", &hex[..2], &hex[2..])).expect("hexadecimal digits")
@@ -29,8 +29,7 @@ pub(crate) fn key(oid: &Oid) -> Key {
 pub(crate) fn oid_of_key(key: &str) -> Option<Oid> {
     let hex = key.strip_prefix("objects/")?;
     let (two, rest) = hex.split_once('/')?;
-    let sized = two.len() == 2 && rest.len() == 38;
-    sized.then(|| Oid::from_hex(format!("{two}{rest}").as_bytes())).flatten()
+    (two.len() == 2).then(|| Oid::from_hex(format!("{two}{rest}").as_bytes())).flatten()
 }
 
 /// Reads an object back whole, and checks that it is what the pack said it was.

@@ -17,7 +17,7 @@ use super::loose;
 use super::packed::{Catalogue, PackedReader, Place, ReadError};
 use super::packs::{self, StoredPack};
 use super::publish::listed_packs;
-use crate::git::object::{Kind, Oid, hash_object};
+use crate::git::object::{Kind, ObjectFormat, Oid, hash_object};
 use crate::git::refs::{Advertisement, Head};
 use crate::pack::index::lookup_by_ranges;
 use crate::pack::loose::decode_loose;
@@ -75,7 +75,7 @@ pub(crate) fn reading<T>(
 }
 
 fn file_of_commit(
-    commit: &Oid,
+    commit_oid: &Oid,
     name: &str,
     read: &mut ReadObject<'_>,
 ) -> Result<Option<Vec<u8>>, MirrorError> {
@@ -83,10 +83,12 @@ fn file_of_commit(
         let found = read(oid)?.filter(|(kind, _)| *kind == wanted);
         Ok(found.map(|(_, content)| content))
     };
-    let Some(commit) = read(commit, Kind::Commit)? else { return Ok(None) };
+    let Some(commit) = read(commit_oid, Kind::Commit)? else { return Ok(None) };
     let Some(tree) = tree_of_commit(&commit) else { return Ok(None) };
     let Some(tree) = read(&tree, Kind::Tree)? else { return Ok(None) };
-    let Some(blob) = file_in_tree(&tree, name.as_bytes()) else { return Ok(None) };
+    let Some(blob) = file_in_tree(&tree, commit_oid.format(), name.as_bytes()) else {
+        return Ok(None);
+    };
     read(&blob, Kind::Blob)
 }
 
@@ -101,7 +103,7 @@ fn read_loose(store: &dyn Store, oid: &Oid) -> Result<Option<(Kind, Vec<u8>)>, M
     let Some((bytes, _)) = found else { return Ok(None) };
     let (kind, content) =
         decode_loose(&bytes, MAX_OBJECT_BYTES).map_err(|error| damaged(store, &key, error))?;
-    match hash_object(kind, &content) {
+    match hash_object(oid.format(), kind, &content) {
         Ok(found) if found == *oid => Ok(Some((kind, content))),
         Ok(found) => Err(damaged(store, &key, format!("it is {found}"))),
         Err(collision) => Err(damaged(store, &key, collision)),
@@ -118,7 +120,7 @@ fn read_packed(
         damaged(packs.store, &packs.key(place.0), format!("{oid} at offset {}: {what}", place.1))
     };
     match reader.read(place) {
-        Ok((kind, content)) => match hash_object(kind, &content) {
+        Ok((kind, content)) => match hash_object(oid.format(), kind, &content) {
             Ok(found) if found == *oid => Ok(Some((kind, content.to_vec()))),
             Ok(found) => Err(bad(format!("it is {found}"))),
             Err(collision) => Err(bad(collision.to_string())),
@@ -220,6 +222,10 @@ impl<'e> LazyPacks<'e> {
 }
 
 impl Catalogue for LazyPacks<'_> {
+    fn format(&self, pack: usize) -> ObjectFormat {
+        packs::format_of(&self.opened.borrow()[pack].name)
+    }
+
     fn key(&self, pack: usize) -> Key {
         packs::key(&self.opened.borrow()[pack].name, "pack")
     }

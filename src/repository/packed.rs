@@ -13,7 +13,7 @@ use lru::LruCache;
 
 use super::blocks::BlockCache;
 use super::{files, packs};
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::index::{INDEX_HEAD_LEN, IndexError, IndexReader, check_index_head, parse_index};
@@ -27,8 +27,6 @@ const MAX_INDEX_BYTES: u64 = 4 << 30;
 const SMALL_INDEX_BYTES: u64 = 1 << 20;
 
 /// A pack's trailer: one SHA-1.
-const TRAILER_LEN: u64 = 20;
-
 /// No delta chain of any tool is longer (git's own limit is 4,095).
 const MAX_CHAIN: usize = 10_000;
 
@@ -86,9 +84,8 @@ impl Pack {
             Ok(index) => index,
             Err(what) => return Ok(Err((index_key, what))),
         };
-        if let Some(far) =
-            index.entries().find(|e| e.offset >= info.len.saturating_sub(TRAILER_LEN))
-        {
+        let end = info.len.saturating_sub(index.format().raw_len() as u64);
+        if let Some(far) = index.entries().find(|e| e.offset >= end) {
             let what = format!(
                 "{} lies at offset {}, but {key} has {} bytes",
                 far.oid, far.offset, info.len
@@ -100,9 +97,11 @@ impl Pack {
 }
 
 /// The longest index that a pack of so many bytes can have: an entry has nine bytes at least, and its
-/// place in an index 36 at most, beside the index's header, fan-out and checksums.
-fn max_index_len(pack_len: u64) -> u64 {
-    (pack_len.saturating_mul(4) + 1072).min(MAX_INDEX_BYTES)
+/// place in an index 16 more than a name at most, beside the index's header, fan-out and checksums.
+fn max_index_len(pack_len: u64, format: ObjectFormat) -> u64 {
+    let name_len = format.raw_len() as u64;
+    let each = (name_len + 16).div_ceil(9);
+    (pack_len.saturating_mul(each) + 1032 + 2 * name_len).min(MAX_INDEX_BYTES)
 }
 
 /// What is wrong with an index, as far as lengths and the first bytes of it and of its pack say it: room
@@ -113,12 +112,12 @@ pub(crate) fn index_fault(
     index_len: u64,
     pack_len: u64,
 ) -> Result<Option<String>, StoreError> {
-    let fault = index_len_fault(index_len, pack_len);
+    let fault = index_len_fault(index_len, pack_len, packs::format_of(name));
     if fault.is_some() || index_len <= SMALL_INDEX_BYTES {
         return Ok(fault);
     }
     let (head, _) = store.get(&packs::key(name, "idx"), Some(0..INDEX_HEAD_LEN), INDEX_HEAD_LEN)?;
-    let listed = match check_index_head(&head, index_len) {
+    let listed = match check_index_head(&head, index_len, packs::format_of(name)) {
         Ok(listed) => listed,
         Err(error) => return Ok(Some(error.to_string())),
     };
@@ -130,8 +129,8 @@ pub(crate) fn index_fault(
 }
 
 /// What is wrong with an index of this length for a pack of that one.
-fn index_len_fault(index_len: u64, pack_len: u64) -> Option<String> {
-    let most = max_index_len(pack_len);
+fn index_len_fault(index_len: u64, pack_len: u64, format: ObjectFormat) -> Option<String> {
+    let most = max_index_len(pack_len, format);
     (index_len > most).then(|| {
         format!(
             "it has {index_len} bytes, but the index of a pack of {pack_len} bytes has at most {most}"
@@ -155,7 +154,7 @@ pub(crate) fn read_index(
     let missing = || Ok(Err("its pack is listed, but the index is missing".into()));
     let Some(len) = store.head(&key)?.map(|info| info.len) else { return missing() };
     let fault = match pack_len {
-        Some(pack_len) => index_len_fault(len, pack_len),
+        Some(pack_len) => index_len_fault(len, pack_len, packs::format_of(name)),
         None => (len > memory_bytes.min(MAX_INDEX_BYTES)).then(|| {
             format!("it has {len} bytes, more than --memory allows while its pack is missing")
         }),
@@ -166,12 +165,12 @@ pub(crate) fn read_index(
     if len > SMALL_INDEX_BYTES {
         let head = files::get(store, &key, Some(0..INDEX_HEAD_LEN), INDEX_HEAD_LEN)?;
         let Some((head, _)) = head else { return missing() };
-        if let Err(error) = check_index_head(&head, len) {
+        if let Err(error) = check_index_head(&head, len, packs::format_of(name)) {
             return Ok(Err(error.to_string()));
         }
     }
     let Some((bytes, _)) = files::get(store, &key, None, len)? else { return missing() };
-    Ok(match parse_index(bytes) {
+    Ok(match parse_index(bytes, packs::format_of(name)) {
         Ok(index) if format!("pack-{}", index.pack_trailer()) != name => {
             Err(format!("it belongs to another pack, {}", index.pack_trailer()))
         }
@@ -182,6 +181,9 @@ pub(crate) fn read_index(
 
 /// What [`PackedReader`] wants to know of packs.
 pub(crate) trait Catalogue {
+    /// The format of a pack's names.
+    fn format(&self, pack: usize) -> ObjectFormat;
+
     fn key(&self, pack: usize) -> Key;
 
     /// The pack's length in bytes.
@@ -207,6 +209,10 @@ impl Packs {
 }
 
 impl Catalogue for Packs {
+    fn format(&self, pack: usize) -> ObjectFormat {
+        self.0[pack].index.format()
+    }
+
     fn key(&self, pack: usize) -> Key {
         self.0[pack].key()
     }
@@ -371,7 +377,7 @@ impl<'e> PackedReader<'e> {
     fn header(&self, (pack, at): Place) -> Result<(EntryHeader, u64), ReadError> {
         let range = at..at.saturating_add(MAX_HEADER_LEN as u64);
         let bytes = self.blocks.read(&self.packs.key(pack), self.packs.pack_len(pack)?, range)?;
-        match parse_header(&bytes, at).map_err(damaged)? {
+        match parse_header(&bytes, at, self.packs.format(pack)).map_err(damaged)? {
             Some((header, used)) => Ok((header, used as u64)),
             None => Err(damaged("the pack ends inside the entry's header")),
         }

@@ -1,6 +1,6 @@
 //! The names of packs: their keys, and the list of them that dumb readers ask for.
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::store::{Key, ObjectHeaders};
 
 /// As git's own http-backend serves them (`http-backend.c`, `get_pack_file`, `get_idx_file`).
@@ -8,12 +8,22 @@ pub(crate) const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-g
 pub(crate) const INDEX: ObjectHeaders =
     ObjectHeaders::immutable("application/x-git-packed-objects-toc");
 
-/// A pack that is stored with its index: `pack-<40 hex>`.
+/// A pack that is stored with its index: `pack-<40 or 64 hex>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredPack {
     pub(crate) name: String,
     pub(crate) objects: u64,
     pub(crate) bytes: u64,
+}
+
+/// The trailer that the name `pack-<hex>` says.
+pub(crate) fn trailer_of(name: &str) -> Option<Oid> {
+    name.strip_prefix("pack-").and_then(|hex| Oid::from_hex(hex.as_bytes()))
+}
+
+/// The format of a pack's names, by the length of its own.
+pub(crate) fn format_of(name: &str) -> ObjectFormat {
+    trailer_of(name).map_or_else(ObjectFormat::default, |trailer| trailer.format())
 }
 
 /// `objects/pack/<name>.<extension>`.
@@ -29,14 +39,14 @@ pub(crate) fn list_file(names: &[String]) -> Vec<u8> {
     file.into_bytes()
 }
 
-/// The names in `objects/info/packs`: `P pack-<40 hex>.pack` lines and empty ones
+/// The names in `objects/info/packs`: `P pack-<hex>.pack` lines and empty ones
 /// (gitrepository-layout(5)). `Err`: the line that is neither.
 pub(crate) fn parse_pack_list(file: &[u8]) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     for line in file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let name = line.strip_prefix(b"P ").and_then(|name| name.strip_suffix(b".pack"));
-        let sound = name.and_then(|name| name.strip_prefix(b"pack-")).and_then(Oid::from_hex);
-        match sound {
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        match name.and_then(trailer_of) {
             Some(trailer) => names.push(format!("pack-{trailer}")),
             None => return Err(crate::git::pkt_line::clean_text(line, 100)),
         }

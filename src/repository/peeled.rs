@@ -77,7 +77,7 @@ mod tests {
             published(5, None),
             published(7, None),
         ];
-        let mut refs = Advertisement { refs, head: Head::Absent };
+        let mut refs = Advertisement::of(refs, Head::Absent);
         tags.fill(&mut refs);
         let peeled: Vec<_> = refs.refs.iter().map(|r| r.peeled).collect();
         assert_eq!(peeled, [Some(oid(3)), Some(oid(9)), None, Some(oid(6)), None]);

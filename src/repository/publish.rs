@@ -93,7 +93,7 @@ impl Published {
     /// As a source would say it.
     pub(crate) fn advertised(&self) -> Advertisement {
         let head = self.head.clone().unwrap_or(Head::Absent);
-        Advertisement { refs: self.refs.clone(), head }
+        Advertisement::of(self.refs.clone(), head)
     }
 
     /// What was published once, to be compared with something else.

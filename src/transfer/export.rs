@@ -183,7 +183,7 @@ fn compare(
 impl Keys {
     fn has(&self, what: What) -> bool {
         match what {
-            What::Loose(oid) => self.loose.binary_search(&oid).is_ok(),
+            What::Loose(oid) => self.loose.contains(&oid),
             What::Pack(name) | What::Index(name) => self.packs.contains(&name),
             What::Lfs(oid) => self.lfs.binary_search(&oid).is_ok(),
         }

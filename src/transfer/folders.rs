@@ -124,7 +124,7 @@ impl Keys {
     /// Adds a part; an index goes with its pack.
     pub(super) fn push(&mut self, what: What) {
         match what {
-            What::Loose(oid) => self.loose.push(oid),
+            What::Loose(oid) => self.loose.push(&oid),
             What::Pack(name) => self.packs.push(name),
             What::Lfs(oid) => self.lfs.push(oid),
             What::Index(_) => {}
@@ -133,7 +133,7 @@ impl Keys {
 
     /// All keys in the order in which they travel.
     pub(super) fn parts(&self) -> impl Iterator<Item = What> {
-        let loose = self.loose.iter().map(|oid| What::Loose(*oid));
+        let loose = self.loose.iter().map(What::Loose);
         let packs = self.packs.iter().flat_map(|name| [What::Pack(*name), What::Index(*name)]);
         loose.chain(packs).chain(self.lfs.iter().map(|oid| What::Lfs(*oid)))
     }

@@ -14,7 +14,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
+use crate::git::oids::OidList;
 use crate::repository::packs;
 
 const STATE: &str = "mirror-git-to-s3 state";
@@ -40,7 +41,7 @@ impl Form {
 /// Keys by their names: objects and LFS objects in ascending order, packs in the order of their list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
-    pub(super) loose: Vec<Oid>,
+    pub(super) loose: OidList,
     pub(super) packs: Vec<Oid>,
     pub(super) lfs: Vec<[u8; 32]>,
 }
@@ -48,7 +49,8 @@ pub(super) struct Keys {
 impl Keys {
     /// What they take in memory.
     pub(super) fn bytes(&self) -> u64 {
-        20 * (self.loose.len() + self.packs.len()) as u64 + 32 * self.lfs.len() as u64
+        let names = self.loose.memory_bytes() + size_of::<Oid>() * self.packs.len();
+        (names + 32 * self.lfs.len()) as u64
     }
 }
 
@@ -57,6 +59,8 @@ impl Keys {
 pub(super) struct KeyFile {
     /// The URL of the repository, if it is known.
     pub(super) repository: Option<String>,
+    /// What its objects are named with.
+    pub(super) format: ObjectFormat,
     /// In a state, all; in a trip, what must be there.
     pub(super) there: Keys,
     /// What a trip has on board.
@@ -72,6 +76,9 @@ struct First {
     version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     repository: Option<String>,
+    /// As git writes it; of SHA-1 nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    object_format: Option<String>,
 }
 
 /// Any other line.
@@ -110,11 +117,17 @@ type Bad = String;
 pub(super) fn write(form: Form, file: &KeyFile) -> Vec<u8> {
     let mut out = Vec::new();
     let repository = file.repository.clone();
-    line(&mut out, &First { format: form.name().to_owned(), version: VERSION, repository });
-    let loose = |keys: &Keys| keys.loose.iter().map(|oid| *oid.as_bytes()).collect::<Vec<_>>();
-    for folder in folders(&loose(&file.there), &loose(&file.aboard)) {
-        line(&mut out, &Line::Loose(folder));
-    }
+    let is_sha1 = file.format == ObjectFormat::Sha1;
+    let object_format = (!is_sha1).then(|| file.format.to_string());
+    let first =
+        First { format: form.name().to_owned(), version: VERSION, repository, object_format };
+    line(&mut out, &first);
+    let (there, aboard) = (&file.there.loose, &file.aboard.loose);
+    let loose = match file.format {
+        ObjectFormat::Sha1 => folders(there.sha1(), aboard.sha1()),
+        ObjectFormat::Sha256 => folders(there.sha256(), aboard.sha256()),
+    };
+    loose.into_iter().for_each(|folder| line(&mut out, &Line::Loose(folder)));
     for pack in &file.packs {
         let aboard = file.aboard.packs.contains(pack);
         line(&mut out, &Line::Pack(Pack { name: format!("pack-{pack}"), aboard }));
@@ -167,7 +180,7 @@ pub(super) fn read(form: Form, input: impl Read, max_bytes: u64) -> Result<KeyFi
 
 fn parse(form: Form, text: &[u8]) -> Result<KeyFile, Bad> {
     let first = text.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
-    let First { format, version, repository } =
+    let First { format, version, repository, object_format } =
         serde_json::from_slice(first).map_err(|_| format!("it is not {}", form.name()))?;
     if format != form.name() {
         return Err(format!("it is not {}", form.name()));
@@ -175,7 +188,12 @@ fn parse(form: Form, text: &[u8]) -> Result<KeyFile, Bad> {
     if version != VERSION {
         return Err(format!("it has version {version}, but this program supports only {VERSION}"));
     }
-    let mut file = KeyFile { repository, ..KeyFile::default() };
+    let object_format = match object_format {
+        None => ObjectFormat::Sha1,
+        Some(name) => ObjectFormat::from_name(name.as_bytes())
+            .ok_or_else(|| format!("its object format {name:?} is not known"))?,
+    };
+    let mut file = KeyFile { repository, format: object_format, ..KeyFile::default() };
     let mut at = first.len();
     for line in text[first.len()..].split_inclusive(|byte| *byte == b'\n') {
         let is_whole = line.ends_with(b"\n");
@@ -198,13 +216,10 @@ fn parse(form: Form, text: &[u8]) -> Result<KeyFile, Bad> {
 
 fn take(form: Form, file: &mut KeyFile, line: Line) -> Option<()> {
     match line {
-        Line::Loose(folder) => {
-            let mut there = Vec::new();
-            let mut aboard = Vec::new();
-            names::<20>(form, &folder, &mut there, &mut aboard)?;
-            extend(&mut file.there.loose, there.into_iter().map(Oid::from_bytes))?;
-            extend(&mut file.aboard.loose, aboard.into_iter().map(Oid::from_bytes))
-        }
+        Line::Loose(folder) => match file.format {
+            ObjectFormat::Sha1 => loose::<20>(form, file, &folder),
+            ObjectFormat::Sha256 => loose::<32>(form, file, &folder),
+        },
         Line::Lfs(folder) => {
             let mut there = Vec::new();
             let mut aboard = Vec::new();
@@ -215,7 +230,8 @@ fn take(form: Form, file: &mut KeyFile, line: Line) -> Option<()> {
         Line::Pack(Pack { name, aboard }) => {
             let list = packs::parse_pack_list(format!("P {name}.pack\n").as_bytes()).ok()?;
             let oid = Oid::from_hex(list.first()?.strip_prefix("pack-")?.as_bytes())?;
-            if file.packs.contains(&oid) || (form == Form::State && aboard) {
+            let is_known = file.packs.contains(&oid) || oid.format() != file.format;
+            if is_known || (form == Form::State && aboard) {
                 return None;
             }
             file.packs.push(oid);
@@ -224,6 +240,21 @@ fn take(form: Form, file: &mut KeyFile, line: Line) -> Option<()> {
         }
         Line::End(_) => None,
     }
+}
+
+/// Takes a folder of loose objects, whose names have `N` bytes.
+fn loose<const N: usize>(form: Form, file: &mut KeyFile, folder: &Folder) -> Option<()>
+where
+    Oid: From<[u8; N]>,
+{
+    let (mut there, mut aboard) = (Vec::new(), Vec::new());
+    names::<N>(form, folder, &mut there, &mut aboard)?;
+    for (list, names) in [(&mut file.there.loose, there), (&mut file.aboard.loose, aboard)] {
+        for name in names {
+            list.push_ascending(&Oid::from_bytes(name))?;
+        }
+    }
+    Some(())
 }
 
 fn names<const N: usize>(
@@ -272,23 +303,29 @@ fn extend<T: Ord>(names: &mut Vec<T>, more: impl Iterator<Item = T>) -> Option<(
 mod tests {
     use super::*;
 
-    fn oid(first: u8, last: u8) -> Oid {
-        let mut bytes = [7; 20];
-        (bytes[0], bytes[19]) = (first, last);
-        Oid::from_bytes(bytes)
+    fn list(oids: &[Oid]) -> OidList {
+        let mut list = OidList::default();
+        oids.iter().for_each(|oid| list.push(oid));
+        list
     }
 
-    fn file() -> KeyFile {
+    fn file(format: ObjectFormat) -> KeyFile {
         let lfs = |first: u8| [first; 32];
+        let oid = |first: u8, last: u8| {
+            let mut bytes = vec![7; format.raw_len()];
+            (bytes[0], *bytes.last_mut().unwrap()) = (first, last);
+            Oid::from_slice(&bytes).unwrap()
+        };
         KeyFile {
             repository: Some("https://h/r".into()),
+            format,
             there: Keys {
-                loose: vec![oid(0, 1), oid(0, 2), oid(255, 0)],
+                loose: list(&[oid(0, 1), oid(0, 2), oid(255, 0)]),
                 packs: vec![oid(9, 9)],
                 lfs: vec![lfs(3)],
             },
             aboard: Keys {
-                loose: vec![oid(0, 3), oid(17, 0)],
+                loose: list(&[oid(0, 3), oid(17, 0)]),
                 packs: vec![oid(8, 8)],
                 lfs: vec![lfs(2), lfs(4)],
             },
@@ -296,24 +333,29 @@ mod tests {
         }
     }
 
-    fn state() -> KeyFile {
-        let KeyFile { repository, there, .. } = file();
-        KeyFile { repository, packs: there.packs.clone(), there, aboard: Keys::default() }
+    fn state(format: ObjectFormat) -> KeyFile {
+        let KeyFile { repository, there, .. } = file(format);
+        KeyFile { repository, format, packs: there.packs.clone(), there, aboard: Keys::default() }
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        let text = write(Form::Trip, &file());
-        assert_eq!(read(Form::Trip, &text[..], 1 << 20), Ok(file()));
-        let text = write(Form::State, &state());
-        assert_eq!(read(Form::State, &text[..], 1 << 20), Ok(state()));
-        assert!(text.starts_with(b"{\"format\":\"mirror-git-to-s3 state\",\"version\":1,"));
-        assert!(read(Form::State, &text[..], 100).unwrap_err().contains("--memory"));
+        for format in ObjectFormat::ALL {
+            let text = write(Form::Trip, &file(format));
+            assert_eq!(read(Form::Trip, &text[..], 1 << 20), Ok(file(format)));
+            let text = write(Form::State, &state(format));
+            assert_eq!(read(Form::State, &text[..], 1 << 20), Ok(state(format)));
+            assert!(text.starts_with(b"{\"format\":\"mirror-git-to-s3 state\",\"version\":1,"));
+            assert!(read(Form::State, &text[..], 100).unwrap_err().contains("--memory"));
+            // An older program reads what it can, and refuses what it can't.
+            let says_format = String::from_utf8_lossy(&text).contains("\"object_format\"");
+            assert_eq!(says_format, format != ObjectFormat::Sha1);
+        }
     }
 
     #[test]
     fn cut_or_changed_file_is_refused_everywhere() {
-        let text = write(Form::Trip, &file());
+        let text = write(Form::Trip, &file(ObjectFormat::Sha256));
         for at in 0..text.len() {
             assert!(parse(Form::Trip, &text[..at]).is_err(), "{at}");
             let mut changed = text.clone();

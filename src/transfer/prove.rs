@@ -8,10 +8,10 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sha1::{Digest, Sha1};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
-use crate::git::object::{ObjectHasher, Oid, check_name};
+use crate::git::checksum::Checksum;
+use crate::git::object::{ObjectFormat, ObjectHasher, Oid, check_name};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::{lfs_objects, loose, packs};
 use crate::store::{ETag, Key, ObjectHeaders};
@@ -21,9 +21,6 @@ pub(super) const SMALL_BYTES: u64 = 256 << 10;
 
 /// What is read of a key at once.
 const PIECE_BYTES: usize = 64 << 10;
-
-/// Length of a pack's trailer, and of an index's checksum.
-const SUM_BYTES: usize = 20;
 
 /// Where an index holds the number of its objects: after its header and 255 counts
 /// (gitformat-pack(5)).
@@ -160,7 +157,7 @@ fn prove_loose(copy: &mut impl Read, oid: Oid) -> io::Result<()> {
         LooseError::Io(error) => error,
         other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
     })?;
-    let mut hasher = ObjectHasher::new(reader.kind(), reader.size());
+    let mut hasher = ObjectHasher::new(oid.format(), reader.kind(), reader.size());
     each_piece(&mut reader, |piece| hasher.update(piece))?;
     check_name(hasher.finish(), &oid).or_else(bad)
 }
@@ -174,15 +171,22 @@ fn prove_lfs(copy: &mut impl Read, oid: [u8; 32]) -> io::Result<()> {
     }
 }
 
-/// The first bytes of a file, its last ones, and the SHA-1 of all but the last 20.
+/// The first bytes of a file, its last ones, and the checksum of all but the one at its end.
 struct Summed {
     head: Vec<u8>,
     tail: Vec<u8>,
     sum: Oid,
 }
 
-fn sum(copy: &mut impl Read, head_bytes: usize, tail_bytes: usize) -> io::Result<Summed> {
-    let mut hasher = Sha1::new();
+/// `sums`: how many checksums there are at the end.
+fn sum(
+    copy: &mut impl Read,
+    format: ObjectFormat,
+    head_bytes: usize,
+    sums: usize,
+) -> io::Result<Summed> {
+    let tail_bytes = sums * format.raw_len();
+    let mut hasher = Checksum::new(format);
     let (mut head, mut tail) = (Vec::new(), Vec::new());
     each_piece(copy, |piece| {
         let missing = head_bytes - head.len();
@@ -195,12 +199,12 @@ fn sum(copy: &mut impl Read, head_bytes: usize, tail_bytes: usize) -> io::Result
     if tail.len() < tail_bytes || head.len() < head_bytes {
         return bad("it is truncated");
     }
-    hasher.update(&tail[..tail_bytes - SUM_BYTES]);
-    Ok(Summed { head, tail, sum: Oid::from_bytes(hasher.finalize().into()) })
+    hasher.update(&tail[..tail_bytes - format.raw_len()]);
+    Ok(Summed { head, tail, sum: hasher.finish() })
 }
 
 fn prove_pack(copy: &mut impl Read, name: Oid, counts: &Counts) -> io::Result<()> {
-    let Summed { head, tail, sum } = sum(copy, 12, SUM_BYTES)?;
+    let Summed { head, tail, sum } = sum(copy, name.format(), 12, 1)?;
     if head[..4] != *b"PACK" {
         return bad("it is not a pack");
     }
@@ -213,11 +217,12 @@ fn prove_pack(copy: &mut impl Read, name: Oid, counts: &Counts) -> io::Result<()
 }
 
 fn prove_index(copy: &mut impl Read, name: Oid, counts: &Counts) -> io::Result<()> {
-    let Summed { head, tail, sum } = sum(copy, INDEX_COUNT_AT + 4, 2 * SUM_BYTES)?;
-    if tail[SUM_BYTES..] != *sum.as_bytes() {
+    let Summed { head, tail, sum } = sum(copy, name.format(), INDEX_COUNT_AT + 4, 2)?;
+    let (of_pack, own) = tail.split_at(name.format().raw_len());
+    if own != sum.as_bytes() {
         return bad(format!("its checksum is {sum}"));
     }
-    if tail[..SUM_BYTES] != *name.as_bytes() {
+    if of_pack != name.as_bytes() {
         return bad("it belongs to another pack");
     }
     let at = INDEX_COUNT_AT;

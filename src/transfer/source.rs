@@ -102,7 +102,7 @@ impl Source for MirrorSource {
             });
         }
         let head = published.head.clone().unwrap_or(Head::Absent);
-        Ok(Advertisement { refs: published.refs, head })
+        Ok(Advertisement::of(published.refs, head))
     }
 
     fn fetch<'a>(

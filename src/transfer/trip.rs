@@ -15,7 +15,7 @@ use super::keys::{self, Form, KeyFile, Keys};
 use super::prove::{Counts, Item, SMALL_BYTES, What};
 use super::storing::{Bring, Copied, Failed, Storing};
 use super::tape::{Entry, Reader};
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::refs::{Advertisement, Head, parse_head_file, parse_info_refs};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::max_file_bytes;
@@ -132,7 +132,7 @@ impl TripSource {
             match name.as_str() {
                 "HEAD" if head.is_none() => head = Some(content),
                 "info/refs" => {
-                    let advertisement = self.advertised(&content, head.as_deref())?;
+                    let advertisement = self.advertised(file.format, &content, head.as_deref())?;
                     return Ok(Begun { tape, file, advertisement });
                 }
                 other => return Err(self.fail(format!("{other} is not expected there"))),
@@ -140,7 +140,12 @@ impl TripSource {
         }
     }
 
-    fn advertised(&self, refs: &[u8], head: Option<&[u8]>) -> Result<Advertisement, SourceError> {
+    fn advertised(
+        &self,
+        format: ObjectFormat,
+        refs: &[u8],
+        head: Option<&[u8]>,
+    ) -> Result<Advertisement, SourceError> {
         let refs = parse_info_refs(refs);
         let refs = refs.map_err(|error| self.fail(format!("info/refs: {error}")))?;
         let head = match head {
@@ -149,7 +154,7 @@ impl TripSource {
             }
             None => Head::Absent,
         };
-        Ok(Advertisement { refs, head })
+        Ok(Advertisement { format, refs, head })
     }
 
     /// Refuses a trip that does not fit this mirror.

@@ -12,7 +12,7 @@ mod support;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mirror_git_to_s3::git::object::{Kind, Oid, hash_object};
+use mirror_git_to_s3::git::object::{Kind, ObjectFormat, Oid, hash_object};
 use mirror_git_to_s3::pack::deflate::Deflater;
 use mirror_git_to_s3::pack::delta;
 use mirror_git_to_s3::pack::entry::EntryKind;
@@ -52,7 +52,7 @@ fn row(what: &str, time: Duration, bytes: usize) {
 
 /// Answers the inflated bytes of all entries.
 fn parse(pack: &[u8]) -> usize {
-    let mut reader = PackReader::new(pack).expect("git makes packs");
+    let mut reader = PackReader::new(pack, ObjectFormat::Sha1).expect("git makes packs");
     let mut inflated = 0;
     while reader.next_entry().expect("git makes packs").is_some() {
         let count = |_: &[u8], bytes: &[u8]| {
@@ -67,7 +67,7 @@ fn parse(pack: &[u8]) -> usize {
 /// Answers the bytes of all contents and of all loose objects. git puts bases before their deltas,
 /// so one pass does.
 fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
-    let mut reader = PackReader::new(pack).expect("git makes packs");
+    let mut reader = PackReader::new(pack, ObjectFormat::Sha1).expect("git makes packs");
     let (mut by_offset, mut by_oid) = (HashMap::<u64, usize>::new(), HashMap::<Oid, usize>::new());
     let mut deflater = Deflater::new(1);
     let mut contents: Vec<(Kind, Vec<u8>)> = Vec::new();
@@ -101,7 +101,8 @@ fn resolve(pack: &[u8], encode: bool) -> (usize, usize) {
                 (*kind, content)
             }
         };
-        let oid = hash_object(kind, &content).expect("no collision in the pack");
+        let oid =
+            hash_object(ObjectFormat::Sha1, kind, &content).expect("no collision in the pack");
         by_offset.insert(header.offset, contents.len());
         by_oid.insert(oid, contents.len());
         content_bytes += content.len();

@@ -190,7 +190,7 @@ impl Source for LocalGit {
                 }
             }
         };
-        Ok(Advertisement { refs, head })
+        Ok(Advertisement::of(refs, head))
     }
 
     fn fetch<'a>(
@@ -227,7 +227,7 @@ impl Source for GivenPack {
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
         let name = RefName::new("refs/heads/main").unwrap();
         let refs = vec![Ref { name: name.clone(), oid: self.tip, peeled: None }];
-        Ok(Advertisement { refs, head: Head::Branch(name) })
+        Ok(Advertisement::of(refs, Head::Branch(name)))
     }
 
     fn fetch<'a>(

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
 use super::pack::{RawResult, StoredPackReader};
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::hands::Hands;
@@ -57,12 +57,12 @@ impl<'e> Check<'e> {
     /// The pack `key` of `len` bytes; `memory_bytes`: what reading it again may take.
     pub(in crate::ingest) fn new(
         store: &'e dyn Store,
-        key: Key,
-        len: u64,
+        format: ObjectFormat,
+        (key, len): (Key, u64),
         memory_bytes: u64,
         examiner: &'e dyn Examiner,
     ) -> Self {
-        let stored = StoredPackReader::new(store, key, len, memory_bytes);
+        let stored = StoredPackReader::new(store, format, (key, len), memory_bytes);
         Check { examiner, stored, noted: Mutex::default() }
     }
 
@@ -153,7 +153,7 @@ impl Sink for Check<'_> {
     ) -> io::Result<Box<dyn Read + 'a>> {
         let offset = Self::offset(engine, index);
         let stream = Reopening::new(engine.env.store, self.stored.key().clone(), offset);
-        Ok(Box::new(EntryStream::new(stream, offset)?))
+        Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
     }
 
     fn open_object<'a>(

@@ -18,7 +18,7 @@ use std::io::{self, BufWriter, Read};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::records::Records;
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::env::Env;
@@ -70,7 +70,7 @@ impl<'e> Pack<'e> {
             parts: Parts::of_at_least(env.store.limits(), env.budget.part),
             room: 0,
         };
-        let records = Records::new(objects, env.budget.memory);
+        let records = Records::new(env.format, objects, env.budget.memory);
         let wanted = wants.iter().copied().collect();
         Ok(Pack {
             store: env.store,
@@ -211,7 +211,7 @@ impl Sink for Pack<'_> {
         let offset = engine.ask(|scheduler| scheduler.offset(index));
         let stored = self.stored().map_err(|error| io::Error::other(error.to_string()))?;
         let stream = Reopening::new(engine.env.store, stored.key.clone(), offset);
-        Ok(Box::new(EntryStream::new(stream, offset)?))
+        Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
     }
 
     fn open_object<'a>(
@@ -284,14 +284,14 @@ impl Sink for Pack<'_> {
             return Ok(None);
         }
         let temporary = self.complete(engine)?.key;
-        let budget = env.budget.parts;
-        let _ = self.stored.set(StoredPackReader::new(self.store, temporary.clone(), len, budget));
+        let (file, budget) = ((temporary.clone(), len), env.budget.parts);
+        let _ = self.stored.set(StoredPackReader::new(self.store, env.format, file, budget));
         let deferred = engine.tell(hands, |scheduler| scheduler.pack_stored());
         log::debug!("{deferred} deltas were deferred to the second pass");
         engine.wait_idle()?;
         engine.all_resolved()?;
         let Named { records, wanted } = {
-            let empty = Named { records: Records::new(0, 0), wanted: HashSet::new() };
+            let empty = Named { records: Records::new(env.format, 0, 0), wanted: HashSet::new() };
             std::mem::replace(&mut *self.named(), empty)
         };
         let absent: Vec<Oid> = wanted.into_iter().collect();
@@ -411,6 +411,7 @@ impl LargeResult for RawResult<'_> {
 
 /// The stored pack, read in blocks.
 pub(super) struct StoredPackReader<'e> {
+    format: ObjectFormat,
     key: Key,
     /// Bytes, trailer included.
     len: u64,
@@ -420,9 +421,15 @@ pub(super) struct StoredPackReader<'e> {
 }
 
 impl<'e> StoredPackReader<'e> {
-    pub(super) fn new(store: &'e dyn Store, key: Key, len: u64, budget_bytes: u64) -> Self {
+    pub(super) fn new(
+        store: &'e dyn Store,
+        format: ObjectFormat,
+        (key, len): (Key, u64),
+        budget_bytes: u64,
+    ) -> Self {
         let blocks = BlockCache::new(store, budget_bytes / 2);
-        StoredPackReader { key, len, blocks, contents: Contents::new(budget_bytes / 2) }
+        let contents = Contents::new(budget_bytes / 2);
+        StoredPackReader { format, key, len, blocks, contents }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -460,7 +467,7 @@ impl<'e> StoredPackReader<'e> {
     fn header(&self, offset: u64) -> Result<(EntryHeader, u64), MirrorError> {
         let end = self.len.min(offset + crate::pack::entry::MAX_HEADER_LEN as u64);
         let bytes = self.blocks.read(&self.key, self.len, offset..end)?;
-        let parsed = parse_header(&bytes, offset).ok().flatten();
+        let parsed = parse_header(&bytes, offset, self.format).ok().flatten();
         let (header, used) = parsed.ok_or_else(|| self.damaged(offset))?;
         Ok((header, used as u64))
     }

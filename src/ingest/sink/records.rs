@@ -1,22 +1,20 @@
 //! What a pack's index will list: name, offset and CRC of each object, as they are resolved.
 //!
-//! 29 bytes an object, in any order. A pack whose records outgrow the working memory has them written
-//! away in sorted runs under temporary keys, which are merged when the index is written.
+//! 29 bytes an object (41 with SHA-256), in any order. A pack whose records outgrow the working memory
+//! has them written away in sorted runs under temporary keys, which are merged when the index is
+//! written.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::ingest::env::Env;
 use crate::pack::index::{Fanout, IndexEntry};
+use crate::pack::index_entries::{IndexEntries, entry_of, record_len};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::store::{Key, Store};
-
-/// Name, offset in five bytes, CRC-32: sorted by its bytes it is sorted by name, then by offset.
-type Record = [u8; RECORD_LEN];
-const RECORD_LEN: usize = 29;
 
 /// Sorted records in a temporary key.
 struct Run {
@@ -25,36 +23,33 @@ struct Run {
 }
 
 pub(super) struct Records {
+    format: ObjectFormat,
     /// In memory, at most `capacity`.
-    open: Vec<Record>,
+    open: IndexEntries,
     capacity: usize,
     runs: Vec<Run>,
     fanout: Fanout,
 }
 
 /// Records that are full and on their way out of memory.
-pub(super) struct Full(Vec<Record>);
+pub(super) struct Full(IndexEntries);
 
 impl Records {
     /// For a pack that promises `objects`.
-    pub(super) fn new(objects: u32, memory_bytes: u64) -> Self {
-        let bytes = u64::from(objects) * RECORD_LEN as u64;
+    pub(super) fn new(format: ObjectFormat, objects: u32, memory_bytes: u64) -> Self {
+        let bytes = u64::from(objects) * record_len(format) as u64;
         let capacity = match bytes <= memory_bytes {
             true => objects as usize,
-            false => (memory_bytes / 4) as usize / RECORD_LEN,
+            false => (memory_bytes / 4) as usize / record_len(format),
         };
         let capacity = capacity.max(1);
         // Address space alone, and no more than the working memory: pages come as they are used.
-        let open = Vec::with_capacity(capacity + 1);
-        Records { open, capacity, runs: Vec::new(), fanout: Fanout::default() }
+        let open = IndexEntries::with_capacity(format, capacity + 1);
+        Records { format, open, capacity, runs: Vec::new(), fanout: Fanout::default() }
     }
 
     pub(super) fn push(&mut self, oid: &Oid, offset: u64, crc32: u32) {
-        let mut record = [0; RECORD_LEN];
-        record[..20].copy_from_slice(oid.as_bytes());
-        record[20..25].copy_from_slice(&offset.to_be_bytes()[3..]);
-        record[25..].copy_from_slice(&crc32.to_be_bytes());
-        self.open.push(record);
+        self.open.push(oid, offset, crc32);
         self.fanout.count(oid);
     }
 
@@ -62,7 +57,7 @@ impl Records {
     pub(super) fn take_full(&mut self) -> Option<Full> {
         // One more than all of a pack can't come.
         (self.open.len() > self.capacity).then(|| {
-            let empty = Vec::with_capacity(self.capacity + 1);
+            let empty = IndexEntries::with_capacity(self.format, self.capacity + 1);
             Full(std::mem::replace(&mut self.open, empty))
         })
     }
@@ -82,15 +77,12 @@ impl Records {
         store: &dyn Store,
         tell: &mut dyn FnMut(u64, &Oid),
     ) -> Result<(), MirrorError> {
-        let mut tell = |record: &Record| {
-            let entry = entry_of(record);
-            tell(entry.offset, &entry.oid);
-        };
+        let mut tell = |entry: IndexEntry| tell(entry.offset, &entry.oid);
         self.open.iter().for_each(&mut tell);
         for run in &self.runs {
-            let mut reader = RunReader::new(store, run, 1 << 20);
-            while let Some(record) = reader.next()? {
-                tell(&record);
+            let mut reader = RunReader::new(store, self.format, run, 1 << 20);
+            while let Some(entry) = reader.next()? {
+                tell(entry);
             }
         }
         Ok(())
@@ -102,10 +94,11 @@ impl Records {
         store: &'e dyn Store,
         memory_bytes: u64,
     ) -> Result<Sorted<'e>, MirrorError> {
-        self.open.sort_unstable();
+        self.open.sort();
         let piece = memory_bytes / (self.runs.len() as u64).max(1);
-        let readers = self.runs.iter().map(|run| RunReader::new(store, run, piece)).collect();
-        let mut sorted = Sorted { open: self.open.into_iter(), readers, heap: BinaryHeap::new() };
+        let run = |run| RunReader::new(store, self.format, run, piece);
+        let readers = self.runs.iter().map(run).collect();
+        let mut sorted = Sorted { open: self.open, place: 0, readers, heap: BinaryHeap::new() };
         if !sorted.readers.is_empty() {
             for from in 0..=sorted.readers.len() {
                 sorted.refill(from)?;
@@ -118,29 +111,19 @@ impl Records {
 impl Full {
     /// Sorts the records and writes them to a temporary key.
     pub(super) fn write(mut self, env: &Env<'_>) -> Result<(Key, u64), MirrorError> {
-        self.0.sort_unstable();
+        self.0.sort();
         let key = env.temp.key("names");
-        let body = self.0.as_flattened();
+        let body = self.0.as_bytes();
         env.store.put(&key, body, TEMPORARY, None)?;
         env.progress.stored(body.len() as u64);
         Ok((key, body.len() as u64))
     }
 }
 
-fn entry_of(record: &Record) -> IndexEntry {
-    let (oid, rest) = record.split_first_chunk::<20>().expect("29 bytes");
-    let mut offset = [0; 8];
-    offset[3..].copy_from_slice(&rest[..5]);
-    IndexEntry {
-        oid: Oid::from_bytes(*oid),
-        offset: u64::from_be_bytes(offset),
-        crc32: u32::from_be_bytes(*rest[5..].first_chunk().expect("four bytes")),
-    }
-}
-
 /// Reads a run in pieces.
 struct RunReader<'e> {
     store: &'e dyn Store,
+    format: ObjectFormat,
     key: Key,
     len: u64,
     at: u64,
@@ -150,13 +133,14 @@ struct RunReader<'e> {
 }
 
 impl<'e> RunReader<'e> {
-    fn new(store: &'e dyn Store, run: &Run, piece: u64) -> Self {
-        let piece = (piece / RECORD_LEN as u64).clamp(256, 1 << 15) * RECORD_LEN as u64;
+    fn new(store: &'e dyn Store, format: ObjectFormat, run: &Run, piece: u64) -> Self {
+        let record_len = record_len(format) as u64;
+        let piece = (piece / record_len).clamp(256, 1 << 15) * record_len;
         let (key, len) = (run.key.clone(), run.len);
-        RunReader { store, key, len, at: 0, piece, bytes: Vec::new(), taken: 0 }
+        RunReader { store, format, key, len, at: 0, piece, bytes: Vec::new(), taken: 0 }
     }
 
-    fn next(&mut self) -> Result<Option<Record>, MirrorError> {
+    fn next(&mut self) -> Result<Option<IndexEntry>, MirrorError> {
         if self.taken == self.bytes.len() {
             if self.at == self.len {
                 return Ok(None);
@@ -168,27 +152,35 @@ impl<'e> RunReader<'e> {
             }
             (self.at, self.taken) = (end, 0);
         }
-        let record = *self.bytes[self.taken..].first_chunk().expect("pieces hold whole records");
-        self.taken += RECORD_LEN;
-        Ok(Some(record))
+        // Pieces hold whole records.
+        let entry = entry_of(&self.bytes[self.taken..], self.format);
+        self.taken += record_len(self.format);
+        Ok(Some(entry))
     }
 }
 
 /// A merge of sorted runs and of what is in memory.
 pub(super) struct Sorted<'e> {
-    open: std::vec::IntoIter<Record>,
+    open: IndexEntries,
+    /// The next of `open`.
+    place: usize,
     readers: Vec<RunReader<'e>>,
-    /// The next record of each, and whose it is: `readers.len()` is memory.
-    heap: BinaryHeap<Reverse<(Record, usize)>>,
+    /// The next entry of each (name, offset, CRC), and whose it is: `readers.len()` is memory.
+    heap: BinaryHeap<Reverse<(Oid, u64, u32, usize)>>,
 }
 
 impl Sorted<'_> {
+    fn next_open(&mut self) -> Option<IndexEntry> {
+        self.place += 1;
+        self.open.get(self.place - 1)
+    }
+
     fn refill(&mut self, from: usize) -> Result<(), MirrorError> {
         let next = match self.readers.get_mut(from) {
             Some(reader) => reader.next()?,
-            None => self.open.next(),
+            None => self.next_open(),
         };
-        self.heap.extend(next.map(|record| Reverse((record, from))));
+        self.heap.extend(next.map(|e| Reverse((e.oid, e.offset, e.crc32, from))));
         Ok(())
     }
 }
@@ -198,13 +190,13 @@ impl Iterator for Sorted<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.readers.is_empty() {
-            return self.open.next().map(|record| Ok(entry_of(&record)));
+            return self.next_open().map(Ok);
         }
-        let Reverse((record, from)) = self.heap.pop()?;
+        let Reverse((oid, offset, crc32, from)) = self.heap.pop()?;
         if let Err(error) = self.refill(from) {
             return Some(Err(io::Error::other(error)));
         }
-        Some(Ok(entry_of(&record)))
+        Some(Ok(IndexEntry { oid, crc32, offset }))
     }
 }
 
@@ -214,23 +206,25 @@ mod tests {
     use crate::store::ObjectHeaders;
     use crate::store::memory::MemoryStore;
 
-    fn oid(number: u32) -> Oid {
-        let mut bytes = [0; 20];
+    fn oid(format: ObjectFormat, number: u32) -> Oid {
+        let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&number.wrapping_mul(0x9e37_79b1).to_be_bytes());
-        Oid::from_bytes(bytes)
+        format.split_oid(&bytes).unwrap().0
     }
 
     #[test]
     fn records_come_back_by_name_from_memory_and_from_runs() {
         let store = MemoryStore::new();
-        for memory in [1 << 20, 29 * 400] {
-            let mut records = Records::new(1000, memory);
+        for (format, memory) in
+            ObjectFormat::ALL.into_iter().flat_map(|f| [(f, 1 << 20), (f, 11_600)])
+        {
+            let mut records = Records::new(format, 1000, memory);
             for number in 0..1000 {
-                records.push(&oid(number), 12 + u64::from(number) * (3 << 25), number);
+                records.push(&oid(format, number), 12 + u64::from(number) * (3 << 25), number);
                 if let Some(mut full) = records.take_full() {
-                    full.0.sort_unstable();
-                    let key = Key::new(format!("run-{number}")).unwrap();
-                    let body = full.0.as_flattened();
+                    full.0.sort();
+                    let key = Key::new(format!("run-{format}-{number}")).unwrap();
+                    let body = full.0.as_bytes();
                     store.put(&key, body, ObjectHeaders::changing("x"), None).unwrap();
                     records.written((key, body.len() as u64));
                 }
@@ -245,7 +239,7 @@ mod tests {
             assert!(sorted.is_sorted_by_key(|entry| entry.oid));
             for entry in sorted {
                 let number = entry.crc32;
-                assert_eq!(entry.oid, oid(number));
+                assert_eq!(entry.oid, oid(format, number));
                 assert_eq!(entry.offset, 12 + u64::from(number) * (3 << 25));
             }
         }
