@@ -103,16 +103,16 @@ impl<V, S: BuildHasher> OidMap<V, S> {
 }
 
 /// Names without values.
-pub type OidSet = OidMap<()>;
+pub type OidSet<S = RandomState> = OidMap<(), S>;
 
-impl OidSet {
+impl<S: BuildHasher> OidSet<S> {
     /// Puts the name in; is it new?
     pub fn add(&mut self, oid: Oid) -> bool {
         self.insert(oid, ()).is_none()
     }
 }
 
-impl Extend<Oid> for OidSet {
+impl<S: BuildHasher> Extend<Oid> for OidSet<S> {
     fn extend<T: IntoIterator<Item = Oid>>(&mut self, oids: T) {
         for oid in oids {
             self.add(oid);
@@ -128,55 +128,53 @@ impl FromIterator<Oid> for OidSet {
     }
 }
 
-/// A list of names that can be sorted, and then searched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OidList {
-    sha1: Vec<[u8; 20]>,
-    sha256: Vec<[u8; 32]>,
+/// A list of names, each with a value, that can be sorted, and then searched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidList<V = ()> {
+    sha1: Vec<([u8; 20], V)>,
+    sha256: Vec<([u8; 32], V)>,
 }
 
-impl OidList {
+impl<V> Default for OidList<V> {
+    fn default() -> Self {
+        OidList { sha1: Vec::new(), sha256: Vec::new() }
+    }
+}
+
+impl<V: Copy> OidList<V> {
     /// Adds a name at the end of those of its format.
-    pub fn push(&mut self, oid: &Oid) {
+    pub fn push_with(&mut self, oid: &Oid, value: V) {
         match Raw::of(oid) {
-            Raw::Sha1(name) => self.sha1.push(name),
-            Raw::Sha256(name) => self.sha256.push(name),
+            Raw::Sha1(name) => self.sha1.push((name, value)),
+            Raw::Sha256(name) => self.sha256.push((name, value)),
         }
-    }
-
-    /// [`OidList::push`] that keeps the list sorted; `None`: the name is not greater than the last one.
-    pub fn push_ascending(&mut self, oid: &Oid) -> Option<()> {
-        let is_greater = match Raw::of(oid) {
-            Raw::Sha1(name) => self.sha1.last().is_none_or(|last| *last < name),
-            Raw::Sha256(name) => self.sha256.last().is_none_or(|last| *last < name),
-        };
-        is_greater.then(|| self.push(oid))
-    }
-
-    /// The names of SHA-1.
-    pub fn sha1(&self) -> &[[u8; 20]] {
-        &self.sha1
-    }
-
-    /// The names of SHA-256.
-    pub fn sha256(&self) -> &[[u8; 32]] {
-        &self.sha256
     }
 
     /// Sorts the names, and gives back memory that is not used.
     pub fn sort(&mut self) {
-        self.sha1.sort_unstable();
-        self.sha256.sort_unstable();
+        self.sha1.sort_unstable_by_key(|(name, _)| *name);
+        self.sha256.sort_unstable_by_key(|(name, _)| *name);
         self.sha1.shrink_to_fit();
         self.sha256.shrink_to_fit();
     }
 
+    /// The name's value, if it is there. The list has to be sorted.
+    pub fn get(&self, oid: &Oid) -> Option<V> {
+        match Raw::of(oid) {
+            Raw::Sha1(name) => {
+                let at = self.sha1.binary_search_by_key(&name, |(name, _)| *name).ok()?;
+                Some(self.sha1[at].1)
+            }
+            Raw::Sha256(name) => {
+                let at = self.sha256.binary_search_by_key(&name, |(name, _)| *name).ok()?;
+                Some(self.sha256[at].1)
+            }
+        }
+    }
+
     /// Is the name there? The list has to be sorted.
     pub fn contains(&self, oid: &Oid) -> bool {
-        match Raw::of(oid) {
-            Raw::Sha1(name) => self.sha1.binary_search(&name).is_ok(),
-            Raw::Sha256(name) => self.sha256.binary_search(&name).is_ok(),
-        }
+        self.get(oid).is_some()
     }
 
     /// How many names there are.
@@ -189,15 +187,41 @@ impl OidList {
         self.len() == 0
     }
 
+    /// The names of SHA-1.
+    pub fn sha1(&self) -> impl Iterator<Item = [u8; 20]> {
+        self.sha1.iter().map(|(name, _)| *name)
+    }
+
+    /// The names of SHA-256.
+    pub fn sha256(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.sha256.iter().map(|(name, _)| *name)
+    }
+
     /// All names.
     pub fn iter(&self) -> impl Iterator<Item = Oid> {
-        let sha1 = self.sha1.iter().map(|name| Oid::from_bytes(*name));
-        sha1.chain(self.sha256.iter().map(|name| Oid::from_bytes(*name)))
+        self.sha1().map(Oid::from_bytes).chain(self.sha256().map(Oid::from_bytes))
     }
 
     /// The memory that the names take, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        20 * self.sha1.capacity() + 32 * self.sha256.capacity()
+        size_of::<([u8; 20], V)>() * self.sha1.capacity()
+            + size_of::<([u8; 32], V)>() * self.sha256.capacity()
+    }
+}
+
+impl OidList {
+    /// Adds a name at the end of those of its format.
+    pub fn push(&mut self, oid: &Oid) {
+        self.push_with(oid, ());
+    }
+
+    /// [`OidList::push`] that keeps the list sorted; `None`: the name is not greater than the last one.
+    pub fn push_ascending(&mut self, oid: &Oid) -> Option<()> {
+        let is_greater = match Raw::of(oid) {
+            Raw::Sha1(name) => self.sha1.last().is_none_or(|(last, ())| *last < name),
+            Raw::Sha256(name) => self.sha256.last().is_none_or(|(last, ())| *last < name),
+        };
+        is_greater.then(|| self.push(oid))
     }
 }
 
@@ -228,7 +252,7 @@ mod tests {
 
     #[test]
     fn list_is_searched_once_it_is_sorted_and_twenty_bytes_are_held_for_sha1() {
-        let mut list = OidList::default();
+        let mut list: OidList = OidList::default();
         assert!(list.is_empty());
         let [two, longer, one, long] = oids();
         [two, longer, one].iter().for_each(|oid| list.push(oid));
@@ -236,5 +260,11 @@ mod tests {
         assert_eq!(list.iter().collect::<Vec<_>>(), [one, two, longer]);
         assert!(list.contains(&one) && list.contains(&longer) && !list.contains(&long));
         assert_eq!((list.len(), list.memory_bytes()), (3, 20 + 20 + 32));
+        assert!(list.push_ascending(&one).is_none() && list.push_ascending(&two).is_none());
+        assert!(list.push_ascending(&Oid::from_bytes([3; 20])).is_some());
+        let mut lens: OidList<u32> = OidList::default();
+        [(two, 2), (one, 1)].iter().for_each(|(oid, len)| lens.push_with(oid, *len));
+        lens.sort();
+        assert_eq!((lens.get(&one), lens.get(&long), lens.memory_bytes()), (Some(1), None, 48));
     }
 }

@@ -13,7 +13,7 @@
 //! A bundle that is no longer listed stays for readers that hold the old list, as long as its pack
 //! does: `gc` deletes both after the grace period.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::compact::{Compaction, Merged};
 use crate::git::bundle::write_header;
 use crate::git::object::{Kind, Oid};
+use crate::git::oids::OidSet;
 use crate::git::refs::{Advertisement, Head, Ref};
 use crate::pack::index::parse_index;
 use crate::progress::Silent;
@@ -41,8 +42,8 @@ pub(crate) struct Boundary(Mutex<Seen>);
 /// Guarded by [`Boundary`].
 #[derive(Default)]
 struct Seen {
-    commits: HashSet<Oid>,
-    parents: HashSet<Oid>,
+    commits: OidSet,
+    parents: OidSet,
 }
 
 impl Boundary {
@@ -51,7 +52,7 @@ impl Boundary {
             && let Some((_, parents)) = commit_links(content)
         {
             let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.commits.insert(*oid);
+            seen.commits.add(*oid);
             seen.parents.extend(parents);
         }
     }
@@ -60,7 +61,7 @@ impl Boundary {
     pub(crate) fn prerequisites(self, before: &[Ref]) -> BTreeSet<Oid> {
         let seen = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let branches = before.iter().filter(|r| r.name.is_branch()).map(|r| r.oid);
-        let needed = seen.parents.into_iter().chain(branches);
+        let needed = seen.parents.keys().chain(branches);
         needed.filter(|oid| !seen.commits.contains(oid)).collect()
     }
 }

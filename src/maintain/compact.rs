@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use super::tiers;
 use crate::git::object::{ObjectFormat, Oid};
+use crate::git::oids::OidSet;
 use crate::git::refs::Ref;
 use crate::pack::concat::{ConcatError, Input, Output, Plan, Written};
 use crate::pack::deflate::Deflater;
@@ -66,7 +67,7 @@ pub(crate) struct Packed {
     /// Of these packs they may go.
     old: Vec<Note>,
     /// Those that are in packs and are still there.
-    still_loose: HashSet<Oid>,
+    still_loose: OidSet,
 }
 
 /// What a compaction is given.
@@ -143,7 +144,7 @@ impl Compaction<'_> {
         let (notes, stale): (Vec<Note>, Vec<Note>) = notes;
         let packed: HashSet<Oid> =
             notes.iter().flat_map(|note| note.oids.iter().copied()).collect();
-        let (mut found, mut still_loose) = (Vec::new(), HashSet::new());
+        let (mut found, mut still_loose) = (Vec::new(), OidSet::default());
         let mut now = notes.iter().filter_map(|note| note.written).max();
         let (largest, at_most) = (self.memory_bytes / 64, self.memory_bytes / 256);
         listing::pages(self.store, listing::OBJECTS, |page| {
@@ -152,7 +153,7 @@ impl Compaction<'_> {
                 now = now.max(info.last_modified);
                 let Some(oid) = loose::oid_of_key(info.key.as_str()) else { continue };
                 if packed.contains(&oid) {
-                    still_loose.insert(oid);
+                    still_loose.add(oid);
                 } else if info.len <= largest && (found.len() as u64) < at_most {
                     found.push((oid, info.len));
                 }

@@ -9,7 +9,7 @@
 //! there and not told again. Memory: indices as they are and 60 bytes an object of the pack that is
 //! being read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +20,7 @@ use super::rebuild::rebuild;
 use super::walk::{Pointers, Problem, Reached, Walk, io_error};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::oids::OidMap;
 use crate::pack::entry::EntryKind;
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::index::{IndexEntry, IndexReader, parse_index};
@@ -47,7 +48,7 @@ pub(crate) struct Diagnosis<'d> {
 struct State {
     /// Those that can be read, if only in parts.
     packs: Packs,
-    pointers: HashMap<Oid, LfsPointer>,
+    pointers: OidMap<LfsPointer>,
     /// Indices of packs that are missing.
     lost: Vec<IndexReader<Vec<u8>>>,
     /// A pack of which nothing is known: what is missing may have been in it.
@@ -137,7 +138,9 @@ impl Diagnosis<'_> {
         }
         match (rebuild(&self.pass, name, info.len)?, index) {
             (Ok(rebuilt), index) => {
-                state.pointers.extend(rebuilt.pointers);
+                for (oid, pointer) in rebuilt.pointers.iter() {
+                    state.pointers.insert(oid, *pointer);
+                }
                 let right =
                     parse_index(rebuilt.index, packs::format_of(name)).map_err(|error| {
                         MirrorError::Internal(format!("a rebuilt index is not valid: {error}"))

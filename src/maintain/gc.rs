@@ -56,7 +56,7 @@ use super::known::Known;
 use super::pass::Pass;
 use super::past::Past;
 use super::survey::{Survey, Surveyed, Surveyor};
-use super::walk::{Elsewhere, Pointers, Problem, Reached, Stored, Walk};
+use super::walk::{Elsewhere, Pointers, Problem, Reached, Seen, Stored, Walk};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
@@ -414,7 +414,7 @@ struct Keep {
 #[derive(Default)]
 struct Live {
     /// All that is reached, or of a survey the loose objects that no pack holds.
-    objects: HashSet<Oid>,
+    objects: Seen,
     /// Of a survey: the objects of all listed packs, which are sound.
     packed: Option<Known>,
     /// LFS objects that pointers name.
@@ -493,7 +493,8 @@ impl Finder<'_> {
     fn walk_loose(&self, surveyed: Surveyed) -> Result<Live, MirrorError> {
         let Surveyed { known, outside, lfs } = surveyed;
         let tips = self.tips.iter().map(|(oid, _)| (*oid, None));
-        let from: Vec<_> = tips.chain(outside.iter().map(|(o, k)| (*o, Some(*k)))).collect();
+        let from: Vec<_> =
+            tips.chain(outside.iter().map(|(oid, kind)| (oid, Some(*kind)))).collect();
         let elsewhere = |oid: &Oid, kind| known.linked(oid, kind);
         let (reached, problems) = self.walk(&Packs::default(), &from, &elsewhere)?;
         let sums = known.sum_up();

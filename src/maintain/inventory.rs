@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::walk::Stored;
 use crate::git::object::Oid;
+use crate::git::oids::OidList;
 use crate::repository::error::MirrorError;
 use crate::repository::listing;
 use crate::repository::loose;
@@ -34,13 +35,14 @@ pub(crate) fn stored(
     threads: usize,
     cancel: &Cancel,
 ) -> Result<Stored, MirrorError> {
-    let found = Mutex::new(Vec::new());
+    let found = Mutex::new(OidList::default());
     pages(store, listing::OBJECTS, threads, cancel, &|page| {
         let objects = page.into_iter().filter_map(|info| {
             let oid = loose::oid_of_key(info.key.as_str())?;
             Some((oid, u32::try_from(info.len).unwrap_or(u32::MAX)))
         });
-        found.lock().unwrap_or_else(PoisonError::into_inner).extend(objects);
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.for_each(|(oid, len)| found.push_with(&oid, len));
         Ok(())
     })?;
     Ok(Stored::new(found.into_inner().unwrap_or_else(PoisonError::into_inner)))

@@ -1,11 +1,11 @@
 //! The index of a pack, made again from the pack alone.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid};
+use crate::git::oids::OidMap;
 use crate::ingest::sink::check::{Examiner, Found};
 use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
@@ -16,7 +16,7 @@ pub(crate) struct Rebuilt {
     /// Its index, byte for byte as git writes it.
     pub(crate) index: Vec<u8>,
     /// LFS pointers among its blobs.
-    pub(crate) pointers: HashMap<Oid, LfsPointer>,
+    pub(crate) pointers: OidMap<LfsPointer>,
 }
 
 /// Reads the pack `name` of `len` bytes from end to end, 60 bytes of memory an object. The inner
@@ -27,7 +27,7 @@ pub(crate) fn rebuild(
     len: u64,
 ) -> Result<Result<Rebuilt, String>, MirrorError> {
     let entries = IndexEntries::with_capacity(packs::format_of(name), 0);
-    let (collector, pointers) = (Collector(Mutex::new(entries)), Mutex::new(HashMap::new()));
+    let (collector, pointers) = (Collector(Mutex::new(entries)), Mutex::new(OidMap::default()));
     let look = |oid: &Oid, kind: Kind, content: &[u8]| {
         if kind == Kind::Blob
             && let Some(pointer) = LfsPointer::parse(content)

@@ -24,6 +24,7 @@ use super::links::tree_links;
 use super::pass::Pass;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, ObjectFormat, Oid, check_name, hash_object};
+use crate::git::oids::OidMap;
 use crate::ingest::sink::check::{Examiner, Found};
 use crate::pack::index_scan::{IndexEvents, scan_index};
 use crate::repository::error::MirrorError;
@@ -51,7 +52,7 @@ pub(crate) enum Survey {
 pub(crate) struct Surveyed {
     pub(crate) known: Known,
     /// Linked, and in no pack, with what the link says that it is.
-    pub(crate) outside: HashMap<Oid, Kind>,
+    pub(crate) outside: OidMap<Kind>,
     /// LFS objects that pointers in packs name, and their sizes.
     pub(crate) lfs: HashMap<[u8; 32], u64>,
 }
@@ -346,7 +347,7 @@ struct Shared {
 /// Guarded by [`Shared::links`].
 #[derive(Default)]
 struct Links {
-    outside: HashMap<Oid, Kind>,
+    outside: OidMap<Kind>,
     lfs: HashMap<[u8; 32], u64>,
     broken: Option<String>,
 }
@@ -424,8 +425,13 @@ impl Shared {
         let mut links = self.links();
         if links.outside.len() >= MAX_OUTSIDE {
             self.overflow.store(true, Ordering::Relaxed);
-        } else if *links.outside.entry(*oid).or_insert(kind) != kind {
+            return;
+        }
+        let known = links.outside.get(oid).copied();
+        if known.is_some_and(|known| known != kind) {
             links.broken.get_or_insert_with(|| format!("{oid} is referred to as two kinds"));
+        } else {
+            links.outside.insert(*oid, kind);
         }
     }
 }

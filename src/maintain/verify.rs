@@ -371,7 +371,8 @@ impl Verification<'_> {
         };
         // The refs themselves, and then what packs name.
         let tips = self.tips.iter().map(|(oid, kind, _)| (*oid, *kind));
-        let from: Vec<_> = tips.chain(outside.iter().map(|(o, k)| (*o, Some(*k)))).collect();
+        let from: Vec<_> =
+            tips.chain(outside.iter().map(|(oid, kind)| (oid, Some(*kind)))).collect();
         let walk = Walk {
             store: self.store,
             packs: &Packs::default(),

@@ -18,11 +18,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashSet;
+use hashbrown::DefaultHashBuilder;
 
 use super::links::{TreeEntry, tree_links};
 use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
 use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::oids::{OidList, OidMap, OidSet};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -49,7 +50,7 @@ pub(crate) enum Pointers {
     /// Small ones.
     Yes,
     /// Loose ones; these are the pointers of the packs.
-    Known(HashMap<Oid, LfsPointer>),
+    Known(OidMap<LfsPointer>),
 }
 
 /// The two queues, by their place in arrays.
@@ -78,18 +79,21 @@ pub(crate) struct Walk<'e> {
 pub(crate) type Elsewhere<'e> = &'e (dyn Fn(&Oid, Option<Kind>) -> bool + Sync);
 
 /// Loose objects by oid, with their stored length in bytes (at most what a `u32` holds).
-pub(crate) struct Stored(Vec<(Oid, u32)>);
+pub(crate) struct Stored(OidList<u32>);
 
 impl Stored {
-    pub(crate) fn new(mut objects: Vec<(Oid, u32)>) -> Self {
-        objects.sort_unstable();
+    pub(crate) fn new(mut objects: OidList<u32>) -> Self {
+        objects.sort();
         Stored(objects)
     }
 
     fn len_of(&self, oid: &Oid) -> Option<u32> {
-        self.0.binary_search_by_key(oid, |(oid, _)| *oid).ok().map(|at| self.0[at].1)
+        self.0.get(oid)
     }
 }
+
+/// Objects that were seen: a table whose hash is fast.
+pub(crate) type Seen = OidSet<DefaultHashBuilder>;
 
 /// Something that a ref reaches and that is not as it must be.
 pub(crate) struct Problem {
@@ -105,7 +109,7 @@ pub(crate) struct Problem {
 
 /// What was reached.
 pub(crate) struct Reached {
-    pub(crate) objects: HashSet<Oid>,
+    pub(crate) objects: Seen,
     /// LFS objects that pointers name: their size, and through which tip.
     pub(crate) lfs: HashMap<[u8; 32], (u64, u32)>,
 }
@@ -123,7 +127,7 @@ struct Item {
 
 /// The queue. Guarded by [`Shared::state`].
 struct State {
-    seen: HashSet<Oid>,
+    seen: Seen,
     /// A stack: depth first keeps it short.
     loose: Vec<Item>,
     packed: BTreeMap<Place, Item>,
@@ -160,7 +164,7 @@ impl Walk<'_> {
         let shared = Shared {
             walk: self,
             state: Mutex::new(State {
-                seen: HashSet::new(),
+                seen: Seen::default(),
                 loose: Vec::new(),
                 packed: BTreeMap::new(),
                 deferred: Vec::new(),
@@ -282,7 +286,7 @@ impl Shared<'_, '_> {
         let queued = |state: &State| [state.loose.len(), state.packed.len()];
         let before = queued(&state);
         for item in items {
-            if state.seen.insert(item.oid) {
+            if state.seen.add(item.oid) {
                 self.sort_in(&mut state, item);
             }
         }

@@ -27,8 +27,6 @@ use super::index::{Fanout, IndexEntry, IndexReader};
 use crate::git::checksum::Checksum;
 use crate::git::object::{ObjectFormat, Oid};
 
-/// A pack's trailer: one SHA-1.
-
 const PIECE_LEN: usize = 64 << 10;
 
 /// A pack to be taken in.

@@ -14,6 +14,7 @@ use super::local::Local;
 use super::objects::{Around, Item, Objects};
 use super::written::PackWriter;
 use crate::git::object::{Kind, ObjectFormat, Oid};
+use crate::git::oids::OidSet;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -88,7 +89,7 @@ pub(super) struct Walk<'w, 'e> {
     trees: Vec<Oid>,
     blobs: Vec<Oid>,
     /// Everything that is in the pack, or will be.
-    seen: HashSet<Oid>,
+    seen: OidSet,
 }
 
 /// What a walk has made.
@@ -123,7 +124,7 @@ impl<'w, 'e> Walk<'w, 'e> {
             children: HashMap::new(),
             trees: Vec::new(),
             blobs: Vec::new(),
-            seen: HashSet::new(),
+            seen: OidSet::default(),
         }
     }
 
@@ -222,7 +223,7 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     /// Is it to be fetched? Only the first who asks is told so.
     fn is_new(&mut self, oid: &Oid) -> bool {
-        !self.seen.contains(oid) && !self.local.has(oid) && self.seen.insert(*oid)
+        !self.seen.contains(oid) && !self.local.has(oid) && self.seen.add(*oid)
     }
 
     fn take_one(

@@ -124,8 +124,8 @@ pub(super) fn write(form: Form, file: &KeyFile) -> Vec<u8> {
     line(&mut out, &first);
     let (there, aboard) = (&file.there.loose, &file.aboard.loose);
     let loose = match file.format {
-        ObjectFormat::Sha1 => folders(there.sha1(), aboard.sha1()),
-        ObjectFormat::Sha256 => folders(there.sha256(), aboard.sha256()),
+        ObjectFormat::Sha1 => folders(&names_of(there.sha1()), &names_of(aboard.sha1())),
+        ObjectFormat::Sha256 => folders(&names_of(there.sha256()), &names_of(aboard.sha256())),
     };
     loose.into_iter().for_each(|folder| line(&mut out, &Line::Loose(folder)));
     for pack in &file.packs {
@@ -147,6 +147,10 @@ fn line(out: &mut Vec<u8>, value: &impl Serialize) {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn names_of<const N: usize>(names: impl Iterator<Item = [u8; N]>) -> Vec<[u8; N]> {
+    names.collect()
 }
 
 /// The folders that have names in either list.
