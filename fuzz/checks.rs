@@ -49,7 +49,7 @@ pub fn advertisement(data: &[u8]) {
     if let Ok(Greeting::V0(answer)) = read_greeting(data) {
         publishable(&answer.advertised);
     }
-    if let Ok(advertised) = read_refs(data) {
+    if let Ok(advertised) = read_refs(data, ObjectFormat::Sha1) {
         publishable(&advertised);
     }
 }

@@ -157,8 +157,11 @@ impl Helper<'_> {
             "followtags" => set(&mut options.follow_tags, is_true),
             "check-connectivity" => set(&mut options.check_connectivity, is_true),
             "object-format" => match value {
-                "true" | "sha1" => set(&mut options.says_format, true),
-                other => return format!("error the mirror's objects are SHA-1, not {other}\n"),
+                "true" => set(&mut options.says_format, true),
+                other => match self.check_format(other) {
+                    Ok(()) => set(&mut self.options.says_format, true),
+                    Err(error) => return format!("error {error}\n"),
+                },
             },
             "cloning" | "update-shallow" => true,
             _ => false,
@@ -173,12 +176,24 @@ impl Helper<'_> {
         }
     }
 
+    /// Git has named the format that it wants.
+    fn check_format(&mut self, wanted: &str) -> Result<(), MirrorError> {
+        let format = self.refs()?.format;
+        match format.as_str() == wanted {
+            true => Ok(()),
+            false => {
+                let words = format!("the mirror's object format is {format}, not {wanted}");
+                Err(MirrorError::Mirror(words))
+            }
+        }
+    }
+
     fn list(&mut self) -> Result<String, MirrorError> {
         let says_format = self.options.says_format;
-        let Refs { refs, head } = self.refs()?;
+        let Refs { refs, head, format } = self.refs()?;
         let mut text = String::new();
         if says_format {
-            text += ":object-format sha1\n";
+            text += &format!(":object-format {format}\n");
         }
         text += &head_line(head, refs);
         for Ref { name, oid, peeled } in refs {

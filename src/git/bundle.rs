@@ -5,9 +5,9 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::pkt_line::clean_text;
-use crate::git::protocol::ProtocolError;
+use crate::git::protocol::{ProtocolError, object_format};
 use crate::git::refs::{Advertised, Advertisement, Collector, Head};
 
 /// The longest line: an oid and a ref's name, or a prerequisite's comment.
@@ -63,10 +63,10 @@ pub fn read_header(input: &mut impl BufRead) -> Result<BundleHeader, BundleError
         let malformed = || BundleError::Line(clean_text(&line, 100));
         match &line[..] {
             [] => break,
-            [b'@', capability @ ..] if capabilities => check_capability(capability)?,
+            [b'@', capability @ ..] if capabilities => read_capability(capability, &mut refs)?,
             [b'-', rest @ ..] => {
                 let oid = rest.split(|&byte| byte == b' ').next().and_then(Oid::from_hex);
-                prerequisites.push(oid.ok_or_else(malformed)?);
+                prerequisites.push(refs.check(oid.ok_or_else(malformed)?)?);
             }
             _ => {
                 let (oid, name) = Oid::split_hex(&line, b' ').ok_or_else(malformed)?;
@@ -81,10 +81,15 @@ pub fn read_header(input: &mut impl BufRead) -> Result<BundleHeader, BundleError
 
 /// A header of version 2, up to the pack: what the reader must have, and the refs (`HEAD` among them).
 pub fn write_header<'n>(
+    format: ObjectFormat,
     prerequisites: impl IntoIterator<Item = &'n Oid>,
     refs: &[(Oid, &str)],
 ) -> Vec<u8> {
-    let mut header = b"# v2 git bundle\n".to_vec();
+    // As git writes it (`write_bundle_header` in its `bundle.c`).
+    let mut header = match format {
+        ObjectFormat::Sha1 => b"# v2 git bundle\n".to_vec(),
+        other => format!("# v3 git bundle\n@object-format={other}\n").into_bytes(),
+    };
     for oid in prerequisites {
         header.extend(format!("-{oid}\n").into_bytes());
     }
@@ -108,11 +113,11 @@ fn read_line(input: &mut impl BufRead) -> Result<Vec<u8>, BundleError> {
     }
 }
 
-fn check_capability(capability: &[u8]) -> Result<(), BundleError> {
+fn read_capability(capability: &[u8], refs: &mut Collector) -> Result<(), BundleError> {
     let value = |prefix: &[u8]| capability.strip_prefix(prefix).map(|v| clean_text(v, 60));
-    if let Some(format) = value(b"object-format=") {
-        let wrong = BundleError::Refs(ProtocolError::ObjectFormat(format.clone()));
-        return if format == "sha1" { Ok(()) } else { Err(wrong) };
+    if let Some(format) = capability.strip_prefix(b"object-format=") {
+        refs.set_format(object_format(format)?);
+        return Ok(());
     }
     match value(b"filter=") {
         Some(filter) => Err(BundleError::Filter(filter)),
@@ -167,11 +172,19 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let (one, two): (Oid, Oid) = (ONE.parse().unwrap(), TWO.parse().unwrap());
+        for format in ObjectFormat::ALL {
+            header_is_read_as_written(format);
+        }
+    }
+
+    fn header_is_read_as_written(format: ObjectFormat) {
+        let oid = |digit: &str| digit.repeat(format.hex_len()).parse().unwrap();
+        let (one, two): (Oid, Oid) = (oid("1"), oid("2"));
         let refs = [(one, "HEAD"), (one, "refs/heads/main"), (two, "refs/tags/t")];
-        let text = write_header(&[two, one], &refs);
+        let text = write_header(format, &[two, one], &refs);
         let header = read_header(&mut &text[..]).unwrap();
         assert_eq!(header.prerequisites, [two, one]);
+        assert_eq!(header.advertised.advertisement.format, format);
         let Advertisement { refs, head, .. } = header.advertised.advertisement;
         assert_eq!(head, Head::Branch(RefName::new("refs/heads/main").unwrap()));
         assert_eq!(refs.iter().map(|r| r.oid).collect::<Vec<_>>(), [one, two]);
@@ -193,8 +206,12 @@ mod tests {
         let v3 = |line: &str| read(&format!("# v3 git bundle\n{line}\n\n")).unwrap_err();
         assert!(matches!(v3("@filter=blob:none"), BundleError::Filter(_)));
         assert!(matches!(v3("@future"), BundleError::Capability(_)));
-        let sha256 = v3("@object-format=sha256");
-        assert!(matches!(sha256, BundleError::Refs(ProtocolError::ObjectFormat(_))));
+        let future = v3("@object-format=sha512");
+        assert!(matches!(future, BundleError::Refs(ProtocolError::ObjectFormat(_))));
+        for line in [format!("{ONE} refs/heads/a"), format!("-{ONE}")] {
+            let mixed = v3(&format!("@object-format=sha256\n{line}"));
+            assert!(matches!(mixed, BundleError::Refs(ProtocolError::OtherFormat { .. })));
+        }
         for line in ["x", "-x", ONE, &"x".repeat(70_000)] {
             assert!(matches!(v3(line), BundleError::Line(_)), "{}", line.len());
         }

@@ -8,9 +8,9 @@
 
 use std::io::Read;
 
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::pkt_line::{self, Packets, chomp, write_line};
-use crate::git::protocol::{AGENT, ProtocolError, next_data};
+use crate::git::protocol::{AGENT, ProtocolError, next_data, object_format};
 use crate::git::refs::{Advertised, Collector};
 
 /// What a server of version 0 says first.
@@ -25,6 +25,8 @@ pub struct AdvertisementV0 {
 /// What of a server's capabilities matters for fetching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitiesV0 {
+    /// `None`: it says nothing, so SHA-1.
+    object_format: Option<ObjectFormat>,
     side_band_64k: bool,
     side_band: bool,
     ofs_delta: bool,
@@ -62,21 +64,30 @@ fn parse_capabilities(list: &[u8], refs: &mut Collector) -> Result<CapabilitiesV
             b"ofs-delta" => found.ofs_delta = true,
             b"include-tag" => found.include_tag = true,
             _ if word.starts_with(b"agent=") => found.agent = true,
-            _ => parse_value(word, refs)?,
+            _ => parse_value(word, &mut found, refs)?,
         }
     }
     Ok(found)
 }
 
 /// The capabilities that carry something to know.
-fn parse_value(word: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
+fn parse_value(
+    word: &[u8],
+    found: &mut CapabilitiesV0,
+    refs: &mut Collector,
+) -> Result<(), ProtocolError> {
     if let Some(target) = word.strip_prefix(b"symref=HEAD:") {
         refs.set_head_target(target);
     }
-    match word.strip_prefix(b"object-format=") {
-        Some(b"sha1") | None => Ok(()),
-        Some(other) => Err(ProtocolError::ObjectFormat(pkt_line::clean_text(other, 20))),
+    // Of several the first is that of the refs (gitprotocol-capabilities(5)).
+    if let Some(value) = word.strip_prefix(b"object-format=")
+        && found.object_format.is_none()
+    {
+        let format = object_format(value)?;
+        found.object_format = Some(format);
+        refs.set_format(format);
     }
+    Ok(())
 }
 
 fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
@@ -88,11 +99,8 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
     };
     match name.strip_suffix(b"^{}") {
         // An empty repository has capabilities, and no ref to hang them on.
-        Some(b"capabilities") if oid.is_null() => Ok(()),
-        Some(tag) => {
-            refs.add_peeled(tag, oid);
-            Ok(())
-        }
+        Some(b"capabilities") if oid.is_null() => refs.check(oid).map(drop),
+        Some(tag) => refs.add_peeled(tag, oid),
         None => refs.add(name, oid, None),
     }
 }
@@ -106,7 +114,8 @@ pub fn fetch_request(
     wants: &[Oid],
     haves: &[Oid],
 ) -> Result<Vec<u8>, ProtocolError> {
-    let CapabilitiesV0 { side_band_64k, side_band, ofs_delta, include_tag, agent } = capabilities;
+    let CapabilitiesV0 { side_band_64k, side_band, ofs_delta, include_tag, agent, object_format } =
+        capabilities;
     if !side_band_64k && !side_band {
         return Err(ProtocolError::Lacks("side-band-64k"));
     }
@@ -115,6 +124,10 @@ pub fn fetch_request(
         if offered {
             asked += word;
         }
+    }
+    // SHA-1 is what a server takes for granted.
+    if let Some(format @ ObjectFormat::Sha256) = object_format {
+        asked += &format!(" object-format={format}");
     }
     if agent {
         asked += &format!(" agent={AGENT}");
@@ -186,12 +199,38 @@ mod tests {
     }
 
     #[test]
-    fn shallow_sources_and_other_hashes_are_refused() {
+    fn shallow_sources_and_unknown_hashes_are_refused() {
         let shallow = read(&[&format!("{ONE} HEAD\0side-band-64k"), &format!("shallow {ONE}")]);
         assert!(matches!(shallow, Err(ProtocolError::Shallow)));
+        let future = read(&[&format!("{ONE} HEAD\0object-format=sha512")]);
+        assert!(matches!(future, Err(ProtocolError::ObjectFormat(f)) if f == "sha512"));
+    }
+
+    #[test]
+    fn format_that_the_server_names_first_is_that_of_its_refs_and_is_asked_for() {
         let long = "1".repeat(64);
-        let sha256 = read(&[&format!("{long} HEAD\0object-format=sha256")]);
-        assert!(matches!(sha256, Err(ProtocolError::ObjectFormat(f)) if f == "sha256"));
+        let words = "side-band-64k object-format=sha256 object-format=sha1";
+        let v0 =
+            read(&[&format!("{long} HEAD\0{words}"), &format!("{long} refs/heads/a")]).unwrap();
+        assert_eq!(v0.advertised.advertisement.format, ObjectFormat::Sha256);
+        let oid = long.parse().unwrap();
+        let body = fetch_request(v0.capabilities, &[oid], &[]).unwrap();
+        let text = String::from_utf8(body).unwrap();
+        assert!(
+            text.contains(&format!("want {long} side-band-64k object-format=sha256\n")),
+            "{text}"
+        );
+        for (first, then) in [(&long[..], ONE), (ONE, &long[..])] {
+            let words = format!("{first} HEAD\0side-band-64k object-format=sha256");
+            let mixed = read(&[&words, &format!("{then} refs/heads/a")]);
+            assert!(matches!(mixed, Err(ProtocolError::OtherFormat { .. })), "{first}");
+        }
+        // Without a word it is SHA-1.
+        let silent = read(&[&format!("{long} HEAD\0side-band-64k")]);
+        assert!(matches!(silent, Err(ProtocolError::OtherFormat { .. })));
+        let empty = format!("{} capabilities^{{}}\0object-format=sha256", "0".repeat(64));
+        let empty = read(&[&empty]).unwrap().advertised.advertisement;
+        assert_eq!((empty.format, empty.refs.len()), (ObjectFormat::Sha256, 0));
     }
 
     #[test]

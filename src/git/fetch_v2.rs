@@ -8,16 +8,16 @@
 
 use std::io::Read;
 
-use crate::git::object::Oid;
-use crate::git::pkt_line::{self, Packet, Packets, chomp, clean_text, write_line};
-use crate::git::protocol::{AGENT, ProtocolError, next_data};
+use crate::git::object::{ObjectFormat, Oid};
+use crate::git::pkt_line::{self, Packet, Packets, chomp, write_line};
+use crate::git::protocol::{AGENT, ProtocolError, next_data, object_format};
 use crate::git::refs::{Advertised, Collector};
 
 /// What of a server's capabilities matters for fetching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     agent: bool,
-    object_format: bool,
+    object_format: Option<ObjectFormat>,
     ls_refs_unborn: bool,
     shallow: bool,
     filter: bool,
@@ -25,6 +25,11 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// What the repository's objects are named with: SHA-1 if it does not say.
+    pub(crate) fn format(self) -> ObjectFormat {
+        self.object_format.unwrap_or_default()
+    }
+
     /// Can the server send some objects without what they lead to?
     pub(crate) fn can_pick(self) -> bool {
         self.shallow && self.filter
@@ -82,10 +87,9 @@ pub(crate) fn read_capabilities<R: Read>(
                 ls_refs = true;
                 found.ls_refs_unborn = value.split(|&b| b == b' ').any(|word| word == b"unborn");
             }
-            b"object-format" if value != b"sha1" => {
-                return Err(ProtocolError::ObjectFormat(clean_text(value, 20)));
+            b"object-format" if found.object_format.is_none() => {
+                found.object_format = Some(object_format(value)?);
             }
-            b"object-format" => found.object_format = true,
             _ => {}
         }
     }
@@ -102,8 +106,8 @@ pub(crate) fn begin_command(capabilities: Capabilities, command: &str) -> Vec<u8
     if capabilities.agent {
         write_line(&mut body, &format!("agent={AGENT}"));
     }
-    if capabilities.object_format {
-        write_line(&mut body, "object-format=sha1");
+    if let Some(format) = capabilities.object_format {
+        write_line(&mut body, &format!("object-format={format}"));
     }
     body.extend_from_slice(pkt_line::DELIMITER);
     body
@@ -123,9 +127,9 @@ pub fn ls_refs_request(capabilities: Capabilities) -> Vec<u8> {
 }
 
 /// Reads the answer to [`ls_refs_request`].
-pub fn read_refs<R: Read>(input: R) -> Result<Advertised, ProtocolError> {
+pub fn read_refs<R: Read>(input: R, format: ObjectFormat) -> Result<Advertised, ProtocolError> {
     let mut packets = Packets::new(input);
-    let mut refs = Collector::default();
+    let mut refs = Collector::new(format);
     while let Some(line) = next_data(&mut packets)? {
         let line = chomp(&line);
         add_line(line, &mut refs)?.ok_or_else(|| ProtocolError::unexpected("ref line", line))?;
@@ -331,7 +335,7 @@ mod tests {
     fn recorded_capabilities_are_read() {
         let all = Capabilities {
             agent: true,
-            object_format: true,
+            object_format: Some(ObjectFormat::Sha1),
             ls_refs_unborn: true,
             shallow: true,
             filter: false,
@@ -345,8 +349,8 @@ mod tests {
         let error = |lines: &[&str]| greet(lines).unwrap_err().to_string();
         assert!(error(&["version 2", "fetch"]).contains("does not offer ls-refs"));
         assert!(error(&["version 2", "ls-refs"]).contains("does not offer fetch"));
-        let sha256 = ["version 2", "ls-refs", "fetch", "object-format=sha256"];
-        assert!(error(&sha256).contains("only sha1"));
+        let future = ["version 2", "ls-refs", "fetch", "object-format=sha512"];
+        assert!(error(&future).contains("only sha1 and sha256"));
         assert!(greet(&["version 2", "ls-refs", "fetch=shallow", "future=1"]).is_ok());
         let Greeting::V2(found) = greet(&["version 2", "ls-refs", "fetch", "bundle-uri"]).unwrap()
         else {
@@ -356,8 +360,24 @@ mod tests {
     }
 
     #[test]
+    fn format_that_the_server_names_is_asked_for_and_that_of_its_refs() {
+        let lines = ["version 2", "ls-refs", "fetch", "object-format=sha256", "object-format=sha1"];
+        let Greeting::V2(found) = greet(&lines).unwrap() else { panic!("version 2") };
+        assert_eq!(found.format(), ObjectFormat::Sha256);
+        let body = String::from_utf8(ls_refs_request(found)).unwrap();
+        assert!(body.contains("object-format=sha256\n0001"), "{body}");
+        let long = format!("{} refs/heads/a", "1".repeat(64));
+        let refs = packets(&[&long], pkt_line::FLUSH);
+        let advertisement = read_refs(&refs[..], found.format()).unwrap().advertisement;
+        assert_eq!(advertisement.format, ObjectFormat::Sha256);
+        assert_eq!(advertisement.refs[0].oid.format(), ObjectFormat::Sha256);
+        let mixed = read_refs(&refs[..], ObjectFormat::Sha1).unwrap_err();
+        assert!(matches!(mixed, ProtocolError::OtherFormat { .. }));
+    }
+
+    #[test]
     fn recorded_refs_are_read() {
-        let advertisement = read_refs(LS_REFS).unwrap().advertisement;
+        let advertisement = read_refs(LS_REFS, ObjectFormat::Sha1).unwrap().advertisement;
         let names: Vec<_> = advertisement.refs.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(
             names,
@@ -370,7 +390,7 @@ mod tests {
 
     #[test]
     fn the_unborn_branch_of_an_empty_repository_is_known() {
-        let advertisement = read_refs(UNBORN).unwrap().advertisement;
+        let advertisement = read_refs(UNBORN, ObjectFormat::Sha1).unwrap().advertisement;
         assert_eq!(advertisement.refs, []);
         assert_eq!(advertisement.head, Head::Unborn(name("refs/heads/main")));
     }
@@ -378,14 +398,15 @@ mod tests {
     #[test]
     fn a_head_without_target_is_detached() {
         let bytes = packets(&[&format!("{ONE} HEAD")], pkt_line::FLUSH);
-        let head = read_refs(&bytes[..]).unwrap().advertisement.head;
+        let head = read_refs(&bytes[..], ObjectFormat::Sha1).unwrap().advertisement.head;
         assert_eq!(head, Head::Detached(Oid::from_bytes([0x11; 20])));
     }
 
     #[test]
     fn lines_that_are_no_refs_are_refused() {
         for bad in ["", ONE, "x refs/heads/a", &format!("{ONE} refs/tags/t peeled:1")] {
-            let error = read_refs(&packets(&[bad], pkt_line::FLUSH)[..]).unwrap_err();
+            let error =
+                read_refs(&packets(&[bad], pkt_line::FLUSH)[..], ObjectFormat::Sha1).unwrap_err();
             assert!(matches!(error, ProtocolError::Unexpected { .. }), "{bad}");
         }
     }
@@ -393,7 +414,7 @@ mod tests {
     #[test]
     fn refs_cut_at_any_byte_are_an_error() {
         for cut in 0..LS_REFS.len() {
-            assert!(read_refs(&LS_REFS[..cut]).is_err(), "{cut}");
+            assert!(read_refs(&LS_REFS[..cut], ObjectFormat::Sha1).is_err(), "{cut}");
         }
     }
 
@@ -404,7 +425,7 @@ mod tests {
         assert_eq!(ls_refs_request(bare), b"0014command=ls-refs\n00010009peel\n000csymrefs\n0000");
         let all = Capabilities {
             agent: true,
-            object_format: true,
+            object_format: Some(ObjectFormat::Sha1),
             ls_refs_unborn: true,
             shallow: true,
             filter: false,

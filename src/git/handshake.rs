@@ -116,7 +116,7 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
-            let _ = (read_greeting(&bytes[..]), fetch_v2::read_refs(&bytes[..]));
+            let _ = (read_greeting(&bytes[..]), fetch_v2::read_refs(&bytes[..], crate::git::object::ObjectFormat::Sha1));
             let mut packets = Packets::new(&bytes[..]);
             let _ = fetch_v2::read_until_pack(&mut packets);
             let mut demux = Demux::after_acks(packets.into_inner(), |_: &str| ());

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::pkt_line::{Packet, PacketError, Packets, clean_text};
 
 /// What was wrong with a server's answer, before the pack begins.
@@ -17,8 +18,16 @@ pub enum ProtocolError {
     )]
     Shallow,
     /// The source's objects are not named by SHA-1.
-    #[error("the repository's object format is {0:?}; only sha1 can be mirrored")]
+    #[error("the repository's object format is {0:?}; only sha1 and sha256 can be mirrored")]
     ObjectFormat(String),
+    /// A name that is not of the format that was announced.
+    #[error("{oid} is not an object name of {format}, which the repository says it has")]
+    OtherFormat {
+        /// The name.
+        oid: Oid,
+        /// What was announced; SHA-1 if nothing was.
+        format: ObjectFormat,
+    },
     /// The server lacks something without which nothing can be fetched.
     #[error("the server does not offer {0}")]
     Lacks(&'static str),
@@ -45,6 +54,12 @@ impl ProtocolError {
 /// How this program names itself inside the protocol (gitprotocol-v2(5), `agent`): printable ASCII
 /// without a space.
 pub const AGENT: &str = concat!("mirror-git-to-s3/", env!("CARGO_PKG_VERSION"));
+
+/// The format that `object-format=<value>` names.
+pub(crate) fn object_format(value: &[u8]) -> Result<ObjectFormat, ProtocolError> {
+    let unknown = || ProtocolError::ObjectFormat(clean_text(value, 20));
+    ObjectFormat::from_name(value).ok_or_else(unknown)
+}
 
 /// The next packet's data; `None` is a flush packet.
 pub(crate) fn next_data<R: Read>(

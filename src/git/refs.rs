@@ -196,6 +196,23 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
+    pub(crate) fn new(format: ObjectFormat) -> Self {
+        Collector { format, ..Collector::default() }
+    }
+
+    /// The source says so, before its first ref.
+    pub(crate) fn set_format(&mut self, format: ObjectFormat) {
+        self.format = format;
+    }
+
+    /// Refuses a name that is not of the announced format.
+    pub(crate) fn check(&self, oid: Oid) -> Result<Oid, ProtocolError> {
+        match oid.format() == self.format {
+            true => Ok(oid),
+            false => Err(ProtocolError::OtherFormat { oid, format: self.format }),
+        }
+    }
+
     /// Takes one ref; `HEAD` is one, too.
     pub(crate) fn add(
         &mut self,
@@ -203,6 +220,7 @@ impl Collector {
         oid: Oid,
         peeled: Option<Oid>,
     ) -> Result<(), ProtocolError> {
+        [Some(oid), peeled].into_iter().flatten().try_for_each(|oid| self.check(oid).map(drop))?;
         if name == b"HEAD" {
             self.head_oid = Some(oid);
             return Ok(());
@@ -216,11 +234,13 @@ impl Collector {
     }
 
     /// Takes what `name` peels to; of a ref that was skipped, it is skipped as well.
-    pub(crate) fn add_peeled(&mut self, name: &[u8], peeled: Oid) {
+    pub(crate) fn add_peeled(&mut self, name: &[u8], peeled: Oid) -> Result<(), ProtocolError> {
+        self.check(peeled)?;
         let name = RefName::from_bytes(name).ok();
         if let Some((_, slot)) = name.and_then(|name| self.refs.get_mut(&name)) {
             *slot = Some(peeled);
         }
+        Ok(())
     }
 
     /// Takes the target of HEAD, which need not exist. An invalid name leaves HEAD detached.
@@ -644,10 +664,10 @@ mod tests {
         let mut collector = Collector::default();
         collector.add(b"HEAD", oid(1), None).unwrap();
         collector.add(b"refs/tags/t", oid(2), None).unwrap();
-        collector.add_peeled(b"refs/tags/t", oid(1));
+        collector.add_peeled(b"refs/tags/t", oid(1)).unwrap();
         collector.add(b"refs/tags/t", oid(2), None).unwrap();
         collector.add(b"refs/heads/../x\x1b", oid(1), None).unwrap();
-        collector.add_peeled(b"refs/heads/../x\x1b", oid(1));
+        collector.add_peeled(b"refs/heads/../x\x1b", oid(1)).unwrap();
         collector.add(b"refs/heads/a", oid(1), None).unwrap();
         collector.add(b"refs/heads/a", oid(1), None).unwrap();
         collector.add(b"refs/heads/b", oid(1), None).unwrap();
@@ -663,6 +683,21 @@ mod tests {
     }
 
     #[test]
+    fn names_of_another_format_than_the_announced_one_are_refused() {
+        for format in ObjectFormat::ALL {
+            let other = ObjectFormat::ALL.into_iter().find(|other| *other != format).unwrap();
+            let (right, wrong) = (format.null(), other.null());
+            let mut collector = Collector::new(format);
+            collector.add(b"refs/tags/a", right, Some(right)).unwrap();
+            assert!(collector.add(b"refs/tags/b", wrong, None).is_err());
+            assert!(collector.add(b"refs/tags/b", right, Some(wrong)).is_err());
+            assert!(collector.add(b"HEAD", wrong, None).is_err());
+            assert!(collector.add_peeled(b"refs/tags/a", wrong).is_err());
+            assert_eq!(collector.finish().advertisement.format, format);
+        }
+    }
+
+    #[test]
     fn a_head_with_a_hidden_or_bad_target_is_detached() {
         for target in [&b"refs/heads/hidden"[..], b"nonsense"] {
             let mut collector = Collector::default();
@@ -674,11 +709,13 @@ mod tests {
 
     prop_compose! {
         fn any_refs()(map in proptest::collection::btree_map(
-            "refs/[a-z/.@-]{1,12}", (any::<[u8; 20]>(), any::<Option<[u8; 20]>>()), 0..20)) -> Vec<Ref> {
+            "refs/[a-z/.@-]{1,12}", (any::<[u8; 32]>(), any::<Option<[u8; 32]>>()), 0..20),
+            format in proptest::sample::select(&ObjectFormat::ALL[..])) -> Vec<Ref> {
+            let as_oid = |bytes: [u8; 32]| format.split_oid(&bytes).unwrap().0;
             map.into_iter().filter_map(|(name, (oid, peeled))| Some(Ref {
                 name: RefName::new(name).ok()?,
-                oid: Oid::from_bytes(oid),
-                peeled: peeled.map(Oid::from_bytes),
+                oid: as_oid(oid),
+                peeled: peeled.map(as_oid),
             })).collect()
         }
     }

@@ -63,7 +63,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         env: &'r Env<'e>,
         cut_at: Option<u64>,
     ) -> Result<Self, MirrorError> {
-        let mut slices = Slices::read(env.store, &source.describe())?;
+        let mut slices = Slices::read(env.store, &source.describe(), env.format)?;
         slices.pace.most_bytes = slices.pace.most_bytes.max(cut_at.unwrap_or(0));
         let mut backoff = Backoff::new(POLICY);
         if cut_at.is_some() {
@@ -101,6 +101,10 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         wants: &[Oid],
     ) -> Result<bool, MirrorError> {
         let Seed { place, tips, pack } = seed;
+        if tips.iter().any(|tip| tip.format() != self.env.format) {
+            log::info!("{place} is not of this repository: its object format is another one");
+            return Ok(false);
+        }
         log::info!("reading {place} first");
         match self.store(pack, &tips) {
             Ok(()) => {}

@@ -158,7 +158,7 @@ impl Bundling<'_> {
         prerequisites: &BTreeSet<Oid>,
         refs: &Advertisement,
     ) -> Result<(), MirrorError> {
-        let header = write_header(prerequisites, &lines(refs));
+        let header = write_header(refs.format, prerequisites, &lines(refs));
         let pack = packs::key(&entry.pack, "pack");
         let missing = || MirrorError::Mirror(format!("{pack} is missing"));
         let len = self.compaction.store.head(&pack)?.ok_or_else(missing)?.len;

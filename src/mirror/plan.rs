@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::options::Options;
-use crate::git::refs::{Advertisement, Head, Ref, RefName, default_branch};
+use crate::git::object::ObjectFormat;
+use crate::git::refs::{Advertisement, Head, Ref, RefName, default_branch, format_of};
 use crate::ingest::thin;
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{self, Published, RefChange};
@@ -46,6 +47,7 @@ impl Plan {
         if !options.move_source {
             refuse_another_source(store, source, recorded.as_ref())?;
         }
+        refuse_another_format(store, &published, recorded.as_ref(), advertised.format)?;
         if !options.force {
             refuse_emptied(store, &published, recorded.as_ref())?;
         }
@@ -62,6 +64,7 @@ impl Plan {
             guard(&published, &wanted)?;
         }
         let unchanged = changes.is_empty() && published.exists();
+        warn_of_empty(store, &wanted);
         let thin = !prerequisites.is_empty();
         if thin && !unchanged {
             objects::reading(store, options.layout.likely(), None, |read| {
@@ -95,6 +98,7 @@ impl Plan {
         self.recorded.as_ref().is_some_and(|state| {
             state.describes(&self.wanted.refs, Some(&self.wanted.head)) != Some(false)
                 && state.refs.is_some()
+                && state.object_format() == Ok(self.wanted.format)
                 && state::is_same_source(Some(state), &origin)
         })
     }
@@ -115,7 +119,8 @@ impl Plan {
 fn check_refs_fit(wanted: &Advertisement, memory_bytes: u64) -> Result<(), MirrorError> {
     let limit = publish::max_file_bytes(memory_bytes);
     // `oid TAB name LF`, and another line with `^{}` for what a tag points at.
-    let line = |r: &Ref| (42 + r.name.as_str().len() as u64, r.peeled.is_some());
+    let oid_len = wanted.format.hex_len() as u64;
+    let line = |r: &Ref| (oid_len + 2 + r.name.as_str().len() as u64, r.peeled.is_some());
     let lines = wanted.refs.iter().map(line);
     let len: u64 = lines.map(|(len, peeled)| if peeled { 2 * len + 3 } else { len }).sum();
     if len <= limit {
@@ -156,6 +161,38 @@ fn refuse_another_source(
          run once with --move-source",
         store.describe()
     )))
+}
+
+/// Names of another length would be strangers to everything that is stored, and readers could not
+/// follow: git itself changes no repository's format.
+fn refuse_another_format(
+    store: &dyn Store,
+    published: &Published,
+    recorded: Option<&Recorded>,
+    now: ObjectFormat,
+) -> Result<(), MirrorError> {
+    match state::object_format(store, published, recorded)? {
+        Some(known) if known != now => Err(MirrorError::Guard(format!(
+            "the objects of {} are named with {known}, and the source's with {now}: a mirror cannot \
+             change its object format; mirror the source to an empty target",
+            store.describe()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Git's dumb client takes the format from the length of the first name in `info/refs`
+/// (`remote-curl.c`, `parse_info_refs`), and SHA-1 where there is none.
+fn warn_of_empty(store: &dyn Store, wanted: &Advertisement) {
+    let names_nothing = format_of(&wanted.refs, &wanted.head).is_none();
+    if names_nothing && wanted.format != ObjectFormat::Sha1 {
+        log::warn!(
+            "{}: the mirror is empty, and its object format is {}: git takes an empty mirror for \
+             sha1, so what is cloned from it now cannot fetch later; clone it again when it has refs",
+            store.describe(),
+            wanted.format
+        );
+    }
 }
 
 /// An `info/refs` without a byte is what an empty repository has, and also what is left of a damaged

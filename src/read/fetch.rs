@@ -15,11 +15,12 @@ use super::local::Local;
 use super::objects::Objects;
 use super::walk::{Reach, Walk};
 use super::whole;
-use crate::git::object::Oid;
-use crate::git::refs::{Head, Ref};
+use crate::git::object::{ObjectFormat, Oid};
+use crate::git::refs::{Head, Ref, format_of};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{Published, listed_packs};
+use crate::repository::state::{self, Recorded};
 use crate::store::Store;
 
 /// A smaller pack is read by the walk, which takes no more of it than is needed.
@@ -42,6 +43,8 @@ const INFINITE_DEPTH: u32 = 0x7fff_ffff;
 pub(crate) struct Refs {
     pub(crate) refs: Vec<Ref>,
     pub(crate) head: Head,
+    /// What the objects are named with.
+    pub(crate) format: ObjectFormat,
 }
 
 impl Refs {
@@ -52,8 +55,27 @@ impl Refs {
             let words = format!("there is no mirror at {place}: {place}/info/refs is missing");
             return Err(MirrorError::Mirror(words));
         }
-        Ok(Refs { refs: published.refs, head: published.head.unwrap_or(Head::Absent) })
+        let head = published.head.clone().unwrap_or(Head::Absent);
+        // Refs tell by themselves; only of an empty mirror the state is asked.
+        let format = match format_of(&published.refs, &head) {
+            Some(format) => format,
+            None => format_of_state(store, &published),
+        };
+        Ok(Refs { refs: published.refs, head, format })
     }
+}
+
+/// What the state says, if this reader may see it.
+fn format_of_state(store: &dyn Store, published: &Published) -> ObjectFormat {
+    let recorded = Recorded::read(store);
+    let format =
+        recorded.and_then(|recorded| state::object_format(store, published, recorded.as_ref()));
+    format
+        .unwrap_or_else(|error| {
+            log::info!("taking the empty mirror for one with SHA-1: {error}");
+            None
+        })
+        .unwrap_or_default()
 }
 
 /// How much of history is wanted.

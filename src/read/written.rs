@@ -42,6 +42,17 @@ impl PackWriter {
         Ok(pack)
     }
 
+    /// An object of one format can name one of another, which no repository has.
+    fn check_format(&self, oid: &Oid) -> Result<(), MirrorError> {
+        match oid.format() == self.format {
+            true => Ok(()),
+            false => {
+                let words = format!("{oid} is no object of a repository with {}", self.format);
+                Err(MirrorError::Mirror(words))
+            }
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
         self.file.write_all(bytes).map_err(|error| failed("write", &self.path, &error))
     }
@@ -54,6 +65,7 @@ impl PackWriter {
         content: &[u8],
         raw: Option<&[u8]>,
     ) -> Result<(), MirrorError> {
+        self.check_format(oid)?;
         let mut entry = entry_header(kind, content.len() as u64);
         match raw {
             Some(raw) => entry.extend_from_slice(raw),
@@ -77,6 +89,7 @@ impl PackWriter {
         let bad = |what: String| {
             MirrorError::Mirror(format!("the stored object {oid} is damaged: {what}"))
         };
+        self.check_format(oid)?;
         let (offset, mut hasher) = (self.at, ObjectHasher::new(oid.format(), kind, len));
         let (mut crc32, mut left) = (0, len);
         let mut out = entry_header(kind, len);

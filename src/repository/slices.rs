@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::MirrorError;
 use super::files::{self, key};
 use super::packs;
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::store::{ObjectHeaders, Store};
 
 const KEY: &str = "mirror_state/slices.json";
@@ -89,25 +89,28 @@ impl Pace {
 
 impl Slices {
     /// What runs before this one have stored of `source`.
-    pub(crate) fn read(store: &dyn Store, source: &str) -> Result<Self, MirrorError> {
+    pub(crate) fn read(
+        store: &dyn Store,
+        source: &str,
+        format: ObjectFormat,
+    ) -> Result<Self, MirrorError> {
         let new = || Slices { source: source.to_owned(), ..Slices::default() };
         let Some((file, _)) = files::get(store, &key(KEY), None, MAX_BYTES)? else {
             return Ok(new());
         };
         let found = serde_json::from_slice::<Slices>(&file).ok();
-        let found = found.filter(|found| found.source == source && found.is_sound());
+        let found = found.filter(|found| found.source == source && found.is_sound(format));
         if found.is_none() {
             log::info!("{}/{KEY} is of another source: starting again", store.describe());
         }
         Ok(found.unwrap_or_else(new))
     }
 
-    fn is_sound(&self) -> bool {
-        let oid = |text: &String| Oid::from_hex(text.as_bytes()).is_some();
-        let pack = |name: &String| {
-            packs::parse_pack_list(format!("P {name}.pack\n").as_bytes())
-                .is_ok_and(|n| n.len() == 1)
-        };
+    /// Is everything in it a name of this format?
+    fn is_sound(&self, format: ObjectFormat) -> bool {
+        let is_right = |oid: Option<Oid>| oid.is_some_and(|oid| oid.format() == format);
+        let oid = |text: &String| is_right(Oid::from_hex(text.as_bytes()));
+        let pack = |name: &String| is_right(packs::trailer_of(name));
         self.want.iter().chain(&self.base).chain(&self.done).all(oid) && self.packs.iter().all(pack)
     }
 
@@ -171,7 +174,7 @@ mod tests {
     fn what_was_written_is_read_and_anything_else_begins_anew() {
         let store = MemoryStore::new();
         let oid: Oid = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391".parse().unwrap();
-        let mut slices = Slices::read(&store, "https://a").unwrap();
+        let mut slices = Slices::read(&store, "https://a", ObjectFormat::Sha1).unwrap();
         assert!(!slices.is_begun());
         slices.set_want(oid, 9);
         slices.set_base(&[oid], 7);
@@ -179,17 +182,18 @@ mod tests {
         slices.packs.push(format!("pack-{oid}"));
         slices.pace = Pace { step: 5, most_bytes: 700, is_cut: true };
         slices.write(&store).unwrap();
-        let read = Slices::read(&store, "https://a").unwrap();
+        let read = Slices::read(&store, "https://a", ObjectFormat::Sha1).unwrap();
         assert_eq!((read.want(), read.remaining), (Some(oid), 7));
         assert_eq!((read.base(), read.done(), read.packs.len()), (vec![oid], vec![oid], 1));
         let Pace { step, most_bytes, is_cut } = read.pace;
         assert_eq!((step, most_bytes, is_cut), (5, 700, true));
-        assert!(!Slices::read(&store, "https://b").unwrap().is_begun());
+        assert!(!Slices::read(&store, "https://b", ObjectFormat::Sha1).unwrap().is_begun());
+        assert!(!Slices::read(&store, "https://a", ObjectFormat::Sha256).unwrap().is_begun());
         slices.packs.push("pack-../../HEAD".into());
         slices.write(&store).unwrap();
-        assert!(!Slices::read(&store, "https://a").unwrap().is_begun());
+        assert!(!Slices::read(&store, "https://a", ObjectFormat::Sha1).unwrap().is_begun());
         store.put(&key(KEY), b"{", ObjectHeaders::changing("application/json"), None).unwrap();
-        assert!(!Slices::read(&store, "https://a").unwrap().is_begun());
+        assert!(!Slices::read(&store, "https://a", ObjectFormat::Sha1).unwrap().is_begun());
         Slices::forget(&store);
         assert!(store.keys().is_empty());
     }

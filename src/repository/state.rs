@@ -19,8 +19,9 @@ use super::error::MirrorError;
 use super::files;
 use super::holds::Holds;
 use super::layout::LayoutOption;
-use super::publish::MAX_REFS_BYTES;
-use crate::git::refs::{Advertisement, Head, Ref, head_file, info_refs};
+use super::publish::{MAX_REFS_BYTES, Published};
+use crate::git::object::ObjectFormat;
+use crate::git::refs::{Advertisement, Head, Ref, format_of, head_file, info_refs};
 use crate::source::Source;
 use crate::store::{Condition, ETag, ObjectHeaders, Store, StoreError, StoreErrorKind};
 
@@ -44,6 +45,7 @@ struct Known {
     repository: Option<String>,
     refs: Option<usize>,
     ref_fingerprint: Option<String>,
+    object_format: Option<String>,
     #[serde(alias = "lfs_lacking")]
     lfs_missing: Option<usize>,
     loose_objects: Option<u64>,
@@ -265,6 +267,14 @@ impl Recorded {
         named.map(String::as_str).find(|url| identity(url).is_some())
     }
 
+    /// What the objects of the refs that it describes are named with; SHA-1 if it does not say.
+    pub(crate) fn object_format(&self) -> Result<ObjectFormat, String> {
+        match &self.known.object_format {
+            None => Ok(ObjectFormat::Sha1),
+            Some(name) => ObjectFormat::from_name(name.as_bytes()).ok_or_else(|| name.clone()),
+        }
+    }
+
     /// Are these the refs that it describes? `None`: it is too old to tell.
     pub(crate) fn describes(&self, refs: &[Ref], head: Option<&Head>) -> Option<bool> {
         Some(*self.known.ref_fingerprint.as_ref()? == fingerprint(refs, head))
@@ -294,6 +304,24 @@ pub(crate) fn identity(url: &str) -> Option<String> {
 pub(crate) fn is_same_source(recorded: Option<&Recorded>, source: &str) -> bool {
     let known = recorded.and_then(Recorded::repository).and_then(identity);
     known.zip(identity(source)).is_none_or(|(known, now)| known == now)
+}
+
+/// What the objects of a mirror are named with: what its refs name, or else what its state says.
+/// `None`: nothing tells, because nothing was published.
+pub(crate) fn object_format(
+    store: &dyn Store,
+    published: &Published,
+    recorded: Option<&Recorded>,
+) -> Result<Option<ObjectFormat>, MirrorError> {
+    let head = published.head.as_ref().unwrap_or(&Head::Absent);
+    if let Some(format) = format_of(&published.refs, head) {
+        return Ok(Some(format));
+    }
+    let said = recorded.filter(|_| published.exists()).map(Recorded::object_format).transpose();
+    said.map_err(|name| {
+        let place = store.describe();
+        MirrorError::Mirror(format!("{place}/{KEY} names an unknown object format: {name:?}"))
+    })
 }
 
 /// The field that says that the bundles have all that `wanted` names.
@@ -329,6 +357,9 @@ struct State<'s> {
     /// SHA-256 of the files `info/refs` and `HEAD`, one after the other:
     /// `cat info/refs HEAD | sha256sum`.
     ref_fingerprint: String,
+    /// What objects are named with, unless that is SHA-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_format: Option<&'s str>,
     lfs_missing: usize,
     /// Stored since loose objects were last packed.
     loose_objects: u64,
@@ -356,6 +387,7 @@ pub(crate) fn published(
         layout: layout.name(),
         refs: wanted.refs.len(),
         ref_fingerprint: fingerprint(&wanted.refs, Some(&wanted.head)),
+        object_format: (wanted.format != ObjectFormat::Sha1).then(|| wanted.format.as_str()),
         lfs_missing,
         loose_objects,
     };

@@ -286,7 +286,7 @@ impl SmartHttp {
         let body = fetch_v2::ls_refs_request(capabilities);
         self.patiently(|| {
             let mut answer = Limited::new(self.post(session, &body)?, self.max_refs_bytes);
-            let refs = fetch_v2::read_refs(&mut answer)
+            let refs = fetch_v2::read_refs(&mut answer, capabilities.format())
                 .map_err(|error| from_protocol(&shown(&session.url), error))?;
             drain(&mut answer);
             Ok(refs)

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{Published, max_file_bytes};
 use crate::repository::reopen::Reopening;
-use crate::repository::state::{Recorded, identity};
+use crate::repository::state::{Recorded, identity, object_format};
 use crate::run::Cancel;
 use crate::run::threads::for_each;
 use crate::store::{Key, Store, StoreError};
@@ -58,11 +58,13 @@ pub struct Exported {
 /// nothing.
 pub fn state(store: &dyn Store, memory_bytes: u64) -> Result<Vec<u8>, MirrorError> {
     let published = Published::read(store, max_file_bytes(memory_bytes))?;
-    let mut file = KeyFile { repository: repository(store)?, ..KeyFile::default() };
+    let mut file = begin(store, &published)?;
     if published.exists() {
         let mut fits = Fits::new(store, memory_bytes);
         each_part(store, true, |(what, _)| {
-            file.there.push(what);
+            if what.format().is_none_or(|format| format == file.format) {
+                file.there.push(what);
+            }
             fits.count()
         })?;
         file.packs = file.there.packs.clone();
@@ -70,9 +72,12 @@ pub fn state(store: &dyn Store, memory_bytes: u64) -> Result<Vec<u8>, MirrorErro
     Ok(keys::write(Form::State, &file))
 }
 
-fn repository(store: &dyn Store) -> Result<Option<String>, MirrorError> {
+/// A file that says of which repository it is, and lists nothing yet.
+fn begin(store: &dyn Store, published: &Published) -> Result<KeyFile, MirrorError> {
     let recorded = Recorded::read(store)?;
-    Ok(recorded.and_then(|state| state.repository().map(str::to_owned)))
+    let format = object_format(store, published, recorded.as_ref())?.unwrap_or_default();
+    let repository = recorded.and_then(|state| state.repository().map(str::to_owned));
+    Ok(KeyFile { repository, format, ..KeyFile::default() })
 }
 
 /// Counts keys that are held in memory.
@@ -121,7 +126,7 @@ pub fn export<W: Write>(
         let words = format!("no mirror in {}: it has no info/refs", store.describe());
         return Err(MirrorError::Mirror(words));
     }
-    let (file, parts) = compare(store, &since.there, options)?;
+    let (file, parts) = compare(store, &published, &since.there, options)?;
     if let (Some(theirs), Some(ours)) = (&since.repository, &file.repository)
         && identity(theirs) != identity(ours)
     {
@@ -157,14 +162,18 @@ pub fn export<W: Write>(
 /// What `store` has and `since` has not, with lengths, and the list of both.
 fn compare(
     store: &dyn Store,
+    published: &Published,
     since: &Keys,
     options: &ExportOptions,
 ) -> Result<(KeyFile, Vec<(What, u64)>), MirrorError> {
-    let mut file = KeyFile { repository: repository(store)?, ..KeyFile::default() };
+    let mut file = begin(store, published)?;
     let mut parts = Vec::new();
     let left = options.memory_bytes.saturating_sub(since.bytes());
     let mut fits = Fits::new(store, left);
     each_part(store, options.lfs, |(what, len)| {
+        if what.format().is_some_and(|format| format != file.format) {
+            return Ok(());
+        }
         fits.count()?;
         if let What::Pack(name) = what {
             file.packs.push(name);

@@ -62,6 +62,14 @@ impl What {
         }
     }
 
+    /// What it is named with; LFS objects have no format.
+    pub(super) fn format(self) -> Option<ObjectFormat> {
+        match self {
+            What::Loose(oid) | What::Pack(oid) | What::Index(oid) => Some(oid.format()),
+            What::Lfs(_) => None,
+        }
+    }
+
     pub(super) fn headers(self) -> ObjectHeaders {
         match self {
             What::Loose(_) => loose::HEADERS,

@@ -11,7 +11,7 @@ use crate::git::object::Oid;
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{MAX_REFS_BYTES, Published};
-use crate::repository::state::Recorded;
+use crate::repository::state::{self, Recorded};
 use crate::source::{LfsSource, Source, SourceError, SourceErrorKind};
 use crate::store::Store;
 
@@ -102,7 +102,10 @@ impl Source for MirrorSource {
             });
         }
         let head = published.head.clone().unwrap_or(Head::Absent);
-        Ok(Advertisement::of(published.refs, head))
+        let recorded = Recorded::read(&*self.store).map_err(|error| self.failed(error))?;
+        let format = state::object_format(&*self.store, &published, recorded.as_ref())
+            .map_err(|error| self.failed(error))?;
+        Ok(Advertisement { format: format.unwrap_or_default(), refs: published.refs, head })
     }
 
     fn fetch<'a>(
