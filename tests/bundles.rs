@@ -368,3 +368,10 @@ fn damage_is_found_and_repaired() {
         }
     }
 }
+
+local_git::also_with_sha256! {
+    stock_git_clones_by_the_list_and_asks_for_little_else,
+    whole_bundle_is_one_that_git_clones_from,
+    increments_and_compactions_keep_the_bundles_right,
+    damage_is_found_and_repaired,
+}

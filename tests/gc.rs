@@ -474,7 +474,7 @@ impl Store for Publishing<'_> {
         let written = self.store.put(key, body, headers, condition)?;
         if !*done {
             let mut refs = self.store.bytes("info/refs").unwrap().to_vec();
-            let first = String::from_utf8(refs[..40].to_vec()).unwrap();
+            let first = String::from_utf8(refs[..local_git::format().hex_len()].to_vec()).unwrap();
             refs.extend(format!("{first}\trefs/heads/new\n").bytes());
             put(self.store, "info/refs", &refs);
             *done = true;
@@ -677,4 +677,12 @@ fn what_a_bucket_keeps_is_not_told_as_freed() {
         let summary = gc(&bucket, &collect, &|_| ()).unwrap();
         assert_eq!((summary.loose, summary.bytes, summary.kept), (1, 7, kept));
     }
+}
+
+local_git::also_with_sha256! {
+    after_forced_pushes_exactly_what_a_fresh_mirror_has_is_left,
+    only_unlisted_packs_and_unnamed_lfs_objects_go,
+    listed_packs_are_walked_and_kept,
+    loose_objects_that_a_listed_pack_holds_go_once_the_pack_is_older_than_the_grace_period,
+    what_only_the_garbage_in_a_pack_names_goes,
 }

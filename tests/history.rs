@@ -383,3 +383,7 @@ fn program_lists_publications_and_restores_one_into_another_target() {
     assert_eq!(local_git::all_refs(&target), before);
     run(&["verify", "--target", &target_url], 0);
 }
+
+local_git::also_with_sha256! {
+    what_upstream_destroys_stays_and_is_published_again,
+}

@@ -552,3 +552,11 @@ fn only_new_objects_travel_with_version_0() {
     only_new_objects_travel(true, Layout::Loose);
     only_new_objects_travel(true, Layout::Pack);
 }
+
+local_git::also_with_sha256! {
+    mirror_equals_the_source_after_every_kind_of_step,
+    full_run_restores_a_lost_object_and_an_ordinary_one_does_not_look,
+    only_new_objects_travel_with_version_2,
+    only_new_objects_travel_with_version_0,
+    ref_at_an_older_commit_is_published_though_the_source_sends_nothing_for_it,
+}

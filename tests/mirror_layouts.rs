@@ -178,3 +178,10 @@ fn what_goes_to_the_store_is_told_in_both_layouts() {
         assert_eq!(told.objects as usize, repo.objects().len(), "{layout:?}");
     }
 }
+
+local_git::also_with_sha256! {
+    directory_becomes_the_same_repository,
+    directory_of_packs_becomes_the_same_repository,
+    increments_add_packs_and_never_are_there_too_many,
+    mirror_goes_on_in_the_other_layout,
+}

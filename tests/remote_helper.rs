@@ -562,3 +562,10 @@ fn partial_clones_fetch_what_is_missing_when_it_is_needed() {
         assert_tidy(&clone);
     }
 }
+
+local_git::also_with_sha256! {
+    each_kind_of_change_is_fetched,
+    clone_of_many_packs_is_one_pack_and_the_stored_index_is_taken_if_it_is_trusted,
+    history_is_cut_off_and_deepened_as_over_smart_http,
+    partial_clones_fetch_what_is_missing_when_it_is_needed,
+}

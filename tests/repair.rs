@@ -464,7 +464,7 @@ fn repair_over_http(repo: &Repo, damaged: &[&str]) -> (usize, Vec<String>) {
         .iter()
         .filter(|request| request.operation == Operation::Put)
         .filter_map(|request| Some(request.key().strip_prefix("objects/")?.replacen('/', "", 1)))
-        .filter(|oid| oid.len() == 40)
+        .filter(|oid| oid.len() == local_git::format().hex_len())
         .collect();
     written.sort();
     (source.1.into_inner(), written)
@@ -513,4 +513,11 @@ fn program_says_which_keys_a_full_run_has_mended() {
     assert_eq!((&json["status"], &json["mended"]), (&"ok".into(), &serde_json::json!([key])));
     let json = run(&["--full"]);
     assert_eq!((&json["status"], json.get("mended")), (&"unchanged".into(), None));
+}
+
+local_git::also_with_sha256! {
+    every_file_of_a_loose_mirror_is_mended_however_it_is_damaged,
+    every_file_of_a_pack_mirror_is_mended_however_it_is_damaged,
+    index_is_made_again_without_a_source_byte_for_byte,
+    single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them,
 }

@@ -171,3 +171,7 @@ fn server_of_version_0_sends_no_slices_and_nothing_is_published() {
     assert_eq!(store.open_uploads(), 0);
     assert!(!store.keys().iter().any(|key| key.starts_with("mirror_tmp/")), "{:?}", store.keys());
 }
+
+local_git::also_with_sha256! {
+    repository_that_is_longer_than_any_connection_lasts_arrives_in_slices,
+}

@@ -440,3 +440,7 @@ fn bucket(s3: &S3Server, name: &str) -> S3Store {
     let client = Client::with_environment(&Settings::default(), &Environment::default());
     S3Store::new(config, client.unwrap(), keys).unwrap()
 }
+
+local_git::also_with_sha256! {
+    copy_of_a_mirror_has_the_same_keys_and_git_reads_it,
+}

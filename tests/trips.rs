@@ -557,3 +557,9 @@ fn program_exports_and_imports_by_file_and_by_pipe() {
         run(&["export", "--target", &outer, "--since", &state, "-o", &tar, "--json"]);
     assert_eq!((code, words.contains("\"objects\":0")), (0, true), "{words}");
 }
+
+local_git::also_with_sha256! {
+    first_trip_carries_everything_and_git_clones_the_result,
+    second_trip_carries_only_what_is_new,
+    damaged_byte_anywhere_is_found,
+}

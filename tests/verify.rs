@@ -6,7 +6,6 @@ mod local_git;
 use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
-use mirror_git_to_s3::git::object::ObjectFormat;
 use mirror_git_to_s3::maintain::verify::{Sample, VerifyOptions, VerifyReport, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, mirror};
 use mirror_git_to_s3::pack::index::{parse_index, write_index};
@@ -237,7 +236,7 @@ fn wrong_indices_are_found() {
     put(&store, &key, &flipped);
     findings(&store, true, &key);
     // Wrong in what it says, though it is whole in itself.
-    let reader = parse_index(&sound[..], ObjectFormat::Sha1).unwrap();
+    let reader = parse_index(&sound[..], local_git::format()).unwrap();
     type Change = fn(&mut Vec<mirror_git_to_s3::pack::index::IndexEntry>);
     let changes: [(Change, &str); 4] = [
         (|entries| entries[3].crc32 ^= 1, ".idx: CRC-32 of"),
@@ -589,4 +588,18 @@ fn verification_writes_nothing() {
     check(&store, true);
     let after: BTreeMap<_, _> = store.snapshot().into_iter().map(|(k, o)| (k, o.etag)).collect();
     assert_eq!(before, after);
+}
+
+local_git::also_with_sha256! {
+    sound_mirrors_have_no_findings_loose_or_packed,
+    missing_loose_objects_of_each_kind_are_named_with_a_ref,
+    flipped_byte_of_a_loose_object_is_found,
+    another_object_under_a_name_is_found,
+    lacking_short_and_damaged_lfs_objects_are_found,
+    truncated_and_damaged_packs_are_found,
+    wrong_indices_are_found,
+    pack_that_is_cut_short_is_one_finding_with_the_number_of_what_is_lost,
+    small_memory_verifies_a_pack_by_reading_bases_again,
+    samples_of_a_round_read_all_and_each_damage_is_found_once,
+    missing_objects_are_found_by_the_sample_that_reads_what_names_them,
 }

@@ -4,14 +4,48 @@
 //! No network: the wire has tests of its own.
 #![allow(dead_code)] // Each test crate uses a part of it.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::object::{ObjectFormat, Oid};
 use mirror_git_to_s3::git::refs::{Advertisement, Head, Ref, RefName};
 use mirror_git_to_s3::source::{Source, SourceError};
+
+thread_local! {
+    static FORMAT: Cell<ObjectFormat> = const { Cell::new(ObjectFormat::Sha1) };
+}
+
+/// What the objects of this test's repositories are named with. A test runs on a thread of its own.
+pub fn format() -> ObjectFormat {
+    FORMAT.get()
+}
+
+/// Runs a test whose repositories are of this format.
+pub fn with_format(format: ObjectFormat, test: impl FnOnce()) {
+    FORMAT.set(format);
+    test();
+}
+
+/// Runs tests of the module once more, as `sha256::…`, on repositories with SHA-256.
+#[allow(unused_macros)]
+macro_rules! also_with_sha256 {
+    ($($test:ident),* $(,)?) => {
+        mod sha256 {
+            $(
+                #[test]
+                fn $test() {
+                    let format = mirror_git_to_s3::git::object::ObjectFormat::Sha256;
+                    super::local_git::with_format(format, super::$test);
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports)] // Not every test crate has such tests.
+pub(crate) use also_with_sha256;
 
 /// A repository in a temporary folder, bare, with helpers to change it.
 pub struct Repo {
@@ -19,10 +53,15 @@ pub struct Repo {
 }
 
 impl Repo {
-    /// An empty bare repository whose HEAD is an unborn `main`.
+    /// An empty bare repository whose HEAD is an unborn `main`; its format is the test's.
     pub fn new() -> Self {
+        Repo::of(format())
+    }
+
+    pub fn of(format: ObjectFormat) -> Self {
         let repo = Repo { dir: tempfile::tempdir().expect("a temporary folder") };
-        repo.git(&["init", "-q", "--bare", "-b", "main", "."]);
+        let format = format!("--object-format={format}");
+        repo.git(&["init", "-q", "--bare", "-b", "main", &format, "."]);
         repo
     }
 
@@ -190,7 +229,9 @@ impl Source for LocalGit {
                 }
             }
         };
-        Ok(Advertisement::of(refs, head))
+        let format = git(&self.path).args(["rev-parse", "--show-object-format"]).output();
+        let format = ObjectFormat::from_name(format.expect("git runs").stdout.trim_ascii());
+        Ok(Advertisement { format: format.expect("a known format"), refs, head })
     }
 
     fn fetch<'a>(
