@@ -200,7 +200,7 @@ impl Run<'_> {
     /// Clears away what killed runs have left, stores what is new, publishes it, and says that it is over.
     fn carry_out(&self, plan: &mut Plan) -> Result<Stored, MirrorError> {
         let over = sweep(self.store, plan.recorded.as_ref())?;
-        publish::mend_packed_refs(self.store, &plan.published)?;
+        publish::mend_packed_refs(self.store, plan.wanted.format, &plan.published)?;
         let is_swept = !over.is_empty();
         let writing = Writing::new(self.store, plan.recorded.as_ref(), over);
         self.store_news(&writing, plan, is_swept).inspect_err(|error| {

@@ -332,8 +332,10 @@ fn age(store: &MemoryStore, hours: u64) {
 }
 
 fn loose(store: &MemoryStore) -> usize {
-    let is_loose =
-        |key: &String| key.starts_with("objects/") && key.len() == 49 && key.as_bytes()[10] == b'/';
+    let len = "objects//".len() + local_git::format().hex_len();
+    let is_loose = |key: &String| {
+        key.starts_with("objects/") && key.len() == len && key.as_bytes()[10] == b'/'
+    };
     store.keys().iter().filter(|key| is_loose(key)).count()
 }
 

@@ -26,6 +26,7 @@ use super::files::{self, File as Seen, key};
 use super::listing;
 use super::packs;
 use super::replaced::{self, Replaced};
+use crate::git::object::ObjectFormat;
 use crate::git::refs::{
     Advertisement, Head, Ref, head_file, info_refs, max_refs_bytes, parse_head_file,
     parse_info_refs,
@@ -411,11 +412,11 @@ fn publish_refs(
             let mut both = wanted.refs.clone();
             both.push(old.clone());
             both.sort_by(|a, b| a.name.cmp(&b.name));
-            put_refs(store, &mut seen, &both)?;
+            put_refs(store, &mut seen, wanted.format, &both)?;
             put_head(store, &wanted.head)?;
-            return put_refs(store, &mut seen, &wanted.refs);
+            return put_refs(store, &mut seen, wanted.format, &wanted.refs);
         }
-        put_refs(store, &mut seen, &wanted.refs)?;
+        put_refs(store, &mut seen, wanted.format, &wanted.refs)?;
         return put_head(store, &wanted.head);
     }
     if head_moves {
@@ -423,7 +424,7 @@ fn publish_refs(
         unchanged_since(store, seen.as_ref())?;
         put_head(store, &wanted.head)?;
     }
-    put_refs(store, &mut seen, &wanted.refs)
+    put_refs(store, &mut seen, wanted.format, &wanted.refs)
 }
 
 fn has(refs: &[Ref], name: &str) -> bool {
@@ -438,7 +439,12 @@ fn put_head(store: &dyn Store, head: &Head) -> Result<(), MirrorError> {
 }
 
 /// Writes `info/refs` if it still is what was seen, and updates what was seen.
-fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<(), MirrorError> {
+fn put_refs(
+    store: &dyn Store,
+    seen: &mut Option<Seen>,
+    format: ObjectFormat,
+    refs: &[Ref],
+) -> Result<(), MirrorError> {
     let file = info_refs(refs);
     if seen.as_ref().is_some_and(|(old, _)| *old == file) {
         return Ok(());
@@ -468,7 +474,7 @@ fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<
     };
     *seen = Some((file, written));
     if store.is_read_by_path() {
-        put_packed_refs(store, refs)?;
+        put_packed_refs(store, format, refs)?;
     }
     Ok(())
 }
@@ -477,6 +483,7 @@ fn put_refs(store: &dyn Store, seen: &mut Option<Seen>, refs: &[Ref]) -> Result<
 /// race, may have left them different, and a run without news writes neither.
 pub(crate) fn mend_packed_refs(
     store: &dyn Store,
+    format: ObjectFormat,
     published: &Published,
 ) -> Result<(), MirrorError> {
     if !store.is_read_by_path() || !published.exists() {
@@ -488,16 +495,35 @@ pub(crate) fn mend_packed_refs(
     }
     // Only while they still are what everybody reads.
     unchanged_since(store, published.seen.as_ref())?;
-    put_packed_refs(store, &published.refs)
+    put_packed_refs(store, format, &published.refs)
 }
 
 /// What git wants of a directory that it opens itself: gitrepository-layout(5), git-pack-refs(1).
 /// Without `peeled` in its first line git peels tags itself. A name that begins with a dot is no
 /// ref; it only makes the folder.
-fn put_packed_refs(store: &dyn Store, refs: &[Ref]) -> Result<(), MirrorError> {
+fn put_packed_refs(
+    store: &dyn Store,
+    format: ObjectFormat,
+    refs: &[Ref],
+) -> Result<(), MirrorError> {
+    put_config(store, format)?;
     let file = packed_refs(refs);
     store.put(&key("refs/.keep"), b"", PLAIN, None)?;
     store.put(&key("packed-refs"), &file, PLAIN, None)?;
+    Ok(())
+}
+
+/// A directory without `config` is one of SHA-1 for git (`check_repository_format_gently` in its
+/// `setup.c`). One that is there is somebody's, and stays.
+fn put_config(store: &dyn Store, format: ObjectFormat) -> Result<(), MirrorError> {
+    let key = key("config");
+    if format == ObjectFormat::Sha1 || store.head(&key)?.is_some() {
+        return Ok(());
+    }
+    let file = format!(
+        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = {format}\n"
+    );
+    store.put(&key, file.as_bytes(), PLAIN, None)?;
     Ok(())
 }
 

@@ -182,5 +182,10 @@ pub fn dump(store: &MemoryStore, dir: &Path) -> bool {
     std::fs::create_dir_all(dir.join("refs")).expect("a folder");
     std::fs::create_dir_all(dir.join("objects")).expect("a folder");
     std::fs::write(dir.join("packed-refs"), packed).expect("written");
+    // As a reader does it: the length of a name tells the format.
+    if refs.split('\t').next().is_some_and(|oid| oid.len() == 64) {
+        let config = "[core]\nrepositoryformatversion = 1\n[extensions]\nobjectFormat = sha256\n";
+        std::fs::write(dir.join("config"), config).expect("written");
+    }
     true
 }
