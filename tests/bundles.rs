@@ -373,5 +373,6 @@ local_git::also_with_sha256! {
     stock_git_clones_by_the_list_and_asks_for_little_else,
     whole_bundle_is_one_that_git_clones_from,
     increments_and_compactions_keep_the_bundles_right,
+    large_pack_is_copied_by_the_store,
     damage_is_found_and_repaired,
 }

@@ -473,6 +473,7 @@ local_git::also_with_sha256! {
     all_sorts_of_refs_are_cloned_from_the_bucket_as_they_are,
     a_clone_of_the_bucket_is_worked_with_and_fetches_what_is_new,
     a_directory_is_cloned_by_path_and_over_http,
+    an_empty_repository_is_an_empty_mirror_with_its_unborn_branch,
     head_is_mirrored_when_detached_and_when_its_branch_is_unborn,
     bundles_are_mirrored_from_a_file_and_from_standard_input,
     bundles_of_increments_bring_a_mirror_up_to_date_and_keep_its_other_refs,

@@ -1161,3 +1161,9 @@ fn git_lfs_reads_mirror_remotes_through_the_agent_once_it_is_installed() {
     assert!(refused.unwrap_err().contains("a file of that name"));
     assert_eq!(other.sh("cat bin/git-remote-mirror").unwrap(), "mine\n");
 }
+
+local_git::also_with_sha256! {
+    objects_of_the_whole_history_are_mirrored_before_refs_are_published,
+    lfsconfig_that_an_earlier_run_has_stored_is_read_in_whatever_layout,
+    git_lfs_clones_a_mirror_through_the_agent,
+}

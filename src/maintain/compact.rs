@@ -103,6 +103,11 @@ struct Member {
 }
 
 impl Compaction<'_> {
+    /// What the mirror's objects are named with. What is of another format is a stranger's.
+    fn format(&self) -> ObjectFormat {
+        self.refs.first().map_or_else(ObjectFormat::default, |r| r.oid.format())
+    }
+
     /// Makes fewer packs of those that are listed, if there are too many. Answers the list as it then
     /// is, as far as this run knows, and which have become one.
     pub(crate) fn packs(
@@ -142,8 +147,8 @@ impl Compaction<'_> {
         let notes = packed_loose::read(self.store)?;
         let notes = notes.into_iter().partition(|note| listed.contains(&note.pack));
         let (notes, stale): (Vec<Note>, Vec<Note>) = notes;
-        let packed: HashSet<Oid> =
-            notes.iter().flat_map(|note| note.oids.iter().copied()).collect();
+        let format = self.format();
+        let packed: OidSet = notes.iter().flat_map(|note| note.oids.iter()).collect();
         let (mut found, mut still_loose) = (Vec::new(), OidSet::default());
         let mut now = notes.iter().filter_map(|note| note.written).max();
         let (largest, at_most) = (self.memory_bytes / 64, self.memory_bytes / 256);
@@ -151,7 +156,8 @@ impl Compaction<'_> {
             for info in page {
                 // The store's own clock: this run has just written.
                 now = now.max(info.last_modified);
-                let Some(oid) = loose::oid_of_key(info.key.as_str()) else { continue };
+                let oid = loose::oid_of_key(info.key.as_str());
+                let Some(oid) = oid.filter(|oid| oid.format() == format) else { continue };
                 if packed.contains(&oid) {
                     still_loose.add(oid);
                 } else if info.len <= largest && (found.len() as u64) < at_most {
@@ -194,7 +200,9 @@ impl Compaction<'_> {
         let listed = publish::listed_packs(self.store)?;
         let mut keys = Vec::new();
         for note in old.iter().filter(|note| listed.contains(&note.pack)) {
-            keys.extend(note.oids.iter().filter(|oid| loose.contains(oid)).map(loose::key));
+            keys.extend(
+                note.oids.iter().filter(|oid| loose.contains(oid)).map(|oid| loose::key(&oid)),
+            );
             keys.push(note.key.clone());
         }
         let count = keys.len();
@@ -260,7 +268,7 @@ impl Compaction<'_> {
         out: &mut PackOutput<'_>,
     ) -> Result<(Option<Gathered>, HashSet<Oid>), MirrorError> {
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        let format = found.first().map_or_else(ObjectFormat::default, |(oid, _)| oid.format());
+        let format = self.format();
         let mut pack = Gathering::begin(out, count, format).map_err(unwrap_error)?;
         let mut left_out = HashSet::new();
         for some in found.chunks(READ_AT_ONCE) {
@@ -311,7 +319,7 @@ impl Compaction<'_> {
         let mut notes = packed_loose::read(self.store)?;
         notes.retain(|note| parts.contains(&note.pack) && note.pack != new);
         if !notes.is_empty() {
-            let oids: BTreeSet<Oid> = notes.iter().flat_map(|note| note.oids.clone()).collect();
+            let oids: BTreeSet<Oid> = notes.iter().flat_map(|note| note.oids.iter()).collect();
             packed_loose::write(self.store, new, oids.into_iter())?;
         }
         Ok(notes.into_iter().map(|note| note.key).collect())
@@ -380,7 +388,7 @@ impl Compaction<'_> {
 
     /// Stores the parts as one pack, with its index; answers its name.
     fn join(&self, parts: &[Member]) -> Result<String, JoinError> {
-        let format = parts.first().map_or_else(ObjectFormat::default, |part| part.index.format());
+        let format = self.format();
         let inputs = parts.iter().map(|part| Input { len: part.len, index: &part.index });
         let plan =
             Plan::new(format, inputs.collect()).map_err(|error| self.explain(parts, error))?;
@@ -436,7 +444,9 @@ impl Compaction<'_> {
 
     fn explain(&self, parts: &[Member], error: ConcatError) -> JoinError {
         match error {
-            ConcatError::Twice { input, .. } => JoinError::Without(input, error.to_string()),
+            ConcatError::Twice { input, .. } | ConcatError::OtherFormat { input, .. } => {
+                JoinError::Without(input, error.to_string())
+            }
             ConcatError::Damaged { input, what } => {
                 JoinError::Failed(self.damaged(&packs::key(&parts[input].name, "pack"), &what))
             }

@@ -70,6 +70,14 @@ pub enum ConcatError {
         /// The object.
         oid: Oid,
     },
+    /// A pack's names are of another format than those of the new one: it has to be left out.
+    #[error("it is no pack of a repository with {format}")]
+    OtherFormat {
+        /// Which input.
+        input: usize,
+        /// The new one's.
+        format: ObjectFormat,
+    },
     /// A pack is not what its index or its trailer says.
     #[error("{what}")]
     Damaged {
@@ -136,6 +144,9 @@ impl Moved {
 impl<'i> Plan<'i> {
     /// The packs in the order that they will have, all of one format.
     pub fn new(format: ObjectFormat, inputs: Vec<Input<'i>>) -> Result<Self, ConcatError> {
+        if let Some(input) = inputs.iter().position(|input| input.index.format() != format) {
+            return Err(ConcatError::OtherFormat { input, format });
+        }
         let mut dropped = vec![BTreeSet::new(); inputs.len()];
         let (mut last, mut count) = (None, 0u64);
         for (input, entry) in Merged::new(&inputs) {

@@ -7,24 +7,25 @@
 
 use std::time::SystemTime;
 
-use super::{files, listing};
+use super::{files, listing, packs};
 use crate::git::object::Oid;
+use crate::git::oids::OidList;
 use crate::store::{Key, ObjectHeaders, Store, StoreError};
 
 const PREFIX: &str = "mirror_state/packed/";
 
 const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 
-/// A million objects are 41 MB.
+/// A million objects are 41 MB, or 65 with SHA-256.
 const MAX_NOTE_BYTES: u64 = 64 << 20;
 
 /// Loose objects that are in a pack.
 pub(crate) struct Note {
     pub(crate) key: Key,
-    /// `pack-<40 hex>`.
+    /// `pack-<hex>`.
     pub(crate) pack: String,
     pub(crate) written: Option<SystemTime>,
-    pub(crate) oids: Vec<Oid>,
+    pub(crate) oids: OidList,
 }
 
 /// All notes.
@@ -34,11 +35,12 @@ pub(crate) fn read(store: &dyn Store) -> Result<Vec<Note>, StoreError> {
         for info in page {
             // What is no note of ours is neither read nor ever deleted.
             let name = info.key.as_str().strip_prefix(PREFIX);
-            let hex = name.and_then(|name| name.strip_prefix("pack-"));
-            let Some(trailer) = hex.and_then(|hex| Oid::from_hex(hex.as_bytes())) else { continue };
+            let Some(trailer) = name.and_then(packs::trailer_of) else { continue };
             let file = files::get(store, &info.key, None, MAX_NOTE_BYTES)?;
             let Some((file, _)) = file else { continue };
-            let oids = file.split(|byte| *byte == b'\n').filter_map(Oid::from_hex).collect();
+            let mut oids = OidList::default();
+            let lines = file.split(|byte| *byte == b'\n').filter_map(Oid::from_hex);
+            lines.for_each(|oid| oids.push(&oid));
             let (pack, written) = (format!("pack-{trailer}"), info.last_modified);
             notes.push(Note { key: info.key, pack, written, oids });
         }

@@ -8,7 +8,7 @@ use super::lfs::StoredLfs;
 use super::sending::as_source_error;
 use super::storing::{Bring, Copied, Storing};
 use crate::git::object::Oid;
-use crate::git::refs::{Advertisement, Head};
+use crate::git::refs::{Advertisement, Head, format_of};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{MAX_REFS_BYTES, Published};
 use crate::repository::state::{self, Recorded};
@@ -89,7 +89,10 @@ impl Source for MirrorSource {
     }
 
     fn advertisement(&self) -> Result<Advertisement, SourceError> {
-        if let Some(then) = &self.then {
+        // Names say what they are; of none of them the mirror knows it.
+        if let Some(then) = &self.then
+            && format_of(&then.refs, &then.head).is_some()
+        {
             return Ok(then.clone());
         }
         let published =
@@ -105,7 +108,11 @@ impl Source for MirrorSource {
         let recorded = Recorded::read(&*self.store).map_err(|error| self.failed(error))?;
         let format = state::object_format(&*self.store, &published, recorded.as_ref())
             .map_err(|error| self.failed(error))?;
-        Ok(Advertisement { format: format.unwrap_or_default(), refs: published.refs, head })
+        let format = format.unwrap_or_default();
+        Ok(match &self.then {
+            Some(then) => Advertisement { format, ..then.clone() },
+            None => Advertisement { format, refs: published.refs, head },
+        })
     }
 
     fn fetch<'a>(
