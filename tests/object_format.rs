@@ -5,7 +5,6 @@
 #[path = "support/git_http.rs"]
 mod git_http;
 #[path = "support/hooked_store.rs"]
-#[allow(dead_code)]
 mod hooked_store;
 #[path = "support/local_git.rs"]
 mod local_git;

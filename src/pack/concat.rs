@@ -71,7 +71,7 @@ pub enum ConcatError {
         oid: Oid,
     },
     /// A pack's names are of another format than those of the new one: it has to be left out.
-    #[error("it is no pack of a repository with {format}")]
+    #[error("it is not a pack of a repository with {format}")]
     OtherFormat {
         /// Which input.
         input: usize,

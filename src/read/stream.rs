@@ -233,7 +233,7 @@ impl Plan {
         }
         let other = packs.iter().find(|pack| pack.format() != format);
         if let Some(Listed { name, .. }) = other {
-            let words = format!("{name} is no pack of a repository with {format}");
+            let words = format!("{name} is not a pack of a repository with {format}");
             return Err(MirrorError::Mirror(words));
         }
         let plan = Plan { format, packs, kept: 0 };

@@ -47,7 +47,7 @@ impl PackWriter {
         match oid.format() == self.format {
             true => Ok(()),
             false => {
-                let words = format!("{oid} is no object of a repository with {}", self.format);
+                let words = format!("{oid} is not an object of a repository with {}", self.format);
                 Err(MirrorError::Mirror(words))
             }
         }
