@@ -358,3 +358,8 @@ fn mirror_web(home: &Path, url: &str, to: &Path, more: &[&str]) -> (i32, String)
     let output = command.output().unwrap();
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
+
+local_git::also_with_sha256! {
+    what_the_chosen_refs_reach_arrives_in_the_layout_of_the_target_and_nothing_else,
+    second_trip_of_some_refs_carries_only_what_is_new,
+}

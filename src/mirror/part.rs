@@ -8,12 +8,10 @@
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hashbrown::HashSet;
-
 use super::options::Options;
-use crate::git::object::{Kind, Oid};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::git::refs::Advertisement;
-use crate::maintain::walk::{Elsewhere, Pointers, Problem, Walk};
+use crate::maintain::walk::{Elsewhere, Pointers, Problem, Seen, Walk};
 use crate::repository::error::MirrorError;
 use crate::repository::packed::{self, Packs};
 use crate::run::MIN_MEMORY_BYTES;
@@ -65,7 +63,7 @@ impl<'m> Part<'m> {
         tips: &[(Oid, Option<Kind>)],
         elsewhere: Elsewhere<'_>,
         problem: &(dyn Fn(Problem) + Sync),
-    ) -> Result<HashSet<Oid>, MirrorError> {
+    ) -> Result<Seen, MirrorError> {
         let walk = Walk {
             store: &**self.from.store(),
             packs,
@@ -83,12 +81,7 @@ impl<'m> Part<'m> {
     }
 
     /// What `wants` reach and `haves` do not.
-    fn choose(
-        &self,
-        packs: &Packs,
-        wants: &[Oid],
-        haves: &[Oid],
-    ) -> Result<HashSet<Oid>, MirrorError> {
+    fn choose(&self, packs: &Packs, wants: &[Oid], haves: &[Oid]) -> Result<Seen, MirrorError> {
         let tips = |oids: &[Oid]| oids.iter().map(|oid| (*oid, None)).collect::<Vec<_>>();
         let first_bad = Mutex::new(None);
         let bad = |Problem { key, what, .. }: Problem| {
@@ -98,25 +91,25 @@ impl<'m> Part<'m> {
         let is_commit_link = |kind: Option<Kind>| !matches!(kind, Some(Kind::Tree | Kind::Blob));
         // The target has all of it, so what this mirror is missing there does not matter.
         let shared = match haves.is_empty() {
-            true => HashSet::new(),
+            true => Seen::default(),
             false => self.walk(packs, &tips(haves), &|_, kind| !is_commit_link(kind), &|_| ())?,
         };
-        let border = Mutex::new(HashSet::new());
+        let border = Mutex::new(Seen::default());
         if !shared.is_empty() {
             let stops = |oid: &Oid, kind| {
                 let is_shared = shared.contains(oid);
                 if is_shared {
-                    border.lock().unwrap_or_else(PoisonError::into_inner).insert(*oid);
+                    border.lock().unwrap_or_else(PoisonError::into_inner).add(*oid);
                 }
                 is_shared || !is_commit_link(kind)
             };
             self.walk(packs, &tips(wants), &stops, &|_| ())?;
         }
         let border: Vec<Oid> =
-            border.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+            border.into_inner().unwrap_or_else(PoisonError::into_inner).keys().collect();
         let is_parent = |_: &Oid, kind| kind == Some(Kind::Commit);
         let known = match border.is_empty() {
-            true => HashSet::new(),
+            true => Seen::default(),
             false => self.walk(packs, &tips(&border), &is_parent, &|_| ())?,
         };
         let is_there = |oid: &Oid, _| shared.contains(oid) || known.contains(oid);
@@ -134,6 +127,7 @@ impl<'m> Part<'m> {
         let chosen = Chosen {
             store: Arc::clone(self.from.store()),
             packs,
+            format: wants.first().map_or_else(ObjectFormat::default, Oid::format),
             objects,
             concurrency: self.options.concurrency,
             memory_bytes: self.memory_bytes() / 2,

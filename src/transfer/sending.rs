@@ -19,12 +19,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use hashbrown::HashSet;
-use sha1::{Digest, Sha1};
+use hashbrown::DefaultHashBuilder;
 use zlib_rs::crc32::crc32;
 
 use super::prove::SMALL_BYTES;
-use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::checksum::Checksum;
+use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::oids::OidSet;
 use crate::pack::deflate::Deflater;
 use crate::pack::entry::{EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::gather::{PACK_LEVEL, entry_header, entry_of_loose};
@@ -45,9 +46,6 @@ const PIECES: usize = 16;
 /// Between two entries that are read with one request: as much as a request takes the time of.
 const GAP_BYTES: u64 = 512 << 10;
 
-/// A pack's trailer.
-const TRAILER_BYTES: u64 = 20;
-
 /// The most content of a loose object that is held.
 const HELD_BYTES: u64 = 1 << 20;
 
@@ -55,7 +53,9 @@ const HELD_BYTES: u64 = 1 << 20;
 pub(crate) struct Chosen {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) packs: Packs,
-    pub(crate) objects: HashSet<Oid>,
+    /// What they are named with.
+    pub(crate) format: ObjectFormat,
+    pub(crate) objects: OidSet<DefaultHashBuilder>,
     pub(crate) concurrency: usize,
     pub(crate) memory_bytes: u64,
 }
@@ -74,7 +74,8 @@ impl PackStream {
     pub(crate) fn begin(chosen: Chosen, name: String) -> Result<Self, MirrorError> {
         let (sender, pieces) = sync_channel(PIECES);
         let make = move || {
-            let mut out = Out { sender, ready: Vec::new(), sha1: Sha1::new(), at: 0 };
+            let checksum = Checksum::new(chosen.format);
+            let mut out = Out { sender, ready: Vec::new(), checksum, at: 0 };
             if let Err(error) = chosen.make(&mut out) {
                 // Nobody hears it if the stream was dropped.
                 let _ = out.sender.send(Err(error));
@@ -139,13 +140,13 @@ pub(super) fn as_source_error(url: String, error: &MirrorError) -> SourceError {
 struct Out {
     sender: SyncSender<Result<Vec<u8>, MirrorError>>,
     ready: Vec<u8>,
-    sha1: Sha1,
+    checksum: Checksum,
     at: u64,
 }
 
 impl Out {
     fn put(&mut self, bytes: &[u8]) -> Result<(), MirrorError> {
-        self.sha1.update(bytes);
+        self.checksum.update(bytes);
         self.at += bytes.len() as u64;
         self.ready.extend_from_slice(bytes);
         if self.ready.len() >= PIECE_BYTES { self.hand_over() } else { Ok(()) }
@@ -157,8 +158,8 @@ impl Out {
     }
 
     fn finish(&mut self) -> Result<(), MirrorError> {
-        let trailer = self.sha1.finalize_reset();
-        self.ready.extend_from_slice(&trailer);
+        let trailer = self.checksum.so_far();
+        self.ready.extend_from_slice(trailer.as_bytes());
         self.hand_over()
     }
 }
@@ -182,8 +183,8 @@ impl Chosen {
         for number in 0..self.packs.0.len() {
             self.send_pack(number, out)?;
         }
-        let is_loose = |oid: &&Oid| self.packs.find(oid).is_none();
-        let mut loose: Vec<Oid> = self.objects.iter().filter(is_loose).copied().collect();
+        let is_loose = |oid: &Oid| self.packs.find(oid).is_none();
+        let mut loose: Vec<Oid> = self.objects.keys().filter(is_loose).collect();
         loose.sort_unstable();
         self.send_loose(&loose, out)?;
         out.finish()
@@ -206,6 +207,7 @@ impl Chosen {
         };
         let mut rows: Vec<Row> = pack.index.entries().map(row).collect();
         rows.sort_unstable_by_key(|row| row.offset);
+        let pack_end = pack.len - pack.index.format().raw_len() as u64;
         let mut sending = SendingPack {
             chosen: self,
             number,
@@ -216,7 +218,7 @@ impl Chosen {
             deflater: Deflater::new(PACK_LEVEL),
         };
         for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.is_chosen) {
-            let end = rows.get(at + 1).map_or(pack.len - TRAILER_BYTES, |next| next.offset);
+            let end = rows.get(at + 1).map_or(pack_end, |next| next.offset);
             sending.send(row, end, out)?;
         }
         Ok(())
@@ -256,7 +258,7 @@ impl Chosen {
             return Ok(None);
         }
         let (mut deflater, mut inflater) = (Deflater::new(PACK_LEVEL), Inflater::new());
-        match entry_of_loose(&bytes, HELD_BYTES, &mut deflater, &mut inflater) {
+        match entry_of_loose(&bytes, oid.format(), HELD_BYTES, &mut deflater, &mut inflater) {
             Ok((found, entry)) if found == *oid => Ok(Some(entry)),
             Ok((found, _)) => Err(self.damaged(&key, format!("it is {found}"))),
             Err(LooseError::TooLarge { .. }) => Ok(None),
@@ -271,7 +273,7 @@ impl Chosen {
             LooseError::Io(error) => self.unread(&key, error),
             other => self.damaged(&key, other),
         })?;
-        let mut hasher = ObjectHasher::new(reader.kind(), reader.size());
+        let mut hasher = ObjectHasher::new(oid.format(), reader.kind(), reader.size());
         let mut deflater = Deflater::new(PACK_LEVEL);
         out.put(&entry_header(reader.kind(), reader.size()))?;
         deflater.begin();
@@ -320,7 +322,8 @@ impl SendingPack<'_> {
         let mut head = vec![0; (end - row.offset).min(MAX_HEADER_LEN as u64) as usize];
         self.input.turn_to(row.offset).map_err(|error| self.unread(error))?;
         self.input.read_exact(&mut head).map_err(|error| self.unread(error))?;
-        let parsed = parse_header(&head, row.offset).map_err(|error| self.bad(row, error))?;
+        let parsed = parse_header(&head, row.offset, row.oid.format());
+        let parsed = parsed.map_err(|error| self.bad(row, error))?;
         let (header, used) = parsed.ok_or_else(|| self.bad(row, "it ends in its header"))?;
         let base = match header.kind {
             EntryKind::Object(_) => None,
@@ -380,7 +383,8 @@ impl SendingPack<'_> {
     fn send_whole(&mut self, row: &Row, out: &mut Out) -> Result<(), MirrorError> {
         let read = self.reader.read((self.number, row.offset));
         let (kind, content) = read.map_err(|error| self.unmade(row, error))?;
-        check_name(hash_object(kind, &content), &row.oid).map_err(|what| self.bad(row, what))?;
+        let name = hash_object(row.oid.format(), kind, &content);
+        check_name(name, &row.oid).map_err(|what| self.bad(row, what))?;
         let mut entry = entry_header(kind, content.len() as u64);
         self.deflater.compress_into(&[&content], &mut entry);
         out.put(&entry)
@@ -469,7 +473,8 @@ mod tests {
             for len in [0, 15, 16, 2047, 2048, 1 << 40] {
                 let header = delta_header(len, distance);
                 let offset = 12 + distance;
-                let (parsed, used) = parse_header(&header, offset).unwrap().unwrap();
+                let (parsed, used) =
+                    parse_header(&header, offset, ObjectFormat::Sha1).unwrap().unwrap();
                 assert_eq!(parsed.kind, EntryKind::OfsDelta { base_offset: 12 });
                 assert_eq!((parsed.inflated_len, used), (len, header.len()));
             }

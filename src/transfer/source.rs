@@ -7,7 +7,7 @@ use super::copy::Copying;
 use super::lfs::StoredLfs;
 use super::sending::as_source_error;
 use super::storing::{Bring, Copied, Storing};
-use crate::git::object::Oid;
+use crate::git::object::{ObjectFormat, Oid};
 use crate::git::refs::{Advertisement, Head, format_of};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{MAX_REFS_BYTES, Published};
@@ -53,6 +53,13 @@ impl MirrorSource {
     /// The LFS objects that it has.
     pub(crate) fn stored_lfs(&self) -> Box<dyn LfsSource + '_> {
         Box::new(StoredLfs { store: &*self.store })
+    }
+
+    /// What the state of an empty mirror says.
+    fn format_of_state(&self, published: &Published) -> Result<ObjectFormat, MirrorError> {
+        let recorded = Recorded::read(&*self.store)?;
+        let format = state::object_format(&*self.store, published, recorded.as_ref())?;
+        Ok(format.unwrap_or_default())
     }
 
     pub(crate) fn failed(&self, error: &MirrorError) -> SourceError {
@@ -105,10 +112,10 @@ impl Source for MirrorSource {
             });
         }
         let head = published.head.clone().unwrap_or(Head::Absent);
-        let recorded = Recorded::read(&*self.store).map_err(|error| self.failed(error))?;
-        let format = state::object_format(&*self.store, &published, recorded.as_ref())
-            .map_err(|error| self.failed(error))?;
-        let format = format.unwrap_or_default();
+        let format = match format_of(&published.refs, &head) {
+            Some(format) => format,
+            None => self.format_of_state(&published).map_err(|error| self.failed(&error))?,
+        };
         Ok(match &self.then {
             Some(then) => Advertisement { format, ..then.clone() },
             None => Advertisement { format, refs: published.refs, head },
