@@ -19,9 +19,9 @@ mod completions;
 mod error;
 mod help;
 mod helper;
+mod maintenance;
 pub mod manifest;
 mod trip;
-mod upkeep;
 pub mod urls;
 
 use std::ffi::OsString;
@@ -35,8 +35,8 @@ use self::argv::Argv;
 use self::command::Environment;
 pub use self::command::{
     AgentCommand, CatalogCommand, Command, ExportCommand, GcCommand, HelperCommand, ImportCommand,
-    InstallCommand, MirrorCommand, MirrorUrl, Output, RefsCommand, RestoreCommand, Settings,
-    Upkeep, UpkeepMirror, UpkeepTarget, Verbosity, VerifyCommand,
+    InstallCommand, MaintainedMirror, Maintenance, MaintenanceTarget, MirrorCommand, MirrorUrl,
+    Output, RefsCommand, RestoreCommand, Settings, Verbosity, VerifyCommand,
 };
 pub use self::error::CliError;
 pub use self::help::help_texts;
@@ -55,12 +55,12 @@ pub fn parse(
         .collect::<Result<Vec<String>, CliError>>()?;
     // Sub-commands go here, each with its own table of options.
     match words.first().map(String::as_str) {
-        Some("verify") => return upkeep::verify(&words[1..], &Environment(env), stdin),
-        Some("gc") => return upkeep::gc(&words[1..], &Environment(env), stdin),
+        Some("verify") => return maintenance::verify(&words[1..], &Environment(env), stdin),
+        Some("gc") => return maintenance::gc(&words[1..], &Environment(env), stdin),
         Some("list") => return catalog::list(&words[1..], &Environment(env)),
         Some("index") => return catalog::index(&words[1..], &Environment(env)),
-        Some("refs") => return upkeep::refs(&words[1..], &Environment(env), stdin),
-        Some("restore") => return upkeep::restore(&words[1..], &Environment(env), stdin),
+        Some("refs") => return maintenance::refs(&words[1..], &Environment(env), stdin),
+        Some("restore") => return maintenance::restore(&words[1..], &Environment(env), stdin),
         Some("export") => return trip::export(&words[1..], &Environment(env)),
         Some("import") => return trip::import(&words[1..], &Environment(env)),
         Some("lfs-agent") => return command::lfs_agent(&words[1..], &Environment(env)),

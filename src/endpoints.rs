@@ -303,7 +303,7 @@ fn connections(settings: &Settings) -> http::Settings {
     http::Settings {
         connections: settings.connections,
         ca_bundle: settings.ca_bundle.clone(),
-        // Who bears slowness for so long also bears silence for so long.
+        // Whoever tolerates slowness for so long also tolerates silence for so long.
         idle_timeout: match settings.low_speed_time {
             Some(time) if !time.is_zero() => time,
             _ => defaults.idle_timeout,

@@ -21,7 +21,7 @@ pub enum ExitCode {
     /// Several repositories: some failed.
     SomeFailed = 3,
     /// Refs were published, some LFS objects are missing.
-    LfsLacking = 4,
+    LfsMissing = 4,
     /// A temporary failure of the source or the store, after all retries.
     TryAgain = 5,
     /// Another run published meanwhile; nothing is lost.
@@ -43,7 +43,7 @@ impl ExitCode {
         ExitCode::Failed,
         ExitCode::Usage,
         ExitCode::SomeFailed,
-        ExitCode::LfsLacking,
+        ExitCode::LfsMissing,
         ExitCode::TryAgain,
         ExitCode::Conflict,
         ExitCode::Denied,
@@ -64,7 +64,7 @@ impl ExitCode {
             ExitCode::Failed => "failed; nothing was published for that repository",
             ExitCode::Usage => "usage error",
             ExitCode::SomeFailed => "some of several repositories failed",
-            ExitCode::LfsLacking => "refs were published, some LFS objects are missing",
+            ExitCode::LfsMissing => "refs were published, some LFS objects are missing",
             ExitCode::TryAgain => "temporary failure after all retries: try again later",
             ExitCode::Conflict => "another run published meanwhile; nothing is lost",
             ExitCode::Denied => "access denied by the source or the store",
@@ -78,7 +78,7 @@ impl ExitCode {
     pub const fn of_status(status: Status) -> Self {
         match status {
             Status::Ok | Status::Unchanged => ExitCode::Done,
-            Status::Partial => ExitCode::LfsLacking,
+            Status::Partial => ExitCode::LfsMissing,
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(ExitCode::of_all(&[Done, Done]), Done);
         assert_eq!(ExitCode::of_all(&[Done, TryAgain, Done]), SomeFailed);
         assert_eq!(ExitCode::of_all(&[Denied, Denied]), SomeFailed);
-        assert_eq!(ExitCode::of_all(&[LfsLacking, Done]), SomeFailed);
+        assert_eq!(ExitCode::of_all(&[LfsMissing, Done]), SomeFailed);
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub enum HttpError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A proxy's URL can't be used. The URL is not told: it may hold a password.
+    /// A proxy's URL can't be used. The URL is not reported: it may hold a password.
     #[error("cannot use the proxy in {variable}: {reason}")]
     Proxy {
         /// The variable.
@@ -459,7 +459,7 @@ pub fn is_too_slow(error: &ureq::Error) -> bool {
         if error.get_ref().is_some_and(|inner| inner.is::<TooSlow>()))
 }
 
-/// May the same request go well the next time?
+/// May the same request succeed the next time?
 pub fn is_transient(error: &ureq::Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, Unsupported};
     match error {

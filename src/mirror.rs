@@ -49,7 +49,7 @@ pub enum Status {
     Ok,
     /// Nothing was new.
     Unchanged,
-    /// Refs were published, some LFS objects lack.
+    /// Refs were published, some LFS objects are missing.
     Partial,
 }
 
@@ -282,7 +282,7 @@ impl Run<'_> {
         let git = is_due.then_some(|options: &Options, pointers: &lfs::Queue| {
             fetch::fetch(source, writing, options, progress, plan, pointers)
         });
-        if git.is_none() && !(options.lfs && plan.may_lack_lfs()) {
+        if git.is_none() && !(options.lfs && plan.may_miss_lfs()) {
             return Ok((None, lfs::Outcome::default()));
         }
         content::store_all(source, writing, options, progress, &plan.wanted, git)

@@ -1,4 +1,4 @@
-//! Mends a mirror: what it can from the mirror itself, the rest from its source.
+//! Repairs a mirror: what it can from the mirror itself, the rest from its source.
 //!
 //! 1. [`verify`](crate::maintain::verify) says which keys are damaged or missing.
 //! 2. Indices, the list of packs, and loose objects that a pack holds need no source (`mend`).
@@ -70,7 +70,7 @@ pub struct Helper<'r> {
     pub some: Option<&'r StoringObjects<'r>>,
 }
 
-/// Verifies the mirror in `store` and mends what is wrong. `options`: of the mirroring, whose layout
+/// Verifies the mirror in `store` and repairs what is wrong. `options`: of the mirroring, whose layout
 /// is the mirror's own here. Without a source, what only that has remains.
 pub fn repair(
     source: Option<Helper<'_>>,
@@ -89,7 +89,7 @@ pub fn repair(
     let mender = mender(store, &verifying, progress);
     let mut source_error = None;
     let mut rounds_of_some = 0;
-    // What lies behind damaged refs is seen only when those are mended.
+    // What lies behind damaged refs is seen only when those are repaired.
     for _ in 0..ROUNDS {
         if !now.is_sound() && !mender.mend(&now.damaged)?.is_empty() {
             now = look()?;
@@ -125,7 +125,7 @@ pub fn repair(
 }
 
 /// Mirrors the source in full ([`Options::full`]) into a mirror that is read first, and writes what is
-/// damaged again. Answers the keys that were mended, too.
+/// damaged again. Answers the keys that were repaired, too.
 pub fn mirror_in_full(
     source: &Mirroring<'_>,
     store: &dyn Store,
@@ -157,7 +157,7 @@ pub fn mirror_in_full(
     };
     let mut summary = run(&now)?;
     for _ in 1..ROUNDS {
-        // The source may lack LFS objects for good; anything else may have hidden more.
+        // The source may be missing LFS objects for good; anything else may have hidden more.
         if !now.iter().any(|key| !key.starts_with("lfs/")) {
             break;
         }

@@ -97,7 +97,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Says which keys were mended.
+    /// Says which keys were repaired.
     pub fn with_mended(self, mended: Vec<String>) -> Self {
         Report { mended, ..self }
     }
@@ -222,7 +222,7 @@ impl Report {
         printable_json(&object) + "\n"
     }
 
-    /// The summary for people, one line, before it a line for each key that was mended, and in a dry run
+    /// The summary for people, one line, before it a line for each key that was repaired, and in a dry run
     /// one for each change. Empty when the
     /// run failed: that is for [`Report::complaint`].
     pub fn summary(&self) -> String {
@@ -239,7 +239,7 @@ impl Report {
             grouped(self.refs_deleted as u64)
         );
         if self.dry_run {
-            // Whether a move is a fast-forward can't be told without the objects.
+            // Whether a move is a fast-forward cannot be determined without the objects.
             let changes = changes.replace("updated", "moved");
             let mut text = format!("dry-run {pair}: would be {changes}; {cost}\n");
             self.changes.iter().for_each(|change| text += &listed(change));
@@ -443,7 +443,7 @@ const OF_MIRROR: [OfMirror; 8] = [
     ("lfs_bytes", "Bytes of the mirror's LFS objects.", |r, _| r.lfs_bytes.map(|lfs| lfs as f64)),
 ];
 
-/// Adds a gauge with a value for each report that has one. `value` is also told the series:
+/// Adds a gauge with a value for each report that has one. `value` also gets the series:
 /// `name{labels}`.
 fn gauge(
     text: &mut String,
@@ -491,7 +491,7 @@ pub type Gauge = (&'static str, &'static str, f64);
 
 /// The Prometheus textfile of `verify` or `gc`, which is `family`: each mirror's name, exit code and
 /// gauges. `before` is the file that this replaces, as for [`metrics`].
-pub fn upkeep_metrics(
+pub fn maintenance_metrics(
     family: &str,
     results: &[(String, ExitCode, Vec<Gauge>)],
     before: &str,
@@ -686,7 +686,7 @@ mod tests {
         let report = Report::of_summary(&pair(), partial, false);
         assert!(report.summary().starts_with("partial https://h/r"), "{}", report.summary());
         assert!(report.summary().contains("; LFS: 7 written, 1 missing in 2.3 s"));
-        assert_eq!(report.code(), ExitCode::LfsLacking);
+        assert_eq!(report.code(), ExitCode::LfsMissing);
         let complaint = report.complaint();
         assert!(
             complaint.contains("LFS object abcd is missing: 404 not\u{fffd} found\n"),
@@ -849,9 +849,9 @@ mod tests {
             metrics(&[Report::of_summary(&pair(), summary(Status::Ok), true)], &first, at(300));
         assert!(dry.contains(&format!("{} 100\n", series(LAST_SUCCESS))), "{dry}");
         let results = [("s3://b/1".to_owned(), ExitCode::Done, Vec::new())];
-        let first = upkeep_metrics("gc", &results, "", 100);
+        let first = maintenance_metrics("gc", &results, "", 100);
         let results = [("s3://b/1".to_owned(), ExitCode::Failed, Vec::new())];
-        let after = upkeep_metrics("gc", &results, &first, 200);
+        let after = maintenance_metrics("gc", &results, &first, 200);
         let line = "mirror_git_to_s3_gc_last_success_timestamp_seconds{target=\"s3://b/1\"} 100\n";
         assert!(after.contains(line), "{after}");
     }
@@ -879,7 +879,7 @@ mirror_git_to_s3_verify_last_success_timestamp_seconds{target=\"s3://b/1\"} 1700
 # TYPE mirror_git_to_s3_verify_last_run_timestamp_seconds gauge
 mirror_git_to_s3_verify_last_run_timestamp_seconds 1700000000
 ";
-        assert_eq!(upkeep_metrics("verify", &results, "", 1_700_000_000), wanted);
+        assert_eq!(maintenance_metrics("verify", &results, "", 1_700_000_000), wanted);
     }
 
     #[test]

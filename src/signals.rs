@@ -29,7 +29,7 @@ use crate::http::Client;
 use crate::progress::Screen;
 use crate::run::Cancel;
 
-/// How long requests to the store may go on after the signal.
+/// How long requests to the store may continue after the signal.
 const STORE_GRACE: Duration = Duration::from_millis(1500);
 
 /// How long cleaning up may take after that.

@@ -52,36 +52,36 @@ pub enum Command {
 
 /// Which mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpkeepTarget {
+pub enum MaintenanceTarget {
     /// In a store.
     Store(urls::TargetUrl),
     /// As readers see it: `http(s)://…`, without a slash at its end. Only for `verify`.
     Http(String),
 }
 
-impl fmt::Display for UpkeepTarget {
+impl fmt::Display for MaintenanceTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UpkeepTarget::Store(url) => url.fmt(f),
-            UpkeepTarget::Http(url) => f.pad(url),
+            MaintenanceTarget::Store(url) => url.fmt(f),
+            MaintenanceTarget::Http(url) => f.pad(url),
         }
     }
 }
 
 /// A mirror to work on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpkeepMirror {
+pub struct MaintainedMirror {
     /// Where it is.
-    pub target: UpkeepTarget,
-    /// What it is a mirror of, where that is told.
+    pub target: MaintenanceTarget,
+    /// What it is a mirror of, where that is reported.
     pub source: Option<urls::SourceUrl>,
 }
 
 /// What both commands have.
 #[derive(Debug)]
-pub struct Upkeep {
+pub struct Maintenance {
     /// Which mirrors: this machine's shard of them. May be empty when the shard is.
-    pub mirrors: Vec<UpkeepMirror>,
+    pub mirrors: Vec<MaintainedMirror>,
     /// How to reach them.
     pub settings: Settings,
     /// Mirrors at once.
@@ -100,7 +100,7 @@ pub struct Upkeep {
 #[derive(Debug)]
 pub struct VerifyCommand {
     /// What it has in common with `gc`.
-    pub upkeep: Upkeep,
+    pub maintenance: Maintenance,
     /// By name and size.
     pub quick: bool,
     /// So many of so many parts, in turn.
@@ -113,7 +113,7 @@ pub struct VerifyCommand {
 #[derive(Debug)]
 pub struct GcCommand {
     /// What it has in common with `verify`.
-    pub upkeep: Upkeep,
+    pub maintenance: Maintenance,
     /// What is younger stays.
     pub grace: Duration,
     /// Delete nothing.
@@ -143,14 +143,14 @@ pub struct CatalogCommand {
 #[derive(Debug)]
 pub struct RefsCommand {
     /// What it has in common with `gc`.
-    pub upkeep: Upkeep,
+    pub maintenance: Maintenance,
 }
 
 /// `restore`.
 #[derive(Debug)]
 pub struct RestoreCommand {
     /// What it has in common with `gc`: one mirror.
-    pub upkeep: Upkeep,
+    pub maintenance: Maintenance,
     /// Which publication: its name, or a time.
     pub at: String,
     /// Another target than the mirror itself.
@@ -312,7 +312,7 @@ pub enum Verbosity {
     /// Warnings and the summary.
     #[default]
     Normal,
-    /// What is going on.
+    /// What is happening.
     Info,
     /// Everything that helps to find a fault.
     Debug,

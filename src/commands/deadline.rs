@@ -3,7 +3,7 @@
 //! When it is over, its run is asked to stop and its connections are cut as on a signal (see
 //! [`signals`](crate::signals)): the source's at once, the store's a little later, so that requests
 //! under way can end and what is temporary can be deleted. For that the repository has connections
-//! of its own; the others go on. A signal ends the run the same way, since nobody else knows these
+//! of its own; the others continue. A signal ends the run the same way, since nobody else knows these
 //! connections.
 
 use std::io;
@@ -19,7 +19,7 @@ use crate::run::Cancel;
 /// How often it is looked whether the run was asked to stop by others.
 const NAP: Duration = Duration::from_millis(50);
 
-/// How long requests to the store may go on after the source was cut, and the cleaning after that.
+/// How long requests to the store may continue after the source was cut, and the cleaning after that.
 const STORE_GRACE: [Duration; 2] = [Duration::from_millis(1500), Duration::from_millis(2500)];
 
 /// Runs until it is dropped, which is when the repository is done.

@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::upkeep::failed;
+use super::maintenance::failed;
 use crate::cli::{CliError, ExportCommand, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;

@@ -3,18 +3,18 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::cli::{CliError, GcCommand, UpkeepMirror, UpkeepTarget, Verbosity};
+use crate::cli::{CliError, GcCommand, MaintainedMirror, MaintenanceTarget, Verbosity};
 use crate::exit_code::ExitCode;
 use crate::maintain::gc::{GcOptions, GcSummary, gc_with};
 use crate::mirror::MirrorError;
 use crate::store::ObjectInfo;
 
-use super::upkeep::{self, Done, Means};
+use super::maintenance::{self, Done, Means};
 
 /// Collects garbage. `Err` is a usage error: nothing was begun.
 pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
-    let is_quiet = command.upkeep.output.verbosity == Verbosity::Quiet;
-    upkeep::run_all(&command.upkeep, "gc", |mirror, means| {
+    let is_quiet = command.maintenance.output.verbosity == Verbosity::Quiet;
+    maintenance::run_all(&command.maintenance, "gc", |mirror, means| {
         let summary = collect(command, mirror, means)?;
         let target = mirror.target.to_string();
         Ok(Done {
@@ -33,23 +33,23 @@ pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
 
 fn collect(
     command: &GcCommand,
-    mirror: &UpkeepMirror,
+    mirror: &MaintainedMirror,
     means: &Means<'_>,
 ) -> Result<GcSummary, MirrorError> {
-    let upkeep = &command.upkeep;
-    let UpkeepTarget::Store(target) = &mirror.target else {
+    let maintenance = &command.maintenance;
+    let MaintenanceTarget::Store(target) = &mirror.target else {
         return Err(MirrorError::Mirror("gc cannot delete over plain HTTP".to_owned()));
     };
-    let store = means.endpoints.open_store(target, &upkeep.cancel)?;
+    let store = means.endpoints.open_store(target, &maintenance.cancel)?;
     let options = GcOptions {
         grace: command.grace,
         dry_run: command.dry_run,
         concurrency: means.concurrency,
         memory_bytes: means.memory_bytes,
-        cancel: upkeep.cancel.clone(),
+        cancel: maintenance.cancel.clone(),
         ..GcOptions::default()
     };
-    let names = command.dry_run && !upkeep.output.json;
+    let names = command.dry_run && !maintenance.output.json;
     let deleting = |info: &ObjectInfo| match names {
         true => means.print(&format!("{}\n", info.key)),
         false => log::info!("deleting {}", info.key),

@@ -22,7 +22,7 @@ pub fn run(command: &ImportCommand) -> Result<ExitCode, CliError> {
             ExitCode::Done
         }
     };
-    let published = matches!(code, ExitCode::Done | ExitCode::LfsLacking);
+    let published = matches!(code, ExitCode::Done | ExitCode::LfsMissing);
     let Some(path) = command.state_out.as_deref().filter(|_| published) else { return Ok(code) };
     match write_state(command, &Endpoints::new(&command.settings)?, path) {
         Ok(()) => Ok(code),

@@ -1,6 +1,6 @@
 //! `install-helper`: lets git find this program as `git-remote-mirror`, and git-lfs as its agent.
 //!
-//! Git looks for the helper of `mirror::` URLs in PATH. Git-lfs is told once, in the user's git config,
+//! Git looks for the helper of `mirror::` URLs in PATH. Git-lfs is configured once, in the user's git config,
 //! to start the program's agent for these URLs; the agent learns from its remote which mirror it is for.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! `lfs-agent URL`: git-lfs reads LFS objects from a mirror through this.
 //!
-//! A static bucket can't answer LFS's batch API, which is a POST. So git-lfs is told to start this
+//! A static bucket can't answer LFS's batch API, which is a POST. So git-lfs is asked to start this
 //! program as its standalone custom transfer agent (git-lfs' `docs/custom-transfers.md`): one JSON
 //! message a line on standard input and output. Only GETs reach the mirror. git-lfs starts as many
 //! agents as `lfs.concurrenttransfers` says and gives each one object at a time, so one here works
@@ -258,14 +258,14 @@ impl<W: Write> Agent<'_, W> {
         }
     }
 
-    /// Goes on where `partial` ends, up to the object's size.
+    /// Continues where `partial` ends, up to the object's size.
     fn transfer(&mut self, pointer: &LfsPointer, partial: &mut Partial) -> Result<(), Failure> {
         let oid = pointer.hex();
         if partial.len > pointer.size {
             partial.restart()?;
         }
         let mut told = 0;
-        // An object that is there already, whole, is only told; one of no bytes is asked for, to
+        // An object that is there already, whole, is only reported; one of no bytes is asked for, to
         // see that it is there.
         if partial.len < pointer.size || pointer.size == 0 {
             let begun = || io::Error::other("git-lfs did not start with init");

@@ -1,6 +1,6 @@
 //! The default action: mirror each pair, say how it went, and end with the right exit code.
 //!
-//! A repository's result is told when it ends, in one piece, while others may still run. What is
+//! A repository's result is reported when it ends, in one piece, while others may still run. What is
 //! broken in the settings is found before the first repository is begun (exit code 2).
 
 use std::collections::BTreeSet;
@@ -144,7 +144,7 @@ impl From {
         }
     }
 
-    /// Mirrors it into what is read first. Answers what was mended by that, too.
+    /// Mirrors it into what is read first. Answers what was repaired by that, too.
     fn mirror_in_full(
         &self,
         store: &dyn Store,
@@ -198,7 +198,7 @@ impl Work<'_> {
         let report = match ends {
             Err(error) => failed(error),
             Ok((source, store)) => {
-                // The bar is gone again before the result is told.
+                // The bar is gone again before the result is reported.
                 let result = {
                     let progress = self.progress(pair);
                     match options.full && !options.dry_run {
@@ -256,7 +256,7 @@ impl Work<'_> {
         }
     }
 
-    /// Tells what is to be told of all repositories together, and gives the exit code.
+    /// Tells what is to be reported of all repositories together, and gives the exit code.
     fn finish(
         &mut self,
         pairs: &[Pair],
@@ -329,7 +329,7 @@ impl Teller<'_> {
         self.complaint(&report.complaint());
     }
 
-    /// Several repositories get closing words: a result if all went well, a complaint otherwise.
+    /// Several repositories get closing words: a result if all succeeded, a complaint otherwise.
     fn close(&self, reports: &[Report], not_begun: &[&Pair]) {
         if reports.len() + not_begun.len() < 2 {
             return;
@@ -365,7 +365,7 @@ impl Teller<'_> {
     }
 
     fn complaint(&self, text: &str) {
-        // Nobody is left to be told if this fails.
+        // Nobody is left to report it to if this fails.
         let _ = self.screen.without_bars(|| io::stderr().lock().write_all(text.as_bytes()));
     }
 }

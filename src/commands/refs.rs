@@ -2,33 +2,33 @@
 
 use std::time::Instant;
 
-use crate::cli::{CliError, RefsCommand, UpkeepMirror, UpkeepTarget};
+use crate::cli::{CliError, MaintainedMirror, MaintenanceTarget, RefsCommand};
 use crate::exit_code::ExitCode;
 use crate::logging::printable;
 use crate::maintain::restore::{Publication, publications};
 use crate::mirror::{MirrorError, RefChange};
 
-use super::upkeep::{self, Done, Means};
+use super::maintenance::{self, Done, Means};
 
 /// Lists publications. `Err` is a usage error: nothing was begun.
 pub fn run(command: &RefsCommand) -> Result<ExitCode, CliError> {
-    upkeep::run_all(&command.upkeep, "refs", |mirror, means| list(command, mirror, means))
+    maintenance::run_all(&command.maintenance, "refs", |mirror, means| list(command, mirror, means))
 }
 
 fn list(
     command: &RefsCommand,
-    mirror: &UpkeepMirror,
+    mirror: &MaintainedMirror,
     means: &Means<'_>,
 ) -> Result<Done, MirrorError> {
     let started = Instant::now();
-    let UpkeepTarget::Store(target) = &mirror.target else {
+    let MaintenanceTarget::Store(target) = &mirror.target else {
         return Err(MirrorError::Mirror(
             "publications cannot be listed over plain HTTP".to_owned(),
         ));
     };
-    let cancel = &command.upkeep.cancel;
+    let cancel = &command.maintenance.cancel;
     let store = means.endpoints.open_store(target, cancel)?;
-    let is_json = command.upkeep.output.json;
+    let is_json = command.maintenance.output.json;
     let (mut text, mut json, mut count, mut bad) = (String::new(), Vec::new(), 0u64, 0u64);
     publications(store.as_ref(), cancel, &mut |publication| {
         count += 1;

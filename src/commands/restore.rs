@@ -3,30 +3,32 @@
 use std::time::Instant;
 
 use crate::cli::urls::TargetUrl;
-use crate::cli::{CliError, RestoreCommand, UpkeepMirror, UpkeepTarget, Verbosity};
+use crate::cli::{CliError, MaintainedMirror, MaintenanceTarget, RestoreCommand, Verbosity};
 use crate::exit_code::ExitCode;
 use crate::logging::printable;
 use crate::maintain::restore::{RestoreOptions, Restored, prove, restore};
 use crate::mirror::{MirrorError, MirrorSource, Options, mirror_mirror};
 use crate::store::Store;
 
+use super::maintenance::{self, Done, Means};
 use super::refs::{change_as_json, in_words};
-use super::upkeep::{self, Done, Means};
 
 /// Restores. `Err` is a usage error: nothing was begun.
 pub fn run(command: &RestoreCommand) -> Result<ExitCode, CliError> {
-    upkeep::run_all(&command.upkeep, "restore", |mirror, means| one(command, mirror, means))
+    maintenance::run_all(&command.maintenance, "restore", |mirror, means| {
+        one(command, mirror, means)
+    })
 }
 
 fn one(
     command: &RestoreCommand,
-    mirror: &UpkeepMirror,
+    mirror: &MaintainedMirror,
     means: &Means<'_>,
 ) -> Result<Done, MirrorError> {
-    let UpkeepTarget::Store(target) = &mirror.target else {
+    let MaintenanceTarget::Store(target) = &mirror.target else {
         return Err(MirrorError::Mirror("cannot write over plain HTTP".to_owned()));
     };
-    let store = means.endpoints.open_store(target, &command.upkeep.cancel)?;
+    let store = means.endpoints.open_store(target, &command.maintenance.cancel)?;
     let restored = match &command.into {
         None => restore(store.as_ref(), &command.at, &options(command, means), means.progress)?,
         Some(other) => restore_as(command, store, other, means)?,
@@ -37,7 +39,7 @@ fn one(
     let place = command.into.as_ref().unwrap_or(target);
     let code = match restored.lfs_missing.is_empty() {
         true => ExitCode::Done,
-        false => ExitCode::LfsLacking,
+        false => ExitCode::LfsMissing,
     };
     Ok(Done {
         code,
@@ -64,7 +66,7 @@ fn options(command: &RestoreCommand, means: &Means<'_>) -> RestoreOptions {
         concurrency: means.concurrency,
         memory_bytes: means.memory_bytes,
         dry_run: command.dry_run,
-        cancel: command.upkeep.cancel.clone(),
+        cancel: command.maintenance.cancel.clone(),
     }
 }
 
@@ -76,7 +78,7 @@ fn restore_as(
     means: &Means<'_>,
 ) -> Result<Restored, MirrorError> {
     let started = Instant::now();
-    let cancel = &command.upkeep.cancel;
+    let cancel = &command.maintenance.cancel;
     let proven = prove(store.as_ref(), &command.at, &options(command, means), means.progress)?;
     let (name, lfs_missing) = (proven.name().to_owned(), proven.lfs_missing().to_vec());
     let source = MirrorSource::at(store, proven.refs().clone());
@@ -94,7 +96,7 @@ fn restore_as(
 }
 
 fn text(command: &RestoreCommand, place: &TargetUrl, restored: &Restored) -> String {
-    if command.upkeep.output.verbosity == Verbosity::Quiet {
+    if command.maintenance.output.verbosity == Verbosity::Quiet {
         return String::new();
     }
     let lines = restored.changes.iter().map(|change| printable(&in_words(change)) + "\n");

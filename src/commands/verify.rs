@@ -1,4 +1,4 @@
-//! `verify --target T [--quick] [--repair]`: reads a mirror back, says what is wrong or mends it, ends
+//! `verify --target T [--quick] [--repair]`: reads a mirror back, says what is wrong or repairs it, ends
 //! with 0 or 1.
 //!
 //! Findings go to standard output, one a line and the summary last, or as one JSON object; they are
@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::cli::{CliError, UpkeepMirror, UpkeepTarget, VerifyCommand};
+use crate::cli::{CliError, MaintainedMirror, MaintenanceTarget, VerifyCommand};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::maintain::sample::note_full;
@@ -19,12 +19,12 @@ use crate::repair::{Helper, RepairReport, StoringObjects, repair};
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
 
+use super::maintenance::{self, Done, Means};
 use super::mirror::From;
-use super::upkeep::{self, Done, Means};
 
 /// Verifies the mirrors. `Err` is a usage error: nothing was begun.
 pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
-    upkeep::run_all(&command.upkeep, "verify", |mirror, means| {
+    maintenance::run_all(&command.maintenance, "verify", |mirror, means| {
         let Outcome { report, repaired } = match command.repair {
             false => Outcome { report: look(command, mirror, means)?, repaired: None },
             true => mend(command, mirror, means)?,
@@ -58,11 +58,11 @@ struct Repaired {
 
 fn mend(
     command: &VerifyCommand,
-    mirror: &UpkeepMirror,
+    mirror: &MaintainedMirror,
     means: &Means<'_>,
 ) -> Result<Outcome, MirrorError> {
-    let cancel = &command.upkeep.cancel;
-    let UpkeepTarget::Store(target) = &mirror.target else {
+    let cancel = &command.maintenance.cancel;
+    let MaintenanceTarget::Store(target) = &mirror.target else {
         return Err(MirrorError::Mirror("cannot write over plain HTTP".to_owned()));
     };
     let store = means.endpoints.open_store(target, cancel)?;
@@ -99,24 +99,24 @@ fn options(command: &VerifyCommand, means: &Means<'_>) -> VerifyOptions {
         sample: command.sample.map(|(parts, of)| Sample { parts, of }),
         concurrency: means.concurrency,
         memory_bytes: means.memory_bytes,
-        cancel: command.upkeep.cancel.clone(),
+        cancel: command.maintenance.cancel.clone(),
     }
 }
 
 fn look(
     command: &VerifyCommand,
-    mirror: &UpkeepMirror,
+    mirror: &MaintainedMirror,
     means: &Means<'_>,
 ) -> Result<VerifyReport, MirrorError> {
-    let upkeep = &command.upkeep;
+    let maintenance = &command.maintenance;
     let options = options(command, means);
     let endpoints: &Endpoints = means.endpoints;
     let (store, seen): (Box<dyn Store>, ReaderFindings) = match &mirror.target {
-        UpkeepTarget::Store(url) => {
-            (endpoints.open_store(url, &upkeep.cancel)?, ReaderFindings::default())
+        MaintenanceTarget::Store(url) => {
+            (endpoints.open_store(url, &maintenance.cancel)?, ReaderFindings::default())
         }
-        UpkeepTarget::Http(url) => {
-            let reader = endpoints.open_reader(url, &upkeep.cancel);
+        MaintenanceTarget::Http(url) => {
+            let reader = endpoints.open_reader(url, &maintenance.cancel);
             let seen = reader.ask(HttpRead::look_as_reader)?;
             (Box::new(reader), seen)
         }
@@ -127,7 +127,7 @@ fn look(
         VerifyReport::default()
     } else {
         let report = verify_with(store.as_ref(), &options, means.progress)?;
-        if matches!(mirror.target, UpkeepTarget::Store(_))
+        if matches!(mirror.target, MaintenanceTarget::Store(_))
             && !options.quick
             && options.sample.is_none()
         {
@@ -163,7 +163,7 @@ fn text(
     repaired: Option<&Repaired>,
 ) -> String {
     let mut text = String::new();
-    let quietly = command.upkeep.output.verbosity == crate::cli::Verbosity::Quiet;
+    let quietly = command.maintenance.output.verbosity == crate::cli::Verbosity::Quiet;
     if let Some(Repaired { mended, source_error }) = repaired {
         for key in mended.iter().filter(|_| !quietly) {
             text += &crate::logging::printable(&format!("{key}: repaired"));

@@ -42,7 +42,7 @@ pub(crate) fn read_advertisement<R: Read>(
 ) -> Result<AdvertisementV0, ProtocolError> {
     let mut refs = Collector::default();
     let Some(first) = first else {
-        return Err(ProtocolError::Lacks("any capability"));
+        return Err(ProtocolError::Unsupported("any capability"));
     };
     let Some(nul) = first.iter().position(|&byte| byte == 0) else {
         return Err(ProtocolError::unexpected("first line", &first));
@@ -108,7 +108,7 @@ fn add_line(line: &[u8], refs: &mut Collector) -> Result<(), ProtocolError> {
 /// The body of the POST to `git-upload-pack`: `wants`, of which there must be one, `haves`, `done`.
 ///
 /// A server without side-bands is refused: no server in use is that old, and without them a pack that was
-/// cut can't be told from a whole one.
+/// cut cannot be distinguished from a whole one.
 pub fn fetch_request(
     capabilities: CapabilitiesV0,
     wants: &[Oid],
@@ -117,7 +117,7 @@ pub fn fetch_request(
     let CapabilitiesV0 { side_band_64k, side_band, ofs_delta, include_tag, agent, object_format } =
         capabilities;
     if !side_band_64k && !side_band {
-        return Err(ProtocolError::Lacks("side-band-64k"));
+        return Err(ProtocolError::Unsupported("side-band-64k"));
     }
     let mut asked = String::from(if side_band_64k { " side-band-64k" } else { " side-band" });
     for (offered, word) in [(ofs_delta, " ofs-delta"), (include_tag, " include-tag")] {
@@ -241,7 +241,7 @@ mod tests {
             assert!(matches!(result, Err(ProtocolError::Unexpected { .. })), "{bad}");
         }
         assert!(matches!(read(&[&format!("{ONE} HEAD")]), Err(ProtocolError::Unexpected { .. })));
-        assert!(matches!(read(&[]), Err(ProtocolError::Lacks(_))));
+        assert!(matches!(read(&[]), Err(ProtocolError::Unsupported(_))));
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
         let nothing = fetch_request(CapabilitiesV0::default(), &[oid], &[]);
-        assert!(matches!(nothing, Err(ProtocolError::Lacks("side-band-64k"))));
+        assert!(matches!(nothing, Err(ProtocolError::Unsupported("side-band-64k"))));
     }
 
     #[test]

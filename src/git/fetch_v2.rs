@@ -95,8 +95,8 @@ pub(crate) fn read_capabilities<R: Read>(
     }
     match (ls_refs, fetch) {
         (true, true) => Ok(found),
-        (false, _) => Err(ProtocolError::Lacks("ls-refs")),
-        (true, false) => Err(ProtocolError::Lacks("fetch")),
+        (false, _) => Err(ProtocolError::Unsupported("ls-refs")),
+        (true, false) => Err(ProtocolError::Unsupported("fetch")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The beginning of a conversation over smart HTTP: which protocol does the server speak?
 //!
 //! Follows gitprotocol-http(5), "Smart Server Response", and gitprotocol-v2(5), "Initial Client
-//! Request". The answer to `GET info/refs?service=git-upload-pack` is told by its content: a server
+//! Request". The answer to `GET info/refs?service=git-upload-pack` is recognised by its content: a server
 //! that does not know `Git-Protocol: version=2` answers as version 0.
 
 use std::io::Read;

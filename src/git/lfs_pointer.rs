@@ -110,7 +110,7 @@ pub fn lfs_url(lfsconfig: &[u8]) -> Option<String> {
     found.filter(|url| !url.is_empty())
 }
 
-/// A value without quotes and comments; None if it goes on in the next line or a quote is not closed.
+/// A value without quotes and comments; None if it continues in the next line or a quote is not closed.
 fn config_value(text: &str) -> Option<String> {
     let (mut value, mut quoted) = (String::new(), false);
     let mut chars = text.chars();

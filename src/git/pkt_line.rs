@@ -91,7 +91,7 @@ impl Header {
     }
 }
 
-/// `read_exact`, with the end of the stream told apart from other failures.
+/// `read_exact`, with the end of the stream distinguished from other failures.
 pub(crate) fn read_all(input: &mut impl Read, buffer: &mut [u8]) -> Result<(), PacketError> {
     input.read_exact(buffer).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => PacketError::Truncated,

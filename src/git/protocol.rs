@@ -28,9 +28,9 @@ pub enum ProtocolError {
         /// What was announced; SHA-1 if nothing was.
         format: ObjectFormat,
     },
-    /// The server lacks something without which nothing can be fetched.
+    /// The server does not support something without which nothing can be fetched.
     #[error("the server does not offer {0}")]
-    Lacks(&'static str),
+    Unsupported(&'static str),
     /// An answer that the protocol's documents don't know.
     #[error("unexpected {what} in the server's answer: {got:?}")]
     Unexpected {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// With signs of life, slowness is borne so many times as long as without.
+/// With signs of life, slowness is tolerated so many times as long as without.
 pub const PATIENCE: u32 = 6;
 
 thread_local! {

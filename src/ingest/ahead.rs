@@ -113,7 +113,7 @@ impl Read for Ahead<'_> {
             .wait_while(state, |state| state.bytes.is_empty() && state.end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         if state.bytes.is_empty() {
-            // The end is told for as long as somebody asks, an error once.
+            // The end is reported for as long as somebody asks, an error once.
             return state.end.replace(Ok(())).unwrap_or(Ok(())).map(|()| 0);
         }
         let read = state.bytes.read(buffer)?;

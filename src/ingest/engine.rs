@@ -5,8 +5,8 @@
 //! | `source` | the source's response | the source; room in its queue | the stream ends, or the reader has left |
 //! | reader: the caller | the stream's place | `source`; room, by one condvar | the pack has ended and nothing is in flight |
 //! | `resolve.N`: rayon, one a core | nothing | nothing | the scope ends |
-//! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same block or base | it is told to quit |
-//! | `heavy.0` | the heavy delta in hand | the store | it is told to quit |
+//! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same block or base | it is asked to quit |
+//! | `heavy.0` | the heavy delta in hand | the store | it is asked to quit |
 //!
 //! Whoever ends something tells the scheduler, takes the commands that follow, and only then, outside
 //! the lock, carries them out ([`Engine::tell`]): one unit by itself if it may ([`Hands`]), the others
@@ -166,7 +166,7 @@ pub(super) struct Engine<'e> {
     heavy: Sender<Option<Heavy<Slice>>>,
     /// Threads that may wait for the store.
     on_network: AtomicUsize,
-    /// Counts whatever shows that the run goes on.
+    /// Counts whatever shows that the run continues.
     pub(super) beats: AtomicU64,
     /// What the deltas that were read make, in bytes, as they claim.
     pub(super) expanded: AtomicU64,

@@ -21,7 +21,7 @@ use crate::pack::object::{Index, Object};
 use crate::repository::blocks::BlockCache;
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Store, StoreError};
 
@@ -111,7 +111,7 @@ impl<'e> Engine<'e> {
         Ok(match &heavy.delta.bytes {
             DeltaBytes::Memory(bytes) => Box::new(&bytes[..]),
             DeltaBytes::Spilled { file, start } => {
-                let stream = Reopening::new(self.env.store, self.spill_key(*file), *start);
+                let stream = ResumingReader::new(self.env.store, self.spill_key(*file), *start);
                 Box::new(stream.take(heavy.delta.len))
             }
             DeltaBytes::InPack => self.sink.open_entry(self, heavy.index)?,

@@ -18,7 +18,7 @@ pub(super) enum Job {
     Part { object: Arc<LargeObject>, number: u32, body: Vec<u8>, room: u64 },
     /// All parts were in when the last one was cut: finish it.
     Finish { object: Arc<LargeObject>, room: u64 },
-    /// Look for a base that a thin pack lacks.
+    /// Look for a base that a thin pack does not contain.
     Base { oid: Oid },
     /// Resolve a unit that reads from the store.
     Read(Unit<Slice>),

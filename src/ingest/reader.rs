@@ -60,7 +60,7 @@ struct Pending {
 }
 
 impl Engine<'_> {
-    /// The whole run: the pack's entries, what a thin pack lacks, and the layout's own end. `starved`:
+    /// The whole run: the pack's entries, what a thin pack does not contain, and the layout's own end. `starved`:
     /// the source has nothing at hand.
     pub(super) fn run<'s, R: Read>(
         &'s self,
@@ -365,10 +365,10 @@ impl Engine<'_> {
         added.map(|_| ()).map_err(unresolvable)
     }
 
-    /// A thin pack has ended: bases that it lacks are in the mirror. The loose ones are read like
+    /// A thin pack has ended: bases that it does not contain are in the mirror. The loose ones are read like
     /// others that have left memory; the rest are handed on as if the pack had them.
     fn add_missing_bases<'s>(&'s self, hands: &Hands<'_, 's>) -> Result<(), MirrorError> {
-        // Only then is it known what waits in vain.
+        // Only then is it known what waits without success.
         self.wait_idle()?;
         let missing = self.ask(|scheduler| scheduler.missing_bases());
         log::debug!("{} bases are not in the pack", missing.len());

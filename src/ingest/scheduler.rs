@@ -8,7 +8,7 @@
 //!   when the pool is empty.
 //! - Whenever nothing is in flight, `next` yields something, or nothing is ready; and then what is
 //!   parked can be woken only by entries still to come. So the reader, who finds no room, may spill
-//!   ([`Room::Spill`]), and at the end of the pack what is unresolved lacks its base.
+//!   ([`Room::Spill`]), and at the end of the pack what is unresolved has no base.
 //! - Small entries travel in units, families together and depth first, so that what a lock and a
 //!   wake-up cost is paid once for hundreds of objects.
 //!
@@ -879,7 +879,7 @@ impl<B: Bytes> Scheduler<B> {
 
     // ---- names ---------------------------------------------------------------------------
 
-    /// From now on objects are known by their names; those resolved before are told by
+    /// From now on objects are known by their names; those resolved before are recognised by
     /// [`Scheduler::learn`]. False: they are already.
     pub(super) fn begin_names(&mut self) -> bool {
         if self.names.is_some() {

@@ -28,7 +28,7 @@ use crate::pack::index::parse_index;
 use crate::repository::error::MirrorError;
 use crate::repository::packs;
 use crate::repository::publish::list_pack;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::slices::Slices;
 use crate::run::retry::{Backoff, Policy, sleep};
 use crate::source::{Seed, Source, SourceErrorKind};
@@ -138,7 +138,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
             let gone =
                 || MirrorError::Mirror(format!("{}/{key} has disappeared", store.describe()));
             let len = store.head(&key)?.ok_or_else(gone)?.len;
-            let stream = Reopening::new(store, key.clone(), 0);
+            let stream = ResumingReader::new(store, key.clone(), 0);
             let index = IndexOf { store, format: self.env.format, name };
             check_pack(stream, (key, len), self.env, &index)?;
         }

@@ -10,7 +10,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::gate::Gate;
 use super::run::Run;
 use super::sink::{Ends, Sink, Taken, room_for};
-use super::stop::{Lacking, Stop};
+use super::stop::{Missing, Stop};
 use super::wanted::Wanted;
 use crate::git::lfs_pointer::LfsPointer;
 use crate::repository::error::MirrorError;
@@ -114,7 +114,7 @@ impl<'a> Fetch<'a> {
         }
         cleaned?;
         let Results { mut lacking, mut stored, .. } = results;
-        // A pointer with a wrong size does not lack if the right one brought the object.
+        // A pointer with a wrong size is not missing if the right one brought the object.
         stored.sort_unstable();
         lacking.retain(|(pointer, _)| stored.binary_search(&pointer.oid).is_err());
         lacking.sort_by_key(|(pointer, _)| pointer.oid);
@@ -139,7 +139,7 @@ impl<'a> Fetch<'a> {
                     given_up.get_or_insert(why);
                 }
                 if let Some(why) = &given_up {
-                    self.all_lack(left, why);
+                    self.all_missing(left, why);
                     break;
                 }
                 let (batch, rest) = left.split_at(limit.min(left.len()));
@@ -173,17 +173,17 @@ impl<'a> Fetch<'a> {
         self.ends.progress.phase("fetching LFS objects");
     }
 
-    /// Is it no larger than `--max-object-size`? Otherwise it lacks.
+    /// Is it no larger than `--max-object-size`? Otherwise it counts as missing.
     fn is_allowed(&self, pointer: &LfsPointer) -> bool {
         let (size, limit) = (pointer.size, self.max_object_bytes);
         if size > limit {
             let why = format!("not requested: {size} bytes, more than --max-object-size {limit}");
-            self.all_lack(std::slice::from_ref(pointer), &why);
+            self.all_missing(std::slice::from_ref(pointer), &why);
         }
         size <= limit
     }
 
-    fn all_lack(&self, pointers: &[LfsPointer], why: &str) {
+    fn all_missing(&self, pointers: &[LfsPointer], why: &str) {
         let lacking = pointers.iter().map(|pointer| (*pointer, why.to_owned()));
         self.results().lacking.extend(lacking);
     }
@@ -204,7 +204,7 @@ impl<'a> Fetch<'a> {
                     self.written_bytes.fetch_add(pointer.size, Ordering::Relaxed);
                     self.results().stored.push(pointer.oid);
                 }
-                Ok(Err(Stop::Lacking(Lacking { reason, transient }))) => {
+                Ok(Err(Stop::Missing(Missing { reason, transient }))) => {
                     if transient {
                         self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
                     }
@@ -218,7 +218,7 @@ impl<'a> Fetch<'a> {
 
     /// One object, from its address to its key.
     fn fetch(&self, pointer: &LfsPointer, offer: Offer) -> Result<(), Stop> {
-        let mut download = offer.map_err(|reason| Stop::Lacking(Lacking::because(reason)))?;
+        let mut download = offer.map_err(|reason| Stop::Missing(Missing::because(reason)))?;
         let room = room_for(pointer.size, &self.ends.store.limits());
         let _room = self.ends.gate.wait_for(room).ok_or(Stop::Failed(MirrorError::Interrupted))?;
         let mut sink = Sink::new(&self.ends, *pointer);
@@ -242,7 +242,7 @@ impl<'a> Fetch<'a> {
                     }
                     Taken::Wrong(what) => {
                         sink.restart()?;
-                        return Err(Stop::Lacking(Lacking::because(what)));
+                        return Err(Stop::Missing(Missing::because(what)));
                     }
                     Taken::Cut(error) => error,
                 },
@@ -275,7 +275,7 @@ impl<'a> Fetch<'a> {
             Ok(offers) => {
                 let offer = offers.into_iter().next();
                 let offer = offer.unwrap_or_else(|| Err("the server does not answer".into()));
-                offer.map_err(|reason| Stop::Lacking(Lacking::because(reason)))
+                offer.map_err(|reason| Stop::Missing(Missing::because(reason)))
             }
             Err(
                 BatchError::Split(error) | BatchError::Absent(error) | BatchError::Failed(error),
@@ -289,7 +289,7 @@ impl<'a> Fetch<'a> {
         Backoff::new(Policy::of(TRIES, self.ends.server.first_wait()))
     }
 
-    /// Repeats a batch request that may go well the next time.
+    /// Repeats a batch request that may succeed the next time.
     fn patiently<T>(&self, attempt: impl Fn() -> Result<T, BatchError>) -> Result<T, BatchError> {
         let mut backoff = self.backoff();
         let wait_after = |error: &BatchError| match error {

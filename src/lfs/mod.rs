@@ -16,7 +16,7 @@
 //! A fetcher takes room for one part before it begins and never asks for more, so memory is bounded
 //! whatever the sizes. An object of up to one part is stored by one PUT after its size and SHA-256
 //! were checked; a larger one goes in parts to a temporary key and is copied when the check has
-//! passed. What the LFS server fails to give is *lacking*: it is told, remembered in the bucket
+//! passed. What the LFS server fails to give is *missing*: it is reported, recorded in the bucket
 //! (`remembered.rs`) and tried again by the next run. A failure of the store ends the run.
 
 mod fetch;
@@ -48,11 +48,11 @@ pub(super) struct Outcome {
     pub(super) written: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// Oid and reason of each that lacks, by oid.
+    /// Oid and reason of each that is missing, by oid.
     pub(super) lacking: Vec<(String, String)>,
 }
 
-/// Fetches and stores what `queue` and earlier runs point to and the mirror lacks; returns when the
+/// Fetches and stores what `queue` and earlier runs point to and the mirror does not have; returns when the
 /// queue has ended.
 pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, MirrorError> {
     let Run { source, store, .. } = *run;

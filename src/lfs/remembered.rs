@@ -7,10 +7,10 @@ use crate::repository::error::MirrorError;
 use crate::repository::files;
 use crate::store::{ObjectHeaders, Store, StoreError, StoreErrorKind};
 
-/// Where lacking objects are remembered: lines `oid size`.
-const LACKING_KEY: &str = "mirror_state/lfs-lacking";
+/// Where missing objects are remembered: lines `oid size`.
+const MISSING_KEY: &str = "mirror_state/lfs-lacking";
 
-/// Some 300,000 lacking objects. What is read takes as much again in memory, twice.
+/// Some 300,000 missing objects. What is read takes as much again in memory, twice.
 const MAX_LACKING_BYTES: u64 = 24 << 20;
 
 pub(super) fn sorted(mut pointers: Vec<LfsPointer>) -> Vec<LfsPointer> {
@@ -24,7 +24,7 @@ pub(crate) struct Remembered(pub(crate) Vec<LfsPointer>);
 
 impl Remembered {
     pub(crate) fn read(store: &dyn Store) -> Result<Self, MirrorError> {
-        let file = files::get(store, &files::key(LACKING_KEY), None, MAX_LACKING_BYTES)?;
+        let file = files::get(store, &files::key(MISSING_KEY), None, MAX_LACKING_BYTES)?;
         let (file, _) = file.unwrap_or_default();
         let text = String::from_utf8_lossy(&file);
         let (mut pointers, mut bad) = (Vec::new(), 0);
@@ -37,7 +37,7 @@ impl Remembered {
         // Losing a line is no harm that `--full` doesn't mend.
         if bad > 0 {
             let place = store.describe();
-            log::warn!("{place}/{LACKING_KEY}: {bad} lines are not an object ID and a size");
+            log::warn!("{place}/{MISSING_KEY}: {bad} lines are not an object ID and a size");
         }
         Ok(Remembered(sorted(pointers)))
     }
@@ -50,7 +50,7 @@ impl Remembered {
         Ok(now.update(store, left)?)
     }
 
-    /// Written only if it changes, deleted when nothing lacks.
+    /// Written only if it changes, deleted when nothing is missing.
     pub(super) fn update(
         &self,
         store: &dyn Store,
@@ -61,7 +61,7 @@ impl Remembered {
             return Ok(());
         }
         if lacking.is_empty() {
-            match store.delete(&[files::key(LACKING_KEY)]) {
+            match store.delete(&[files::key(MISSING_KEY)]) {
                 // Who may not delete may still write: an empty file says the same.
                 Err(error) if error.kind == StoreErrorKind::Denied => {}
                 done => return done,
@@ -80,7 +80,7 @@ impl Remembered {
             }
         }
         let headers = ObjectHeaders::changing("text/plain");
-        store.put(&files::key(LACKING_KEY), file.as_bytes(), headers, None).map(drop)
+        store.put(&files::key(MISSING_KEY), file.as_bytes(), headers, None).map(drop)
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         let store = MemoryStore::new();
         let headers = ObjectHeaders::changing("text/plain");
         let text = format!("{} 7\nnonsense\n{} x\n\u{fffd}\n", "01".repeat(32), "02".repeat(32));
-        store.put(&files::key(LACKING_KEY), text.as_bytes(), headers, None).unwrap();
+        store.put(&files::key(MISSING_KEY), text.as_bytes(), headers, None).unwrap();
         assert_eq!(Remembered::read(&store).unwrap().0, [pointer(1, 7)]);
     }
 }

@@ -4,31 +4,31 @@ use crate::repository::error::MirrorError;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
 
-/// Why an object lacks.
-pub(super) struct Lacking {
+/// Why an object is missing.
+pub(super) struct Missing {
     pub(super) reason: String,
     /// The server could not be reached or was busy, after all tries.
     pub(super) transient: bool,
 }
 
-impl Lacking {
+impl Missing {
     pub(super) fn because(reason: impl Into<String>) -> Self {
-        Lacking { reason: reason.into(), transient: false }
+        Missing { reason: reason.into(), transient: false }
     }
 }
 
-impl From<SourceError> for Lacking {
+impl From<SourceError> for Missing {
     fn from(error: SourceError) -> Self {
         let transient =
             matches!(error.kind, SourceErrorKind::Transient { .. } | SourceErrorKind::TooSlow);
-        Lacking { reason: error.to_string(), transient }
+        Missing { reason: error.to_string(), transient }
     }
 }
 
 /// What a step of a transfer may come to besides success.
 pub(super) enum Stop {
-    /// This object lacks; go on with the next.
-    Lacking(Lacking),
+    /// This object is missing; continue with the next.
+    Missing(Missing),
     /// The run is over.
     Failed(MirrorError),
 }
@@ -41,6 +41,6 @@ impl From<StoreError> for Stop {
 
 impl From<SourceError> for Stop {
     fn from(error: SourceError) -> Self {
-        Stop::Lacking(error.into())
+        Stop::Missing(error.into())
     }
 }

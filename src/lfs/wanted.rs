@@ -27,7 +27,7 @@ impl<'a> Wanted<'a> {
         Wanted { store, queue, asked: HashSet::new(), listed: None }
     }
 
-    /// The next ones that the mirror lacks, sorted, at least one. `None`: that was all.
+    /// The next ones that the mirror does not have, sorted, at least one. `None`: that was all.
     pub(super) fn next(&mut self) -> Result<Option<Vec<LfsPointer>>, MirrorError> {
         while let Some(mut pointers) = self.queue.take()? {
             pointers.retain(|pointer| self.asked.insert(*pointer));

@@ -7,7 +7,7 @@
 //! **What a bundle may promise**: with what its prerequisites reach, its pack has all that its refs
 //! reach. The first one has everything. A later one names the commits that the mirror's branches were
 //! at before its publication, and the parents of its own commits that are not in it: what the source
-//! was told that the mirror has, as far as these are surely commits. Bundles of one row that follow
+//! was found in the mirror, as far as these are surely commits. Bundles of one row that follow
 //! each other can become one, since the refs of each are what the next one starts from.
 //!
 //! A bundle that is no longer listed stays for readers that hold the old list, as long as its pack
@@ -31,7 +31,7 @@ use crate::repository::files;
 use crate::repository::links::commit_links;
 use crate::repository::packs;
 use crate::repository::parts::FIRST_PART_BYTES;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::{Key, StoreErrorKind};
 
@@ -187,7 +187,7 @@ impl Bundling<'_> {
             true => smallest.saturating_sub(header.len() as u64).min(len),
             false => len,
         };
-        let mut stream = Reopening::new(store, pack.clone(), 0).take(read);
+        let mut stream = ResumingReader::new(store, pack.clone(), 0).take(read);
         let copied = io::copy(&mut stream, &mut writer).map_err(failed)?;
         if copied < read {
             return Err(MirrorError::Mirror(format!("{pack} has become shorter")));

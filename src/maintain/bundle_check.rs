@@ -1,4 +1,4 @@
-//! The upkeep of bundles ([`bundles`]): `verify` proves them, repair takes back what is damaged, and `gc`
+//! The maintenance of bundles ([`bundles`]): `verify` proves them, repair takes back what is damaged, and `gc`
 //! deletes those that no list names and whose pack is gone.
 
 use std::collections::{BTreeSet, HashSet};
@@ -12,7 +12,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::files;
 use crate::repository::listing;
 use crate::repository::packs;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::state;
 use crate::run::Cancel;
 use crate::store::{Key, ObjectInfo, Store, StoreErrorKind};
@@ -78,7 +78,7 @@ fn check_one(
         return Ok(Err("contains no pack".into()));
     }
     let from = if quick { len - trailer_len } else { header_len };
-    let mut stream = Reopening::new(store, key.clone(), from).take(len - from);
+    let mut stream = ResumingReader::new(store, key.clone(), from).take(len - from);
     let trailer = match quick {
         true => last(&mut stream, format),
         false => proven_trailer(&mut stream, format, cancel),

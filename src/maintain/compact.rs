@@ -45,7 +45,7 @@ use crate::repository::packed_loose::{self, Note};
 use crate::repository::packs::{self, INDEX, PACK};
 use crate::repository::parts::{FIRST_PART_BYTES, copy_any_size, even_pieces, part_bytes};
 use crate::repository::publish;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -413,7 +413,7 @@ impl Compaction<'_> {
         let mut out = PackOutput::new(self, parts, may_copy);
         let open = |at: usize| -> io::Result<Box<dyn Read + '_>> {
             self.check_cancelled().map_err(io::Error::other)?;
-            Ok(Box::new(Reopening::new(self.store, packs::key(&parts[at].name, "pack"), 0)))
+            Ok(Box::new(ResumingReader::new(self.store, packs::key(&parts[at].name, "pack"), 0)))
         };
         let written = match plan.write(open, &mut out) {
             Ok(written) => written,

@@ -1,12 +1,12 @@
 //! What is wrong with a mirror that could not be proven, cause first.
 //!
 //! Each listed pack is read by itself. If it is sound, its index is made again from it and compared
-//! with the one that is stored: a missing or wrong index is one finding, and the walk goes on with the
+//! with the one that is stored: a missing or wrong index is one finding, and the walk continues with the
 //! right one. If the pack is damaged, every object that its index lists is read alone, and those that
 //! can't be are counted under one finding. What a missing pack held is known by its index.
 //!
 //! Then everything is visited from ref to ref (`walk`); what a finding already explains is counted
-//! there and not told again. Memory: indices as they are and 60 bytes an object of the pack that is
+//! there and not reported again. Memory: indices as they are and 60 bytes an object of the pack that is
 //! being read.
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::loose;
 use crate::repository::packed::{self, Pack, PackedReader, Packs, ReadError};
 use crate::repository::packs;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// An object to begin with, what it must be if that is known, and who names it.
@@ -231,7 +231,7 @@ impl Diagnosis<'_> {
                 Ok(LfsPointer::parse(&content).filter(|_| kind == Kind::Blob))
             }
             Err(ReadError::TooLarge(bytes)) => {
-                let stream = Reopening::new(self.pass.store, pack.key(), entry.offset);
+                let stream = ResumingReader::new(self.pass.store, pack.key(), entry.offset);
                 let mut stream =
                     EntryStream::new(stream, entry.offset, entry.oid.format()).map_err(io_error)?;
                 let EntryKind::Object(kind) = stream.header().kind else {

@@ -70,7 +70,7 @@ impl Findings {
         self.lock().push(Finding { key, what, reached_by, objects: 0 });
     }
 
-    /// A finding that was told may be this key's fault as well.
+    /// A finding that was reported may be this key's fault as well.
     pub(crate) fn blame(&self, key: &str) {
         self.lock().keys.insert(key.to_owned());
     }

@@ -2,7 +2,7 @@
 //!
 //! That is: loose objects that no published ref reaches, or that a listed pack holds; `.pack` and
 //! `.idx` files that `objects/info/packs` does not list; bundles that are not listed and whose pack is
-//! gone; and LFS objects that no reachable pointer names; those also leave the list of lacking ones. No other key is ever deleted; of temporary keys
+//! gone; and LFS objects that no reachable pointer names; those also leave the list of missing ones. No other key is ever deleted; of temporary keys
 //! only those of dead runs (`temp`). If anything that refs reach is missing or damaged, nothing is
 //! deleted at all: what lies behind it is unknown.
 //!
@@ -26,7 +26,7 @@
 //!   that gc itself has just written. (A dry run writes nothing and takes this machine's clock.) The
 //!   grace should be longer than the longest run, or that run will have to begin again.
 //! - **The fence** (`fence`), for old objects that a run relies on without writing them: a
-//!   run that gc overtakes does not publish, and runs again. So a short grace costs work, never a
+//!   run that conflicts with gc does not publish, and runs again. So a short grace costs work, never a
 //!   broken mirror.
 //! - **Refs and lists are read again right before every deletion**; if they have changed, gc stops
 //!   ([`MirrorError::Conflict`]). Candidates are listed page by page and deleted at once, so that an
@@ -69,7 +69,7 @@ use crate::repository::lfs_objects;
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs};
-use crate::repository::replaced::Replaced;
+use crate::repository::retired_packs::RetiredPacks;
 use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
 use crate::run::Cancel;
@@ -122,7 +122,7 @@ pub struct GcSummary {
     pub lfs: u64,
     /// Bundles that are no longer listed, and whose packs are gone.
     pub bundles: u64,
-    /// Lacking LFS objects that runs need no longer look for.
+    /// Missing LFS objects that runs need no longer look for.
     pub lfs_forgotten: u64,
     /// Past publications that are out of date.
     pub history: u64,
@@ -251,7 +251,7 @@ fn collect(
     let recorded = Recorded::read(store)?;
     let past = Past::list(store, recorded.and_then(|state| state.keep_history()))?;
     let lacking = Remembered::read(store)?.0;
-    let mut keep = Keep { packs, replaced: Replaced::read(store)?, live: Live::default() };
+    let mut keep = Keep { packs, replaced: RetiredPacks::read(store)?, live: Live::default() };
     if lacking.is_empty() && !keep.may_delete(store, options)? {
         let history = forget(store, options, &past)?;
         return Ok(GcSummary { history, ..GcSummary::default() });
@@ -406,7 +406,7 @@ fn wait(options: &GcOptions) -> Result<(), MirrorError> {
 struct Keep {
     /// `pack-<40 hex>`.
     packs: BTreeSet<String>,
-    replaced: Replaced,
+    replaced: RetiredPacks,
     live: Live,
 }
 
@@ -623,7 +623,7 @@ struct Gc<'g> {
     options: &'g GcOptions,
     published: Published,
     keep: Keep,
-    /// Lacking LFS objects that no pointer names.
+    /// Missing LFS objects that no pointer names.
     forgotten: Vec<LfsPointer>,
 }
 

@@ -10,7 +10,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::listing;
 use crate::repository::loose;
 use crate::repository::packs;
-use crate::repository::replaced::Replaced;
+use crate::repository::retired_packs::RetiredPacks;
 use crate::run::Cancel;
 use crate::store::{ObjectInfo, Store};
 
@@ -54,7 +54,7 @@ pub(crate) fn whole_packs(
     store: &dyn Store,
     without: &BTreeSet<String>,
 ) -> Result<Vec<String>, MirrorError> {
-    let replaced = Replaced::read(store)?;
+    let replaced = RetiredPacks::read(store)?;
     let (mut found, mut indices) = (Vec::new(), BTreeSet::new());
     let is_pack = |name: &&str| {
         let hex = name.strip_prefix("pack-").map(str::as_bytes);

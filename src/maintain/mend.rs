@@ -1,4 +1,4 @@
-//! What of a damaged mirror can be mended without its source.
+//! What of a damaged mirror can be repaired without its source.
 //!
 //! An index is made again from its pack; a list of packs from the packs that are there; and damaged
 //! loose objects that a sound pack holds are deleted, or readers, who ask for the loose one first,
@@ -42,7 +42,7 @@ pub struct Mender<'m> {
 }
 
 impl Mender<'_> {
-    /// Mends what of these keys can be mended from the mirror itself; answers which are. Keys that are
+    /// Repairs what of these keys can be repaired from the mirror itself; answers which are. Keys that are
     /// written are right then, whatever else is wrong.
     pub fn mend(&self, damaged: &BTreeSet<String>) -> Result<Vec<String>, MirrorError> {
         let mut mended = Vec::new();

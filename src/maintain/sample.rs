@@ -41,7 +41,7 @@ use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
 use crate::repository::packed::{self, ReadError};
 use crate::repository::packs;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::run::threads::for_each;
 use crate::store::{Key, ObjectHeaders, Store, StoreError};
 
@@ -315,7 +315,7 @@ impl Sampler<'_> {
         end: u64,
     ) -> Result<(), MirrorError> {
         let Some((start, _)) = entries.first() else { return Ok(()) };
-        let mut stream = Reopening::new(self.pass.store, key.clone(), *start);
+        let mut stream = ResumingReader::new(self.pass.store, key.clone(), *start);
         let mut piece = vec![0; 64 << 10];
         for (at, (offset, wanted)) in entries.iter().enumerate() {
             self.is_cancelled()?;
@@ -367,7 +367,7 @@ impl Sampler<'_> {
             LooseError::Io(error) => io_error(error),
             other => ReadError::Damaged(other.to_string()),
         };
-        let stream = Reopening::new(self.pass.store, key.clone(), 0);
+        let stream = ResumingReader::new(self.pass.store, key.clone(), 0);
         let mut reader = LooseReader::new(stream).map_err(failed)?;
         let (kind, size) = (reader.kind(), reader.size());
         let share = self.pass.memory_bytes / self.pass.concurrency.max(1) as u64;
@@ -407,7 +407,7 @@ impl Sampler<'_> {
 
     fn look_at_lfs(&self, oid: &[u8; 32]) -> Result<(), MirrorError> {
         let key = lfs_objects::key(oid);
-        let mut stream = Reopening::new(self.pass.store, key.clone(), 0);
+        let mut stream = ResumingReader::new(self.pass.store, key.clone(), 0);
         let (mut hasher, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
         loop {
             self.is_cancelled()?;
@@ -427,7 +427,7 @@ impl Sampler<'_> {
         Ok(())
     }
 
-    /// Writes whose turn is next. It is no loss if that fails.
+    /// Writes whose turn is next. It is not a problem if that fails.
     fn note(&self, mut verified: Verified, share: Share, now: u64, findings: u64) {
         verified.of = self.sample.of;
         verified.next = (share.first + self.sample.parts) % self.sample.of;

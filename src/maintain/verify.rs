@@ -1,4 +1,4 @@
-//! Reads a mirror back and proves it, or says what lacks.
+//! Reads a mirror back and proves it, or reports what is missing.
 //!
 //! In order: `info/refs` and `HEAD` parse and agree; every listed pack has a sound index and, unless
 //! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32
@@ -43,7 +43,7 @@ use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::LFS;
 use crate::repository::packed::{self, Packs, ReadError};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::state::{self, Recorded};
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -225,7 +225,7 @@ fn past_tips(
 /// So long after the refs a run may write its state.
 const STATE_GRACE: Duration = Duration::from_secs(1);
 
-/// Without `info/refs`: is there a damaged mirror, or none? Who can't list is told nothing more.
+/// Without `info/refs`: is there a damaged mirror, or none? Without the right to list nothing more is known.
 fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
     let listed = match store.list("", None) {
         Ok(page) => page.objects,
@@ -346,7 +346,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// Is there no list of packs, though there are packs? (git bears a missing one.)
+    /// Is there no list of packs, though there are packs? (git tolerates a missing one.)
     fn list_is_lost(&self) -> Result<bool, MirrorError> {
         let is_there = self.store.head(&files::key("objects/info/packs"))?.is_some();
         if is_there {
@@ -547,7 +547,7 @@ impl Verification<'_> {
         oid: &[u8; 32],
         size: u64,
     ) -> Result<Option<String>, MirrorError> {
-        let mut stream = Reopening::new(self.store, key.clone(), 0);
+        let mut stream = ResumingReader::new(self.store, key.clone(), 0);
         let mut hasher = Sha256::new();
         let mut piece = vec![0; 64 << 10];
         let mut len = 0u64;

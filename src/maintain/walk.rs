@@ -7,7 +7,7 @@
 //!
 //! **Memory**: a set of the oids seen (about 24 bytes an object), what is still to be visited
 //! (at most 28 bytes an object), loose objects of `memory_bytes` altogether, and the packs' blocks and
-//! bases within as much. Blobs are never held; a commit, tree or tag over `memory_bytes` is told as a
+//! bases within as much. Blobs are never held; a commit, tree or tag over `memory_bytes` is reported as a
 //! problem, not read.
 //!
 //! **Threads**: a worker takes an item under the lock, reads without it, and adds what it found. It
@@ -29,7 +29,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
 use crate::repository::loose;
 use crate::repository::packed::{PackedReader, Packs, Place, ReadError};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::run::Cancel;
 use crate::store::{Store, StoreError};
 
@@ -440,7 +440,7 @@ impl Shared<'_, '_> {
     }
 
     fn read_loose(&self, item: Item) -> Result<(), ReadError> {
-        let stream = Reopening::new(self.walk.store, loose::key(&item.oid), 0);
+        let stream = ResumingReader::new(self.walk.store, loose::key(&item.oid), 0);
         let mut reader = LooseReader::new(stream).map_err(loose_error)?;
         let (kind, size) = (reader.kind(), reader.size());
         let is_blob = kind == Kind::Blob;

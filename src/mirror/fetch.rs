@@ -257,7 +257,7 @@ fn seeded(
 /// are: a source may cut and order a pack differently each time, so half of one is worth nothing.)
 ///
 /// A request that is not answered with a stream is not repeated here: the source has done so, and
-/// as it was told to (`Retry-After`).
+/// as it was asked to (`Retry-After`).
 fn fetch_with_retries(
     source: &dyn Source,
     env: &mut Env<'_>,

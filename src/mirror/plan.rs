@@ -109,7 +109,7 @@ impl Plan {
     }
 
     /// LFS objects may be missing since an earlier run.
-    pub(super) fn may_lack_lfs(&self) -> bool {
+    pub(super) fn may_miss_lfs(&self) -> bool {
         let recorded = self.recorded.as_ref();
         recorded.is_none_or(|state| state.lfs_missing() != Some(0) || !state.writing().is_empty())
     }

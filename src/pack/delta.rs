@@ -158,7 +158,7 @@ impl<'a> Instructions<'a> {
 
 /// Appends to `out` what `delta` makes of `base`.
 ///
-/// `out` is reserved to the claimed length only when base and delta bear it out, so a short lie
+/// `out` is reserved to the claimed length only when base and delta confirm it, so a short lie
 /// takes no memory. After an error `out` is as long as it was. A long result can be honest: who has
 /// a budget compares [`DeltaHeader::result_len`] with it first.
 pub fn apply(base: &[u8], delta: &[u8], out: &mut Vec<u8>) -> Result<(), DeltaError> {

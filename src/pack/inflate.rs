@@ -2,7 +2,7 @@
 //!
 //! A new state for each object would cost a quarter of the speed (measured over public packs), so
 //! [`Inflater::restart`] takes the same one for the next stream. The inflater never reads past a
-//! stream's end and says how much it took: that is how a pack's entries are told apart. A stream
+//! stream's end and says how much it took: that is how a pack's entries are distinguished. A stream
 //! that asks for a preset dictionary is refused, as git does.
 
 use zlib_rs::{Inflate, InflateFlush, Status};

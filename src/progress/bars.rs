@@ -33,14 +33,14 @@ const REST_COLUMNS: usize = 78;
 /// Seconds over which a rate of bytes is smoothed: long enough to be read, short enough to be true.
 const SMOOTHING: f64 = 5.0;
 
-/// The same for objects, of which the time left is told: commits come by the thousand, blobs one by
+/// The same for objects, of which the time left is reported: commits come by the thousand, blobs one by
 /// one, and a clock that jumps tells nothing.
 const LEFT_SMOOTHING: f64 = 30.0;
 
 /// What has not grown for so many seconds does not move.
 const IDLE: f64 = 3.0;
 
-/// For so long the source's words are news. While objects come they make room for what goes on: most
+/// For so long the source's words are news. While objects come they make room for what continues: most
 /// servers say nothing more once they send the pack.
 const NEWS: Duration = Duration::from_secs(5);
 
@@ -148,7 +148,7 @@ impl Bars {
             stop: AtomicBool::new(false),
         });
         let drawing = Arc::clone(&shared);
-        // Without the thread the run goes on, without bars.
+        // Without the thread the run continues, without bars.
         let ticker = thread::Builder::new()
             .name("progress".to_owned())
             .spawn(move || drawing.draw_until_stopped())
@@ -287,7 +287,7 @@ fn waiting_words(waiting: usize) -> Option<String> {
     }
 }
 
-/// How much is done of how much: LFS bytes while they are what is going on, objects otherwise.
+/// How much is done of how much: LFS bytes while they are what is running, objects otherwise.
 fn extent(counts: &Counts) -> (u64, u64) {
     let objects_done = counts.objects >= counts.objects_expected;
     if objects_done && counts.lfs_bytes_expected > 0 {
@@ -339,7 +339,7 @@ impl Rate {
     }
 }
 
-/// What is told about one repository, from what its counters were over time.
+/// What is reported about one repository, from what its counters were over time.
 #[derive(Debug)]
 struct Pace {
     begun: Instant,
@@ -440,7 +440,7 @@ impl Pace {
         parts.join("  ")
     }
 
-    /// What the run is at, in a word or two. Receiving, resolving and storing go on at the same time,
+    /// What the run is at, in a word or two. Receiving, resolving and storing continue at the same time,
     /// so it is the first of them that still moves.
     fn activity<'c>(&self, counts: &'c Counts) -> &'c str {
         if counts.phase != MIRRORING {

@@ -1,4 +1,4 @@
-//! One fetch: which packs come whole, which objects singly, and what git is told of it.
+//! One fetch: which packs come whole, which objects singly, and what git learns of it.
 //!
 //! A pack comes whole if it is not small and more than half of it is missing here, which some of its
 //! names tell, since names are hashes; a clone takes all packs. Then a walk brings what is still

@@ -146,7 +146,7 @@ impl Local {
                 false => fs::rename(&lock, path),
             });
         written.map_err(|error| {
-            // The failure is told; what is left of the lock would only stop git.
+            // The failure is reported; what is left of the lock would only stop git.
             let _ = fs::remove_file(&lock);
             failed("write", path, &error)
         })

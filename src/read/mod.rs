@@ -10,7 +10,7 @@
 //! Nothing in the bucket is believed: every object is hashed, and the index of a pack is made anew
 //! by [`crate::ingest`], unless the user asks for less (`mirror.trustIndex`). Git sees a pack only
 //! when it is whole: its index gets its name last. What a killed run leaves is called `tmp_mirror_…`;
-//! the next run goes on with it or removes it, and so does `git gc`.
+//! the next run continues with it or removes it, and so does `git gc`.
 
 pub(crate) mod fetch;
 pub(crate) mod local;

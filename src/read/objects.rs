@@ -21,7 +21,7 @@ use crate::pack::inflate::Inflater;
 use crate::pack::loose::{LooseReader, decode_loose};
 use crate::repository::error::MirrorError;
 use crate::repository::packed::{Content, Contents, Place};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::{files, loose, packs};
 use crate::run::threads::for_each;
 use crate::store::{Key, Store};
@@ -394,7 +394,7 @@ impl<'e> Objects<'e> {
         if header.inflated_len <= LARGE_BYTES {
             return Ok(false);
         }
-        let stream = Reopening::new(self.store, key, place.1);
+        let stream = ResumingReader::new(self.store, key, place.1);
         let stream = EntryStream::new(stream, place.1, oid.format());
         let mut stream = stream.map_err(|error| self.bad(place, &error.to_string()))?;
         let len = header.inflated_len;
@@ -442,7 +442,7 @@ impl<'e> Objects<'e> {
 
     fn large_loose(&self, oid: &Oid, each: &mut Each<'_>) -> Result<(), MirrorError> {
         let key = loose::key(oid);
-        let stream = Reopening::new(self.store, key.clone(), 0);
+        let stream = ResumingReader::new(self.store, key.clone(), 0);
         let reader = LooseReader::new(stream);
         let mut reader = reader.map_err(|error| damaged(self.store, &key, &error.to_string()))?;
         let (kind, len) = (reader.kind(), reader.size());

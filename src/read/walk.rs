@@ -221,7 +221,7 @@ impl<'w, 'e> Walk<'w, 'e> {
         Ok(())
     }
 
-    /// Is it to be fetched? Only the first who asks is told so.
+    /// Is it to be fetched? True for the first caller only.
     fn is_new(&mut self, oid: &Oid) -> bool {
         !self.seen.contains(oid) && !self.local.has(oid) && self.seen.add(*oid)
     }

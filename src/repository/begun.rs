@@ -79,7 +79,7 @@ impl<'s> Writing<'s> {
         file.settle(self.store)
     }
 
-    /// The state with `fields`, of a run that goes on writing.
+    /// The state with `fields`, of a run that continues writing.
     pub(crate) fn publish(&self, fields: &Map<String, Value>) -> Result<(), StoreError> {
         let State { file, over, is_said } = &mut *self.state();
         let is_said = *is_said;

@@ -433,7 +433,7 @@ pub(crate) fn listed_names(
     mut bad: impl FnMut(String, String),
 ) -> Result<Vec<String>, StoreError> {
     let key = files::key("objects/info/packs");
-    // git bears it if there is none.
+    // git tolerates it if there is none.
     let file = files::get(store, &key, None, 64 << 20)?;
     let Some((file, _)) = file else { return Ok(Vec::new()) };
     Ok(names_in(&file, |what| bad(key.to_string(), what)))

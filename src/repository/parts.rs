@@ -2,7 +2,7 @@
 //! multipart upload whose parts are sent by many threads.
 //!
 //! Whoever makes the stream owns a [`Parts`] and hands every full part on; the [`Ledger`] knows
-//! when the last one is in. Nobody waits for that: the thread that stores the last part goes on to
+//! when the last one is in. Nobody waits for that: the thread that stores the last part continues to
 //! finish the object.
 
 use std::ops::Range;

@@ -2,7 +2,7 @@
 //!
 //! Readers may look at any moment, so the order matters. Objects come first, which [`AllStored`]
 //! proves; then `objects/info/packs`; then `info/refs` and `HEAD`, such that HEAD never names a
-//! branch that `info/refs` lacks (git would clone with nothing checked out):
+//! branch that `info/refs` does not have (git would clone with nothing checked out):
 //!
 //! - a first publication writes HEAD first: without `info/refs` there is no mirror yet;
 //! - HEAD's new branch was published before: HEAD first, then `info/refs`;
@@ -25,7 +25,7 @@ use super::error::MirrorError;
 use super::files::{self, File as Seen, key};
 use super::listing;
 use super::packs;
-use super::replaced::{self, Replaced};
+use super::retired_packs::{self, RetiredPacks};
 use crate::git::object::ObjectFormat;
 use crate::git::refs::{
     Advertisement, Head, Ref, head_file, info_refs, max_refs_bytes, parse_head_file,
@@ -118,7 +118,7 @@ impl Published {
         let find = |refs: &[Ref], r: &Ref| refs.binary_search_by(|other| other.name.cmp(&r.name));
         for new in &wanted.refs {
             let old = find(&self.refs, new).ok().map(|at| &self.refs[at]);
-            // A peeled oid that the mirror lacks (a bundle tells none) is a change of the file only.
+            // A peeled oid that the mirror does not have (a bundle tells none) is a change of the file only.
             if old.map(|old| (old.oid, old.peeled)) != Some((new.oid, new.peeled)) {
                 changes.push(change(new, old.map(|old| old.oid.to_string()), Some(new)));
             }
@@ -177,7 +177,7 @@ fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError
 
 /// Brings `objects/info/packs` up to date: without `replaced`, and with `new` in the place of the last
 /// of them, or at its end, which git tries first. Packs that another run has added meanwhile stay. The
-/// file is there even with no pack in it: git bears a missing one, but not a 403 for it.
+/// file is there even with no pack in it: git tolerates a missing one, but not a 403 for it.
 fn list_packs(
     store: &dyn Store,
     new: Option<&str>,
@@ -243,7 +243,7 @@ pub(crate) fn replace_packs(
 ) -> Result<Vec<String>, MirrorError> {
     let parts: Vec<String> = parts.iter().filter(|name| *name != new).cloned().collect();
     if !parts.is_empty() {
-        replaced::note(store, new, &parts)?;
+        retired_packs::note(store, new, &parts)?;
     }
     let are_listed = |names: &[String]| parts.iter().all(|part| names.contains(part));
     let listed = listed_packs(store)?;
@@ -342,7 +342,7 @@ pub(crate) fn list_copied(
         retired = broken_packs(store, retired)?;
     }
     if !retired.is_empty() {
-        replaced::note(store, newest, &retired)?;
+        retired_packs::note(store, newest, &retired)?;
     }
     for name in copied {
         list_packs(store, Some(name), &retired)?;
@@ -363,7 +363,7 @@ pub(crate) fn publish(
     if let Some(new) = pack
         && replaced.iter().any(|name| name != new)
     {
-        replaced::note(store, new, replaced)?;
+        retired_packs::note(store, new, replaced)?;
     }
     let mut listed = list_packs(store, pack, replaced)?;
     match publish_refs(store, published, wanted) {
@@ -380,7 +380,7 @@ pub(crate) fn publish(
 
 /// Lists every pack that is whole and that no listed one stands for. Answers the list.
 fn list_whole_packs(store: &dyn Store) -> Result<Vec<String>, MirrorError> {
-    let retired = Replaced::read(store)?;
+    let retired = RetiredPacks::read(store)?;
     let mut listed = listed_packs(store)?;
     for name in whole_packs(store)? {
         if !retired.is_replaced_by_one_of(&name, &listed) {

@@ -215,7 +215,7 @@ impl Recorded {
         &self.known.writing
     }
 
-    /// How many LFS objects lacked when it was written.
+    /// How many LFS objects were missing when it was written.
     pub(crate) fn lfs_missing(&self) -> Option<usize> {
         self.known.lfs_missing
     }

@@ -120,7 +120,7 @@ struct Made {
     uploads: Vec<Upload>,
 }
 
-/// The runs of this process that are under way: it may go on for long after one has ended.
+/// The runs of this process that are under way: it may continue for long after one has ended.
 static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
@@ -344,7 +344,7 @@ fn delete(store: &dyn Store, dead: Vec<TempKey>) -> Result<(), StoreError> {
 ///
 /// A run that was killed before it could note the upload's id leaves the key alone. Then it is an
 /// upload of exactly this key that began right after the note, and that no run which is alive has
-/// noted. If one that is alive has not noted an id either, they can't be told apart: later.
+/// noted. If one that is alive has not noted an id either, they cannot be distinguished: later.
 fn sweep_noted(
     store: &dyn Store,
     dead: Vec<(TempKey, Option<SystemTime>)>,
@@ -429,7 +429,7 @@ fn is_final(key: &str) -> bool {
     }
 }
 
-/// Is the run that has this id a process of this host? `None`: that can't be told here.
+/// Is the run that has this id a process of this host? `None`: that cannot be determined here.
 fn is_alive_here(run_id: &str) -> Option<bool> {
     let parts: Vec<&str> = run_id.split('-').collect();
     let [host, boot, namespace, pid, started, _random] = parts[..] else { return None };
@@ -474,7 +474,7 @@ impl Here {
         let boot = read("/proc/sys/kernel/random/boot_id");
         let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let name = read("/proc/sys/kernel/hostname");
-        // Without a machine-id, another boot can't be told from another host: it becomes one.
+        // Without a machine-id, another boot cannot be distinguished from another host: it becomes one.
         let machine = match read("/etc/machine-id") {
             id if id.trim().is_empty() => boot.clone(),
             id => id,

@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use url::Url;
 
-/// A file of headers or of logins that can't be used. Its content is not told.
+/// A file of headers or of logins that can't be used. Its content is not reported.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// It can't be read.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A batch that was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BatchError {
-    /// Fewer objects at once may go well: 413, or 422, which one bad object can bring upon all.
+    /// Fewer objects at once may succeed: 413, or 422, which one bad object can bring upon all.
     #[error(transparent)]
     Split(SourceError),
     /// None of these objects is there; that says nothing of others. Some servers (giftless) answer
@@ -22,7 +22,7 @@ pub enum BatchError {
 pub enum SourceErrorKind {
     /// Refused: 401, 403, or a 404 that may hide a private repository.
     Denied,
-    /// It may go well the next time: no connection, time-out, 5xx, 429, a cut stream.
+    /// It may succeed the next time: no connection, time-out, 5xx, 429, a cut stream.
     Transient {
         /// The source's `Retry-After`.
         retry_after: Option<Duration>,

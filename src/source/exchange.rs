@@ -1,5 +1,5 @@
 //! What all requests to a source's servers have in common: redirects, refusals, and how their errors
-//! are told. No error shows userinfo, a query or a header.
+//! are reported. No error shows userinfo, a query or a header.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -61,7 +61,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// A pack of the whole repository as it was some time ago, made beforehand, that goes on where it was
+    /// A pack of the whole repository as it was some time ago, made beforehand, that continues where it was
     /// when the line breaks. `None`: there is none.
     fn seed(&self) -> Result<Option<Seed<'_>>, SourceError> {
         Ok(None)

@@ -490,7 +490,7 @@ impl SmartHttp {
         Err(SourceError { kind, url: shown(url), message: message + &words })
     }
 
-    /// Repeats what may go well the next time, a bounded number of times in a bounded time.
+    /// Repeats what may succeed the next time, a bounded number of times in a bounded time.
     fn patiently<T>(
         &self,
         attempt: impl FnMut() -> Result<T, SourceError>,

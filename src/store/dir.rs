@@ -459,7 +459,7 @@ impl Drop for DirStore {
         let partial = self.partial();
         let lock = || partial.join(LOCK_FILE);
         if self.partial_names() == [LOCK_FILE]
-            // Whoever holds it goes on, and removes it in turn.
+            // Whoever holds it continues, and removes it in turn.
             && let Ok(held) = open_to_lock(&lock())
             && held.try_lock().is_ok()
         {

@@ -530,7 +530,7 @@ pub enum StoreErrorKind {
     ConditionFailed,
     /// The store does not know this operation (501).
     Unsupported,
-    /// It may go well the next time: no connection, time-out, 5xx, 408, 429, a truncated answer.
+    /// It may succeed the next time: no connection, time-out, 5xx, 408, 429, a truncated answer.
     /// The store may have said how long to wait.
     Transient {
         /// The store's `Retry-After`.

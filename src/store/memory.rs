@@ -97,7 +97,7 @@ pub struct Fault {
     kind: StoreErrorKind,
     operation: Option<Operation>,
     key: Option<KeyTest>,
-    /// Matching requests that still go well.
+    /// Matching requests that still succeed.
     skip: u64,
     /// Matching requests that then fail.
     times: u64,
@@ -160,7 +160,7 @@ impl Fault {
         self
     }
 
-    /// [`Store::open`] goes well, and its stream breaks after `bytes`.
+    /// [`Store::open`] succeeds, and its stream breaks after `bytes`.
     #[must_use]
     pub fn cut_at(mut self, bytes: u64) -> Self {
         self.cut_at = Some(bytes);
@@ -277,7 +277,7 @@ impl MemoryStore {
         self.state().requests.iter().filter(|request| request.operation == operation).count()
     }
 
-    /// Forgets the requests so far. [`Store::requests`] goes on counting.
+    /// Forgets the requests so far. [`Store::requests`] continues counting.
     pub fn clear_recorded(&self) {
         self.state().requests.clear();
     }
@@ -335,7 +335,7 @@ impl MemoryStore {
         self.request_cut(operation, keys, sent_bytes, effect).map(|(value, _)| value)
     }
 
-    /// One request: counts and records it, waits, fails as told, or does `effect`, which gives the
+    /// One request: counts and records it, waits, fails as configured, or does `effect`, which gives the
     /// answer and its bytes. Besides the answer: after how many bytes its stream shall break.
     fn request_cut<T>(
         &self,

@@ -6,7 +6,7 @@
 
 use super::interface::{StoreError, StoreErrorKind};
 
-/// Pages without anything on them that are borne in a row.
+/// Pages without anything on them that are tolerated in a row.
 const MAX_EMPTY: u32 = 1000;
 
 /// Watches over the pages of one listing.

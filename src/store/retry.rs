@@ -8,7 +8,7 @@
 //! do the same again. Three need thought:
 //! - `complete_upload` then finds its upload gone; if the object is there, it was ours.
 //! - A conditional `put` then fails against its own first write; if the object holds our bytes, it
-//!   went well. Another writer's equal bytes look the same and are as good.
+//!   succeeded. Another writer's equal bytes look the same and are as good.
 //! - `create_upload` leaves an upload without an owner; whoever cleans up finds it in
 //!   `list_uploads`.
 
@@ -85,7 +85,7 @@ impl<S: Store> Retry<S> {
         self.run_told(|_| attempt())
     }
 
-    /// Calls `attempt` until it goes well or nothing more can be hoped for. It is told whether an
+    /// Calls `attempt` until it succeeds or nothing more can be hoped for. It is passed whether an
     /// earlier try may have taken effect.
     fn run_told<T>(
         &self,

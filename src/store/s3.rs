@@ -2,7 +2,7 @@
 //!
 //! The only place that knows rust-s3. Its signing functions and XML types build and sign a request;
 //! one shared [`ureq::Agent`] with a pool sends it, because rust-s3's own client opens a connection
-//! for every request, takes no private CA and lacks UploadPartCopy (1 KiB PUTs on one thread: 546 a
+//! for every request, takes no private CA and does not support UploadPartCopy (1 KiB PUTs on one thread: 546 a
 //! second with it, 21,971 this way).
 //!
 //! A request body is plain, has a known length and is covered by `x-amz-content-sha256`: stores
@@ -85,7 +85,7 @@ impl fmt::Debug for S3Store {
 }
 
 type Answer = Response<ureq::Body>;
-/// Where a listing of uploads goes on: after this key and upload id.
+/// Where a listing of uploads continues: after this key and upload id.
 type Marker = (String, String);
 
 /// A listed name that does not begin as it was asked for.
@@ -316,7 +316,7 @@ impl S3Store {
         })
     }
 
-    /// An answer that ended before its end: the next try may go well.
+    /// An answer that ended before its end: the next try may succeed.
     fn cut_off(&self, call: &Call<'_>, error: &io::Error) -> StoreError {
         let message = format!("the response was cut off: {}", one_line(&error.to_string()));
         self.error(call, StoreErrorKind::Transient { retry_after: None }, message)

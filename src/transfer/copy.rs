@@ -17,7 +17,7 @@ use super::prove::{Counts, Item, SMALL_BYTES, What};
 use super::storing::{Copied, Failed, Storing};
 use crate::repository::error::MirrorError;
 use crate::repository::publish::listed_packs;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::{listing, packs};
 use crate::run::threads::for_each;
 use crate::store::{ETag, Elsewhere, Key, ObjectInfo, Store, StoreError};
@@ -137,7 +137,7 @@ impl Copying<'_> {
             Failed::Run(error) => error,
             Failed::Damaged(what) => self.damaged(&item.key, &what),
         };
-        let content = || Reopening::new(self.from, item.key.clone(), 0);
+        let content = || ResumingReader::new(self.from, item.key.clone(), 0);
         if let Some(from) = self.elsewhere(item)? {
             let taken = self.into.take_over(item, &mut content(), &from, counts);
             if taken.map_err(failed)? {

@@ -16,7 +16,7 @@ use crate::git::refs::{head_file, info_refs};
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{Published, max_file_bytes};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::state::{Recorded, identity, object_format};
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -266,7 +266,7 @@ fn read(
     out: &mut dyn Write,
     counts: &Counts,
 ) -> Result<(), MirrorError> {
-    let input = Reopening::new(store, item.key.clone(), 0);
+    let input = ResumingReader::new(store, item.key.clone(), 0);
     let mut copy = Tee { input, out, left: item.len, progress, cancel, unwritten: None };
     let proven = prove(&mut copy, item, counts);
     if let Err(error) = proven {
@@ -297,7 +297,7 @@ fn unwritten(error: &io::Error) -> MirrorError {
 
 /// What is read is written, too.
 struct Tee<'e> {
-    input: Reopening<'e>,
+    input: ResumingReader<'e>,
     out: &'e mut dyn Write,
     /// Of the length that the entry's header has.
     left: u64,

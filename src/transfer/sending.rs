@@ -34,7 +34,7 @@ use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
 use crate::repository::loose;
 use crate::repository::packed::{Catalogue, PackedReader, Packs, ReadError};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::run::threads::for_each;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::{Key, Store, StoreError, StoreErrorKind};
@@ -251,7 +251,7 @@ impl Chosen {
     fn small_loose(&self, oid: &Oid) -> Result<Option<Vec<u8>>, MirrorError> {
         let key = loose::key(oid);
         let mut bytes = Vec::new();
-        let stream = Reopening::new(&*self.store, key.clone(), 0);
+        let stream = ResumingReader::new(&*self.store, key.clone(), 0);
         let read = stream.take(SMALL_BYTES + 1).read_to_end(&mut bytes);
         read.map_err(|error| self.unread(&key, error))?;
         if bytes.len() as u64 > SMALL_BYTES {
@@ -268,7 +268,7 @@ impl Chosen {
 
     fn send_large_loose(&self, oid: &Oid, out: &mut Out) -> Result<(), MirrorError> {
         let key = loose::key(oid);
-        let stream = Reopening::new(&*self.store, key.clone(), 0);
+        let stream = ResumingReader::new(&*self.store, key.clone(), 0);
         let mut reader = LooseReader::new(stream).map_err(|error| match error {
             LooseError::Io(error) => self.unread(&key, error),
             other => self.damaged(&key, other),
@@ -435,19 +435,19 @@ fn delta_header(inflated_len: u64, mut distance: u64) -> Vec<u8> {
 struct Input<'e> {
     store: &'e dyn Store,
     key: Key,
-    stream: Option<Reopening<'e>>,
+    stream: Option<ResumingReader<'e>>,
     at: u64,
 }
 
 impl Input<'_> {
-    /// Goes on at `offset`: with the same request if that is near.
+    /// Continues at `offset`: with the same request if that is near.
     fn turn_to(&mut self, offset: u64) -> io::Result<()> {
         let ahead = offset.checked_sub(self.at).filter(|gap| *gap <= GAP_BYTES);
         match (&mut self.stream, ahead) {
             (Some(stream), Some(gap)) => {
                 io::copy(&mut stream.take(gap), &mut io::sink())?;
             }
-            _ => self.stream = Some(Reopening::new(self.store, self.key.clone(), offset)),
+            _ => self.stream = Some(ResumingReader::new(self.store, self.key.clone(), offset)),
         }
         self.at = offset;
         Ok(())

@@ -18,7 +18,7 @@ use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::packs::StoredPack;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Store, Upload};
 
@@ -152,7 +152,7 @@ impl Sink for Check<'_> {
         index: Index,
     ) -> io::Result<Box<dyn Read + 'a>> {
         let offset = Self::offset(engine, index);
-        let stream = Reopening::new(engine.env.store, self.stored.key().clone(), offset);
+        let stream = ResumingReader::new(engine.env.store, self.stored.key().clone(), offset);
         Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
     }
 

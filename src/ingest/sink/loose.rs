@@ -18,7 +18,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::loose;
 use crate::repository::packs::StoredPack;
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::Upload;
 
@@ -153,7 +153,7 @@ impl Sink for Loose {
             return Err(MirrorError::Mirror(format!("{} has disappeared", loose::key(&oid))));
         };
         let object = Object { kind, ..object };
-        let stream = Reopening::new(store, loose::key(&oid), 0);
+        let stream = ResumingReader::new(store, loose::key(&oid), 0);
         Ok(Box::new(loose::open(stream, store, &object)?))
     }
 

@@ -38,7 +38,7 @@ use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::packs::{INDEX, PACK, StoredPack, key};
 use crate::repository::parts::{Parts, copy_any_size};
-use crate::repository::reopen::Reopening;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::{Key, Store, Upload};
 
@@ -210,7 +210,7 @@ impl Sink for Pack<'_> {
     ) -> io::Result<Box<dyn Read + 'a>> {
         let offset = engine.ask(|scheduler| scheduler.offset(index));
         let stored = self.stored().map_err(|error| io::Error::other(error.to_string()))?;
-        let stream = Reopening::new(engine.env.store, stored.key.clone(), offset);
+        let stream = ResumingReader::new(engine.env.store, stored.key.clone(), offset);
         Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
     }
 

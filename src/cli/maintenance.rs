@@ -8,8 +8,8 @@ use argh::ArgsInfo;
 use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{
-    Command, Environment, GcCommand, RefsCommand, RestoreCommand, Upkeep, UpkeepMirror,
-    UpkeepTarget, VerifyCommand, from_args, output, pairs, settings, shared_means,
+    Command, Environment, GcCommand, MaintainedMirror, Maintenance, MaintenanceTarget, RefsCommand,
+    RestoreCommand, VerifyCommand, from_args, output, pairs, settings, shared_means,
 };
 use super::error::CliError;
 use super::help;
@@ -81,8 +81,8 @@ pub(super) fn verify(
             };
             let args = as_mirror_args!(args, of_what_is_written);
             // A web server lists nothing.
-            let upkeep = upkeep(args, !repair && sample.is_none(), env, stdin)?;
-            Ok(Command::Verify(Box::new(VerifyCommand { upkeep, quick, sample, repair })))
+            let maintenance = maintenance(args, !repair && sample.is_none(), env, stdin)?;
+            Ok(Command::Verify(Box::new(VerifyCommand { maintenance, quick, sample, repair })))
         }
     }
 }
@@ -98,8 +98,8 @@ pub(super) fn gc(
         Argv::Words(words) => {
             let args = from_args::<GcArgs>(&words)?;
             let (grace, dry_run) = (args.grace.unwrap_or(DEFAULT_GRACE), args.dry_run);
-            let upkeep = upkeep(as_mirror_args!(args), false, env, stdin)?;
-            Ok(Command::Gc(Box::new(GcCommand { upkeep, grace, dry_run })))
+            let maintenance = maintenance(as_mirror_args!(args), false, env, stdin)?;
+            Ok(Command::Gc(Box::new(GcCommand { maintenance, grace, dry_run })))
         }
     }
 }
@@ -114,8 +114,8 @@ pub(super) fn refs(
         Argv::Version => Ok(Command::Print(help::version())),
         Argv::Words(words) => {
             let args = from_args::<RefsArgs>(&words)?;
-            let upkeep = upkeep(as_mirror_args!(args), false, env, stdin)?;
-            Ok(Command::Refs(Box::new(RefsCommand { upkeep })))
+            let maintenance = maintenance(as_mirror_args!(args), false, env, stdin)?;
+            Ok(Command::Refs(Box::new(RefsCommand { maintenance })))
         }
     }
 }
@@ -155,25 +155,27 @@ pub(super) fn restore(
                 progress: args.progress,
                 ..MirrorArgs::default()
             };
-            let upkeep = upkeep(args, false, env, stdin)?;
-            if into.clone().map(UpkeepTarget::Store).as_ref() == Some(&upkeep.mirrors[0].target) {
+            let maintenance = maintenance(args, false, env, stdin)?;
+            if into.clone().map(MaintenanceTarget::Store).as_ref()
+                == Some(&maintenance.mirrors[0].target)
+            {
                 return Err(CliError::new("--as is the same as --target: omit it"));
             }
-            Ok(Command::Restore(Box::new(RestoreCommand { upkeep, at, into, dry_run })))
+            Ok(Command::Restore(Box::new(RestoreCommand { maintenance, at, into, dry_run })))
         }
     }
 }
 
-fn upkeep(
+fn maintenance(
     args: MirrorArgs,
     http: bool,
     env: &Environment<'_>,
     stdin: &mut dyn Read,
-) -> Result<Upkeep, CliError> {
+) -> Result<Maintenance, CliError> {
     let mirrors = mirrors(&args, http, stdin)?;
     let jobs = args.jobs.unwrap_or(1);
     let (concurrency, memory_bytes) = shared_means(&args, jobs)?;
-    Ok(Upkeep {
+    Ok(Maintenance {
         mirrors,
         settings: settings(&args, env, concurrency + jobs)?,
         jobs,
@@ -189,10 +191,10 @@ fn mirrors(
     args: &MirrorArgs,
     http: bool,
     stdin: &mut dyn Read,
-) -> Result<Vec<UpkeepMirror>, CliError> {
+) -> Result<Vec<MaintainedMirror>, CliError> {
     if args.manifest.is_some() {
-        let of_pair = |Pair { source, target }| UpkeepMirror {
-            target: UpkeepTarget::Store(target),
+        let of_pair = |Pair { source, target }| MaintainedMirror {
+            target: MaintenanceTarget::Store(target),
             source: Some(source),
         };
         return Ok(pairs(args, stdin)?.into_iter().map(of_pair).collect());
@@ -209,10 +211,10 @@ fn mirrors(
             "each --source needs its --target: {sources} and {targets} were given"
         )));
     }
-    let mut mirrors: Vec<UpkeepMirror> = Vec::new();
+    let mut mirrors: Vec<MaintainedMirror> = Vec::new();
     for (number, text) in args.target.iter().enumerate() {
         let source = args.source.get(number).map(|text| SourceUrl::parse(text)).transpose()?;
-        let mirror = UpkeepMirror { target: target(text, http)?, source };
+        let mirror = MaintainedMirror { target: target(text, http)?, source };
         if mirrors.iter().any(|other| other.target == mirror.target) {
             return Err(CliError::new(format!("--target {} was given twice", mirror.target)));
         }
@@ -221,11 +223,11 @@ fn mirrors(
     Ok(mirrors)
 }
 
-fn target(text: &str, http: bool) -> Result<UpkeepTarget, CliError> {
+fn target(text: &str, http: bool) -> Result<MaintenanceTarget, CliError> {
     if http && (text.starts_with("http://") || text.starts_with("https://")) {
-        return urls::endpoint(text, "target").map(UpkeepTarget::Http);
+        return urls::endpoint(text, "target").map(MaintenanceTarget::Http);
     }
-    TargetUrl::parse(text).map(UpkeepTarget::Store)
+    TargetUrl::parse(text).map(MaintenanceTarget::Store)
 }
 
 #[cfg(test)]
@@ -268,9 +270,9 @@ mod tests {
             panic!("not verify")
         };
         assert!(verify.quick);
-        let target = UpkeepTarget::Http("https://h/m".to_owned());
-        assert_eq!(verify.upkeep.mirrors, [UpkeepMirror { target, source: None }]);
-        assert_eq!((verify.upkeep.jobs, verify.upkeep.memory_bytes), (1, 64 << 20));
+        let target = MaintenanceTarget::Http("https://h/m".to_owned());
+        assert_eq!(verify.maintenance.mirrors, [MaintainedMirror { target, source: None }]);
+        assert_eq!((verify.maintenance.jobs, verify.maintenance.memory_bytes), (1, 64 << 20));
     }
 
     #[test]
@@ -318,7 +320,7 @@ mod tests {
         let Ok(Command::Verify(verify)) = parse(words, &|_| None, &mut manifest) else {
             panic!("not verify")
         };
-        let mirrors = &verify.upkeep.mirrors;
+        let mirrors = &verify.maintenance.mirrors;
         let text: Vec<String> = mirrors.iter().map(|mirror| mirror.target.to_string()).collect();
         assert_eq!(text, ["s3://b/a", "s3://b/b"]);
         assert!(mirrors.iter().all(|mirror| mirror.source.is_some()));

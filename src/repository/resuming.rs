@@ -4,11 +4,11 @@ use std::io::{self, Read};
 
 use crate::store::{Key, Store, StoreErrorKind};
 
-/// Breaks in a row, with no byte between them, that are borne.
+/// Breaks in a row, with no byte between them, that are tolerated.
 const BREAKS: u32 = 5;
 
 /// Reads a stored object from an offset on.
-pub(crate) struct Reopening<'e> {
+pub(crate) struct ResumingReader<'e> {
     store: &'e dyn Store,
     key: Key,
     offset: u64,
@@ -16,13 +16,13 @@ pub(crate) struct Reopening<'e> {
     breaks: u32,
 }
 
-impl<'e> Reopening<'e> {
+impl<'e> ResumingReader<'e> {
     pub(crate) fn new(store: &'e dyn Store, key: Key, offset: u64) -> Self {
-        Reopening { store, key, offset, stream: None, breaks: 0 }
+        ResumingReader { store, key, offset, stream: None, breaks: 0 }
     }
 }
 
-impl Read for Reopening<'_> {
+impl Read for ResumingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let stream = match &mut self.stream {

@@ -29,16 +29,16 @@ pub(crate) fn note(store: &dyn Store, new: &str, replaced: &[String]) -> Result<
 
 /// What has left the list, by what was noted.
 #[derive(Default)]
-pub(crate) struct Replaced {
+pub(crate) struct RetiredPacks {
     since: HashMap<String, SystemTime>,
     /// By pack, the packs that stand for it.
     by: HashMap<String, Vec<String>>,
     notes: Vec<(Key, SystemTime)>,
 }
 
-impl Replaced {
+impl RetiredPacks {
     pub(crate) fn read(store: &dyn Store) -> Result<Self, StoreError> {
-        let mut found = Replaced::default();
+        let mut found = RetiredPacks::default();
         listing::pages(store, PREFIX, |page| {
             for info in page {
                 let name = info.key.as_str().strip_prefix(PREFIX);

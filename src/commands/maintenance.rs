@@ -1,18 +1,18 @@
-//! What `verify` and `gc` share: one mirror after the other, or several at once, each told when it
+//! What `verify` and `gc` share: one mirror after the other, or several at once, each reported when it
 //! ends.
 
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::mirror::bars;
-use crate::cli::{CliError, Output, Upkeep, UpkeepMirror};
+use crate::cli::{CliError, MaintainedMirror, Maintenance, Output};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::mirror::MirrorError;
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
-use crate::report::{Gauge, read_metrics, upkeep_metrics, write_atomically};
+use crate::report::{Gauge, maintenance_metrics, read_metrics, write_atomically};
 use crate::signals::{self, Interruption};
 
 /// What a command may use for one mirror.
@@ -26,7 +26,7 @@ pub(super) struct Means<'m> {
 }
 
 impl Means<'_> {
-    /// Writes results while the work goes on.
+    /// Writes results while the work continues.
     pub(super) fn print(&self, text: &str) {
         print(self.screen, text);
     }
@@ -35,7 +35,7 @@ impl Means<'_> {
 /// What came of one mirror.
 pub(super) struct Done {
     pub(super) code: ExitCode,
-    /// For people; empty: nothing is to be told.
+    /// For people; empty: nothing is to be reported.
     pub(super) text: String,
     /// For scripts.
     pub(super) json: serde_json::Value,
@@ -44,43 +44,43 @@ pub(super) struct Done {
 
 /// Does `one` to every mirror. `Err` is a usage error: nothing was begun. `family`: of the metrics.
 pub(super) fn run_all(
-    upkeep: &Upkeep,
+    maintenance: &Maintenance,
     family: &str,
-    one: impl Fn(&UpkeepMirror, &Means<'_>) -> Result<Done, MirrorError> + Sync,
+    one: impl Fn(&MaintainedMirror, &Means<'_>) -> Result<Done, MirrorError> + Sync,
 ) -> Result<ExitCode, CliError> {
-    let bars = bars(&upkeep.output, upkeep.mirrors.len());
+    let bars = bars(&maintenance.output, maintenance.mirrors.len());
     let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
-    logging::start(&upkeep.output, screen.clone());
-    let endpoints = Endpoints::new(&upkeep.settings)?;
+    logging::start(&maintenance.output, screen.clone());
+    let endpoints = Endpoints::new(&maintenance.settings)?;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
-    let interruption = signals::listen(upkeep.cancel.clone(), screen.clone(), source, store)
+    let interruption = signals::listen(maintenance.cancel.clone(), screen.clone(), source, store)
         .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
-    let jobs = upkeep.jobs.min(upkeep.mirrors.len()).max(1);
-    let work = |mirror: &UpkeepMirror| {
+    let jobs = maintenance.jobs.min(maintenance.mirrors.len()).max(1);
+    let work = |mirror: &MaintainedMirror| {
         let name = mirror.target.to_string();
         let done = {
             let progress = progress(bars.as_ref(), &name);
             let means = Means {
                 endpoints: &endpoints,
                 progress: progress.as_ref(),
-                concurrency: (upkeep.concurrency / jobs).max(1),
-                memory_bytes: upkeep.memory_bytes / jobs as u64,
+                concurrency: (maintenance.concurrency / jobs).max(1),
+                memory_bytes: maintenance.memory_bytes / jobs as u64,
                 screen: &screen,
             };
             one(mirror, &means)
         };
         let done = done.unwrap_or_else(|error| failed(&error, &name, &screen, &interruption));
-        match upkeep.output.json {
+        match maintenance.output.json {
             true => print(&screen, &format!("{}\n", done.json)),
             false => print(&screen, &done.text),
         }
         Ok::<_, ()>((name, done.code, done.gauges))
     };
-    let outcomes = fleet::run_all(&upkeep.mirrors, jobs, false, &upkeep.cancel, work);
+    let outcomes = fleet::run_all(&maintenance.mirrors, jobs, false, &maintenance.cancel, work);
     drop(bars);
     let mut results = Vec::new();
     let mut not_begun = 0;
-    for (mirror, outcome) in upkeep.mirrors.iter().zip(outcomes) {
+    for (mirror, outcome) in maintenance.mirrors.iter().zip(outcomes) {
         match outcome {
             Outcome::Ended(Ok(result)) => results.push(result),
             Outcome::Ended(Err(())) | Outcome::NotStarted => not_begun += 1,
@@ -91,7 +91,7 @@ pub(super) fn run_all(
             }
         }
     }
-    write_metrics(&upkeep.output, family, &results);
+    write_metrics(&maintenance.output, family, &results);
     Ok(exit_code(&results, not_begun, interruption.exit_code()))
 }
 
@@ -151,7 +151,7 @@ pub(super) fn failed(
 fn write_metrics(output: &Output, family: &str, results: &[(String, ExitCode, Vec<Gauge>)]) {
     let Some(path) = &output.metrics_file else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let text = upkeep_metrics(family, results, &read_metrics(path), now);
+    let text = maintenance_metrics(family, results, &read_metrics(path), now);
     if let Err(error) = write_atomically(path, &text) {
         log::error!("cannot write the metrics file {}: {error}", path.display());
     }
