@@ -1,0 +1,513 @@
+//! Repair: every kind of file in the bucket, damaged in every way, is named by `verify` and mended by
+//! `repair`, wherever it is killed.
+
+use crate::support::{git_http, hooked_store, lfs_server, local_git, program};
+use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use git_http::{GitHttp, StaticHttp};
+use lfs_server::{LfsServer, pointer};
+use local_git::{LocalGit, Repo, assert_same_repository, git, run};
+use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::refs::Advertisement;
+use mirror_git_to_s3::http::Client;
+use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
+use mirror_git_to_s3::mirror::{
+    Layout, MirrorError, Options, Status, Summary, mirror, store_objects,
+};
+use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::repair::{
+    Helper, Mirroring, RepairReport, StoringObjects, mirror_in_full, repair,
+};
+use mirror_git_to_s3::source::auth::{Auth, Credentials};
+use mirror_git_to_s3::source::smart_http::SmartHttp;
+use mirror_git_to_s3::source::{LfsSource, Source, SourceError, lfs};
+use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
+use url::Url;
+
+const LARGE_FILE: &[u8] = b"a file that git-lfs keeps";
+
+/// A local repository whose LFS objects are on `server`.
+struct WithLfs<'a>(LocalGit, &'a LfsServer);
+
+impl Source for WithLfs<'_> {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.0.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.0.fetch(wants, haves, words)
+    }
+    fn lfs(&self, _: Option<&[u8]>) -> Option<Box<dyn LfsSource + '_>> {
+        let mut url = Url::parse(&self.1.url()).unwrap();
+        url.set_username("user").unwrap();
+        url.set_password(Some("word")).unwrap();
+        let credentials = Credentials::take_from(&mut url, &Auth::none());
+        let client = Client::with_environment(&Default::default(), &Default::default()).unwrap();
+        Some(Box::new(lfs::LfsServer::new(url, client, credentials)))
+    }
+    fn requests(&self) -> u64 {
+        self.0.requests()
+    }
+}
+
+/// A source with every kind of object, and its mirror.
+struct World {
+    repo: Repo,
+    lfs: LfsServer,
+}
+
+impl World {
+    fn new() -> World {
+        let (repo, lfs) = (Repo::new(), LfsServer::start(lfs_server::Options::default()));
+        lfs.add(LARGE_FILE);
+        let pointer = pointer(LARGE_FILE);
+        let mut text = String::new();
+        for round in 0..8 {
+            text += &format!("line {round} of a file that grows, so that deltas are worth it\n");
+            let files: [(&str, &[u8]); 3] = [
+                (".gitattributes", b"*.bin filter=lfs\n"),
+                ("a.bin", pointer.as_bytes()),
+                ("grows", text.as_bytes()),
+            ];
+            repo.commit("refs/heads/main", &files);
+        }
+        repo.git(&["tag", "-a", "-m", "annotated", "v1", "main~2"]);
+        World { repo, lfs }
+    }
+
+    fn source(&self) -> WithLfs<'_> {
+        WithLfs(LocalGit::new(self.repo.path()), &self.lfs)
+    }
+
+    fn mirrored(&self, layout: Layout) -> MemoryStore {
+        let store = MemoryStore::new();
+        let options = Options { layout, ..Options::default() };
+        mirror(&self.source(), &store, &options, &Silent).unwrap();
+        assert!(verify(&store, &verifying()).unwrap().is_sound());
+        store
+    }
+
+    fn repair(&self, store: &dyn Store) -> Result<RepairReport, MirrorError> {
+        let options = Options { concurrency: 4, ..Options::default() };
+        let source = self.source();
+        let run: &Mirroring<'_> =
+            &|store, options, progress| mirror(&source, store, options, progress);
+        // This source sends no single objects.
+        let some: &StoringObjects<'_> = &|store, keys, options, progress| {
+            store_objects(&source, store, keys, options, progress)
+        };
+        let helper = Helper { all: run, some: Some(some) };
+        repair(Some(helper), store, &verifying(), &options, &Silent)
+    }
+
+    /// `--full`.
+    fn mirror_in_full(&self, store: &MemoryStore, layout: Layout) -> (Summary, Vec<String>) {
+        let options = Options { layout, full: true, concurrency: 4, ..Options::default() };
+        let source = self.source();
+        let run: &Mirroring<'_> =
+            &|store, options, progress| mirror(&source, store, options, progress);
+        mirror_in_full(run, store, &verifying(), &options, &Silent).unwrap()
+    }
+
+    /// Stock git clones what is there, and it is what the source has.
+    fn assert_clones(&self, store: &MemoryStore) {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(hooked_store::dump(store, &dir.path().join("published")));
+        let server = StaticHttp::start(&dir.path().join("published"));
+        let url = format!("{}/", server.url());
+        run(git(dir.path()).args(["clone", "-q", "--mirror", &url, "clone"]), b"");
+        assert_same_repository(self.repo.path(), &dir.path().join("clone"));
+        run(git(&dir.path().join("clone")).args(["fsck", "--full", "--strict"]), b"");
+    }
+
+    fn key_of(&self, name: &str) -> String {
+        let oid = self.repo.rev(name).unwrap();
+        format!("objects/{}/{}", &oid[..2], &oid[2..])
+    }
+
+    /// The keys of the bucket's files, by what they are.
+    fn files(&self, store: &MemoryStore) -> Vec<(&'static str, String)> {
+        let mut files = vec![
+            ("refs", "info/refs".to_owned()),
+            ("HEAD", "HEAD".to_owned()),
+            ("state", "mirror_state/state.json".to_owned()),
+        ];
+        let find = |end: &str| store.keys().into_iter().find(|key| key.ends_with(end));
+        if let Some(pack) = find(".pack") {
+            files.push(("list", "objects/info/packs".to_owned()));
+            files.push(("index", pack.replace(".pack", ".idx")));
+            files.push(("pack", pack));
+        } else {
+            for (what, name) in [
+                ("commit", "main~1"),
+                ("tree", "main^{tree}"),
+                ("blob", "main:grows"),
+                ("tag", "v1"),
+            ] {
+                files.push((what, self.key_of(name)));
+            }
+        }
+        let lfs = store.keys().into_iter().find(|key| key.starts_with("lfs/"));
+        files.push(("LFS", lfs.expect("one")));
+        files
+    }
+}
+
+fn verifying() -> VerifyOptions {
+    VerifyOptions { concurrency: 4, ..VerifyOptions::default() }
+}
+
+fn put(store: &MemoryStore, key: &str, body: &[u8]) {
+    let headers = ObjectHeaders::immutable("application/octet-stream");
+    store.put(&Key::new(key).unwrap(), body, headers, None).unwrap();
+}
+
+/// Another repository's file of this kind.
+fn of_another_mirror(what: &str, layout: Layout) -> Vec<u8> {
+    let other = World::new();
+    let files: [(&str, &[u8]); 2] = [("grows", b"of another mirror\n"), ("a.bin", b"no pointer\n")];
+    other.repo.commit("refs/heads/main", &files);
+    other.repo.git(&["tag", "-f", "-a", "-m", "another", "v1", "main"]);
+    let pack = layout == Layout::Pack;
+    let store = MemoryStore::new();
+    let options = Options { layout, ..Options::default() };
+    mirror(&other.source(), &store, &options, &Silent).unwrap();
+    let key = match what {
+        "commit" => other.key_of("main"),
+        "LFS" => return b"another large file, of another mirror".to_vec(),
+        "HEAD" => return b"ref: refs/heads/another\n".to_vec(),
+        _ => other.files(&store).into_iter().find(|(found, _)| *found == what).unwrap().1,
+    };
+    assert!(pack || !key.ends_with(".pack"));
+    store.bytes(&key).unwrap().to_vec()
+}
+
+/// Ways to damage a file. `None`: it is missing.
+fn damages(what: &str, layout: Layout, sound: &[u8]) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    let mut flipped = sound.to_vec();
+    // The state has no checksum: a flipped bit in words for people is nobody's loss.
+    let of_state = || String::from_utf8_lossy(sound).find("ref_fingerprint").map(|at| at + 30);
+    let at = if what == "state" { of_state().unwrap() } else { sound.len() / 2 };
+    flipped[at] ^= 0x01;
+    vec![
+        ("missing", None),
+        ("truncated", Some(sound[..sound.len() / 2].to_vec())),
+        ("flipped", Some(flipped)),
+        ("empty", Some(Vec::new())),
+        ("another's", Some(of_another_mirror(what, layout))),
+    ]
+}
+
+fn damage(store: &MemoryStore, key: &str, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => put(store, key, bytes),
+        None => store.delete(&[Key::new(key).unwrap()]).unwrap(),
+    }
+}
+
+/// Is it a state that no check can tell from a right one?
+fn is_no_damage(what: &str, how: &str) -> bool {
+    // An older program wrote none, nor was a list needed for git.
+    matches!((what, how), ("state" | "list", "missing"))
+}
+
+fn matrix(layout: Layout) {
+    let world = World::new();
+    let sound = world.mirrored(layout);
+    for (what, key) in world.files(&sound) {
+        let bytes = sound.bytes(&key).unwrap().to_vec();
+        for (how, damaged) in damages(what, layout, &bytes) {
+            let context = format!("{layout:?}: {what} {how}");
+            let store = world.mirrored(layout);
+            damage(&store, &key, damaged.as_deref());
+            let report = verify(&store, &verifying()).unwrap();
+            if is_no_damage(what, how) && report.is_sound() {
+                continue;
+            }
+            let words: String = report.findings.iter().map(|f| format!("{f}\n")).collect();
+            assert!(report.damaged.contains(&key), "{context} is not named: {words}");
+            let repaired = world.repair(&store).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(repaired.after.is_sound(), "{context}: {:?}", repaired.after.findings);
+            assert!(repaired.mended.contains(&key), "{context}: {:?}", repaired.mended);
+            world.assert_clones(&store);
+        }
+    }
+}
+
+#[test]
+fn every_file_of_a_loose_mirror_is_mended_however_it_is_damaged() {
+    matrix(Layout::Loose);
+}
+
+#[test]
+fn every_file_of_a_pack_mirror_is_mended_however_it_is_damaged() {
+    matrix(Layout::Pack);
+}
+
+#[test]
+fn sound_mirror_is_left_as_it_is() {
+    let world = World::new();
+    for layout in [Layout::Loose, Layout::Pack] {
+        let store = world.mirrored(layout);
+        store.clear_recorded();
+        let report = world.repair(&store).unwrap();
+        assert!(report.after.is_sound() && report.mended.is_empty());
+        let writes = [Operation::Put, Operation::Delete, Operation::Copy];
+        assert!(store.recorded().iter().all(|request| !writes.contains(&request.operation)));
+    }
+}
+
+#[test]
+fn of_a_loose_mirror_only_what_is_damaged_is_written() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Loose);
+    let key = world.key_of("main:grows");
+    put(&store, &key, b"damaged");
+    store.clear_recorded();
+    assert!(world.repair(&store).unwrap().after.is_sound());
+    let put: Vec<String> = store
+        .recorded()
+        .iter()
+        .filter(|request| request.operation == Operation::Put)
+        .map(|request| request.key().to_owned())
+        .filter(|key| key.starts_with("objects/") && !key.ends_with("info/packs"))
+        .collect();
+    assert_eq!(put, [key]);
+}
+
+#[test]
+fn index_is_made_again_without_a_source_byte_for_byte() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Pack);
+    let key = store.keys().into_iter().find(|key| key.ends_with(".idx")).unwrap();
+    let sound = store.bytes(&key).unwrap();
+    put(&store, &key, b"damaged");
+    let report = repair(None, &store, &verifying(), &Options::default(), &Silent).unwrap();
+    assert!(report.after.is_sound());
+    assert_eq!((report.mended, store.bytes(&key).unwrap()), (vec![key.clone()], sound));
+}
+
+#[test]
+fn what_only_the_source_has_is_named_when_there_is_none() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Loose);
+    put(&store, &world.key_of("main:grows"), b"damaged");
+    let report = repair(None, &store, &verifying(), &Options::default(), &Silent).unwrap();
+    assert_eq!((report.mended.len(), report.after.finding_count), (0, 1));
+}
+
+#[test]
+fn repair_that_is_killed_at_any_request_is_ended_by_the_next() {
+    let world = World::new();
+    for layout in [Layout::Loose, Layout::Pack] {
+        for nth in 1.. {
+            let store = world.mirrored(layout);
+            for (what, key) in world.files(&store) {
+                if ["refs", "index", "pack", "blob", "tag", "LFS"].contains(&what) {
+                    let bytes = store.bytes(&key).unwrap().to_vec();
+                    put(&store, &key, &bytes[..bytes.len() / 2]);
+                }
+            }
+            // From the n-th request on nothing comes through any more.
+            store.inject(Fault::new(StoreErrorKind::Other).nth(nth).always());
+            let killed = world.repair(&store);
+            store.clear_faults();
+            if let Ok(report) = killed
+                && report.after.is_sound()
+            {
+                assert!(nth > 10);
+                break;
+            }
+            let report = world.repair(&store).unwrap_or_else(|e| panic!("{layout:?} {nth}: {e}"));
+            assert!(report.after.is_sound(), "{layout:?} {nth}: {:?}", report.after.findings);
+            if nth % 10 == 1 {
+                world.assert_clones(&store);
+            }
+        }
+    }
+}
+
+/// A bit that flips in the bucket stays for ever if only keys are compared.
+#[test]
+fn full_run_writes_again_what_is_damaged_and_names_it() {
+    let world = World::new();
+    for layout in [Layout::Loose, Layout::Pack] {
+        let sound = world.mirrored(layout);
+        for (what, key) in world.files(&sound) {
+            let bytes = sound.bytes(&key).unwrap().to_vec();
+            let damages = damages(what, layout, &bytes);
+            for (how, damaged) in damages.into_iter().filter(|(how, _)| *how != "another's") {
+                let context = format!("{layout:?}: {what} {how}");
+                let store = world.mirrored(layout);
+                damage(&store, &key, damaged.as_deref());
+                if verify(&store, &verifying()).unwrap().is_sound()
+                    || (what, how) == ("refs", "missing")
+                {
+                    continue;
+                }
+                let (summary, mended) = world.mirror_in_full(&store, layout);
+                assert!(mended.contains(&key), "{context}: {mended:?}");
+                assert_eq!(summary.status, Status::Ok, "{context}");
+                let after = verify(&store, &verifying()).unwrap();
+                assert!(after.is_sound(), "{context}: {:?}", after.findings);
+            }
+        }
+        let store = world.mirrored(layout);
+        let (summary, mended) = world.mirror_in_full(&store, layout);
+        assert_eq!((summary.status, mended), (Status::Unchanged, Vec::new()), "{layout:?}");
+    }
+}
+
+/// The pack is content-addressed: its bytes never change, so it is not written again.
+#[test]
+fn full_run_that_makes_an_index_again_leaves_the_pack_alone() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Pack);
+    let index = store.keys().into_iter().find(|key| key.ends_with(".idx")).unwrap();
+    let pack = index.replace(".idx", ".pack");
+    damage(&store, &index, None);
+    store.clear_recorded();
+    let options = Options { layout: Layout::Pack, full: true, ..Options::default() };
+    mirror(&world.source(), &store, &options, &Silent).unwrap();
+    assert!(store.bytes(&index).is_some());
+    let reads = [Operation::Get, Operation::Head, Operation::Open];
+    let requests = store.recorded();
+    let of_pack = requests.iter().filter(|request| request.key() == pack);
+    assert!(of_pack.clone().all(|request| reads.contains(&request.operation)), "{requests:?}");
+}
+
+/// Counts what is asked for besides single objects.
+struct Asked<S>(S, AtomicUsize);
+
+impl<S: Source> Source for Asked<S> {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn advertisement(&self) -> Result<Advertisement, SourceError> {
+        self.0.advertisement()
+    }
+    fn fetch<'a>(
+        &'a self,
+        wants: &[Oid],
+        haves: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch(wants, haves, words)
+    }
+    fn fetch_objects<'a>(
+        &'a self,
+        wants: &[Oid],
+        words: Box<dyn FnMut(&str) + Send + 'a>,
+    ) -> Result<Option<Box<dyn Read + Send + 'a>>, SourceError> {
+        self.0.fetch_objects(wants, words)
+    }
+    fn requests(&self) -> u64 {
+        self.0.requests()
+    }
+}
+
+/// A repository without LFS objects.
+fn plain_repository() -> Repo {
+    let repo = Repo::new();
+    let mut text = String::new();
+    for round in 0..8 {
+        text += &format!("line {round} of a file that grows, so that deltas are worth it\n");
+        repo.commit("refs/heads/main", &[("grows", text.as_bytes())]);
+    }
+    repo.git(&["tag", "-a", "-m", "annotated", "v1", "main~2"]);
+    repo
+}
+
+/// How often everything was asked for until the mirror was sound again, and which objects were written.
+fn repair_over_http(repo: &Repo, damaged: &[&str]) -> (usize, Vec<String>) {
+    let server = GitHttp::start(repo.path(), git_http::Options::default());
+    let client = Client::with_environment(&Default::default(), &Default::default()).unwrap();
+    let source = SmartHttp::new(&format!("{}/", server.url()), client, Auth::none()).unwrap();
+    let source = Asked(source, AtomicUsize::new(0));
+    let store = MemoryStore::new();
+    let options = Options { layout: Layout::Loose, lfs: false, ..Options::default() };
+    mirror(&source, &store, &options, &Silent).unwrap();
+    source.1.store(0, Ordering::Relaxed);
+    for name in damaged {
+        let oid = repo.rev(name).unwrap();
+        damage(&store, &format!("objects/{}/{}", &oid[..2], &oid[2..]), None);
+    }
+    store.clear_recorded();
+    let run: &Mirroring<'_> = &|store, options, progress| mirror(&source, store, options, progress);
+    let some: &StoringObjects<'_> =
+        &|store, keys, options, progress| store_objects(&source, store, keys, options, progress);
+    let helper = Helper { all: run, some: Some(some) };
+    let report = repair(Some(helper), &store, &verifying(), &options, &Silent).unwrap();
+    assert!(report.after.is_sound(), "{:?}", report.after.findings);
+    let mut written: Vec<String> = store
+        .recorded()
+        .iter()
+        .filter(|request| request.operation == Operation::Put)
+        .filter_map(|request| Some(request.key().strip_prefix("objects/")?.replacen('/', "", 1)))
+        .filter(|oid| oid.len() == local_git::format().hex_len())
+        .collect();
+    written.sort();
+    (source.1.into_inner(), written)
+}
+
+#[test]
+fn single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them() {
+    let repo = plain_repository();
+    // An old commit, its tree, a blob of another one, and a tag.
+    let damaged = ["main~3", "main~4^{tree}", "main~2:grows", "v1"];
+    let mut wanted: Vec<String> = damaged.iter().map(|name| repo.rev(name).unwrap()).collect();
+    wanted.sort();
+    // A server without `filter`, which is git's default, is asked for everything.
+    let (asked, written) = repair_over_http(&repo, &damaged);
+    assert!(asked > 0 && wanted.iter().all(|oid| written.contains(oid)), "{asked} {written:?}");
+    repo.git(&["config", "uploadpack.allowFilter", "true"]);
+    let (asked, written) = repair_over_http(&repo, &damaged);
+    assert_eq!((asked, written), (0, wanted));
+}
+
+#[test]
+fn program_says_which_keys_a_full_run_has_mended() {
+    let (repo, home) = (World::new().repo, tempfile::tempdir().unwrap());
+    let bundle = home.path().join("a.bundle");
+    repo.git(&["bundle", "create", "-q", bundle.to_str().unwrap(), "--all"]);
+    let source = format!("bundle:{}", bundle.display());
+    let target = format!("file://{}", home.path().join("mirror").display());
+    let run = |more: &[&str]| {
+        let pair = ["--source", &source, "--target", &target, "--layout", "loose", "--json"];
+        let out = program::program(home.path()).args(pair).args(more).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()
+    };
+    run(&[]);
+    // A bundle has no LFS objects, so what is missing of them stays missing and is not named.
+    let oid = repo.rev("main~2:grows").unwrap();
+    let key = format!("objects/{}/{}", &oid[..2], &oid[2..]);
+    let path = home.path().join("mirror").join(&key);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(run(&[])["status"], "unchanged");
+    let json = run(&["--full"]);
+    assert_eq!((&json["status"], &json["mended"]), (&"ok".into(), &serde_json::json!([key])));
+    let json = run(&["--full"]);
+    assert_eq!((&json["status"], json.get("mended")), (&"unchanged".into(), None));
+}
+
+local_git::also_with_sha256! {
+    every_file_of_a_loose_mirror_is_mended_however_it_is_damaged,
+    every_file_of_a_pack_mirror_is_mended_however_it_is_damaged,
+    index_is_made_again_without_a_source_byte_for_byte,
+    single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them,
+}
