@@ -51,11 +51,11 @@ static *way:
 release *way:
     .ci/release {{way}}
 
-# The store's suite on a store of yours (s3://bucket/prefix), then a mirror of this repository to it, twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_LACKS as in tests/store_conformance.rs.
+# The store's suite on a store of yours (s3://bucket/prefix), then a mirror of this repository to it, twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_LACKS as in tests/all/store_conformance.rs.
 test-s3 url:
     MIRROR_TEST_S3_URL={{url}}/conformance MIRROR_TEST_S3_ENDPOINT="${AWS_ENDPOINT_URL_S3:-}" \
         MIRROR_TEST_S3_REGION="${AWS_REGION:-us-east-1}" \
-        cargo test --locked --test store_conformance
+        cargo test --locked --test all store_conformance
     cargo build --locked --release
     git bundle create target/test-s3.bundle HEAD --all
     target/release/mirror-git-to-s3 --source bundle:target/test-s3.bundle --target {{url}} -v

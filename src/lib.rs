@@ -50,7 +50,7 @@
 //!     │      ╱     ╲     ╱                      but that source and pack use git
 //!   git/            http           run/         pure bytes; the one builder of HTTP agents; cancel
 //! ```
-//! An arrow in a row is an import, too. `tests/architecture.rs` reads every path that begins with
+//! An arrow in a row is an import, too. `tests/all/architecture.rs` reads every path that begins with
 //! `crate::` or `super::` and fails on one that points elsewhere, between folders and inside them:
 //! no file leads back to itself, and a child imports nothing from its own parent.
 //!

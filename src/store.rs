@@ -1,7 +1,7 @@
 //! Where a mirror's bytes live: keys and bytes, nothing of git.
 //!
 //! [`Store`] is the narrow waist of the program: S3 ([`s3`]), a directory ([`dir`]) and memory
-//! ([`memory`]) implement it, and one conformance suite (`tests/store_conformance.rs`) runs over
+//! ([`memory`]) implement it, and one conformance suite (`tests/all/store_conformance.rs`) runs over
 //! all of them. A store answers a failure with a [`StoreErrorKind`] to branch on; only [`retry`]
 //! repeats requests, and it reads nothing but the kind. Nothing here prints a secret: errors carry
 //! URLs without query and without credentials.

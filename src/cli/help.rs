@@ -62,8 +62,8 @@ macro_rules! help {
 /// Help for the default action.
 pub(super) const MIRROR: &str = concat!(
     "\
-Mirror git repositories to S3-compatible storage, so that git can clone them
-from the bucket over plain HTTP(S), without a server.
+Mirror git repositories to S3-compatible storage. git then clones them from the
+bucket over plain HTTP(S), without a server.
 
 Usage: mirror-git-to-s3 --source URL --target s3://BUCKET/PREFIX [options]
   or:  mirror-git-to-s3 --manifest FILE|- [options]
@@ -206,7 +206,7 @@ says why); 130, 143 interrupted.
 /// Help for `lfs-agent`.
 pub(super) const LFS_AGENT: &str = concat!(
     "\
-Read a mirror's Git LFS objects: git-lfs runs this as its standalone custom
+Read a mirror's Git LFS objects. git-lfs runs this as its standalone custom
 transfer agent, and talks to it on standard input and output.
 
 Usage: mirror-git-to-s3 lfs-agent URL [options]
@@ -231,7 +231,7 @@ Example:
 
 /// Help for `remote-helper`.
 pub(super) const REMOTE_HELPER: &str = "\
-Read a mirror with git, also from a private bucket: git runs this program as
+Read a mirror with git, also from a private bucket. git runs this program as
 git-remote-mirror (see install-helper), and talks to it on standard input and
 output.
 
@@ -256,8 +256,8 @@ Example:
 /// Help for `install-helper`.
 pub(super) const INSTALL_HELPER: &str = concat!(
     "\
-Install this program as git's remote helper for mirror:: URLs, and as git-lfs's
-transfer agent for them.
+Install this program as git's remote helper for mirror:: URLs. git-lfs uses it as
+its transfer agent for them.
 
 Usage: mirror-git-to-s3 install-helper [DIR] [--no-lfs]
 
@@ -356,8 +356,8 @@ that were recorded; 130, 143 interrupted.
 /// Help for `list`.
 pub(super) const LIST: &str = concat!(
     "\
-List the mirrors below a prefix: name, last publication, last check, layout,
-refs, packs, objects, size, LFS, missing LFS objects, clone URL. A - stands for
+List the mirrors below a prefix. For each: name, last publication, last check,
+layout, refs, packs, objects, size, LFS, missing LFS objects, clone URL; - for
 what is not recorded.
 
 Usage: mirror-git-to-s3 list --target s3://BUCKET/[PREFIX] [options]
@@ -387,8 +387,9 @@ Exit codes: 0 success; 1 failed, or a mirror's state is damaged; 2 usage error;
 /// Help for `index`.
 pub(super) const INDEX: &str = concat!(
     "\
-Write index.html and index.json below a prefix: the mirrors there, with search,
-clone commands, ages and sizes. They are rewritten only if something changed.
+Write an index page of the mirrors below a prefix: index.html and index.json.
+They have search, clone commands, ages and sizes, and are rewritten only if
+something changed.
 
 Usage: mirror-git-to-s3 index --target s3://BUCKET/[PREFIX] [options]
 
@@ -417,8 +418,8 @@ denied; 13 the target is a mirror itself; 130, 143 interrupted.
 /// Help for `export`.
 pub(super) const EXPORT: &str = concat!(
     "\
-Write what another mirror is missing to one file, including LFS objects, to be
-carried or piped to the other side and read there by import.
+Write what another mirror is missing to one file, including LFS objects. Carry
+or pipe it to the other side, where import reads it.
 
 Usage: mirror-git-to-s3 export --target URL [--since STATE] -o FILE|- [options]
 
@@ -451,7 +452,7 @@ interrupted.
 /// Help for `import`.
 pub(super) const IMPORT: &str = concat!(
     "\
-Read a file written by export, check each key and publish: the mirror then
+Read a file written by export, check each key and publish. The mirror then
 matches the exported one. The same as --source trip:FILE.
 
 Usage: mirror-git-to-s3 import --target URL FILE|- [--state-out STATE] [options]

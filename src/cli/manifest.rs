@@ -178,7 +178,7 @@ mod tests {
                 "m:3: line 1 already has this target",
             ),
             ("https://h/a s3://b/a\nhttps://h/a s3://b/a", "m:2: line 1 already has this target"),
-            ("- s3://b/a\n- s3://b/b", "m:2: line 1 reads standard input"),
+            ("- s3://b/a\n- s3://b/b", "m:2: line 1 already reads standard input"),
         ] {
             let error = read("m", text).expect_err(text).to_string();
             assert!(error.starts_with(wanted), "{text:?}: {error}");

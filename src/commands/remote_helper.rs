@@ -385,7 +385,7 @@ mod tests {
         );
         let refused = format!("error refs/heads/b {READ_ONLY}\nerror refs/heads/c {READ_ONLY}\n\n");
         let words = "ok\nunsupported\nok\nok\nunsupported\nunsupported\n\
-                     error the mirror's objects are SHA-1, not sha256\n";
+                     error the mirror's object format is sha1, not sha256\n";
         assert_eq!(answer.unwrap(), format!("{words}{refused}"));
     }
 

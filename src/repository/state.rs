@@ -21,7 +21,9 @@ use super::holds::Holds;
 use super::layout::LayoutOption;
 use super::publish::{MAX_REFS_BYTES, Published};
 use crate::git::object::ObjectFormat;
-use crate::git::refs::{Advertisement, Head, Ref, format_of, head_file, info_refs};
+use crate::git::refs::{
+    Advertisement, Head, Ref, format_of, head_file, info_refs, parse_head_file, parse_info_refs,
+};
 use crate::source::Source;
 use crate::store::{Condition, ETag, ObjectHeaders, Store, StoreError, StoreErrorKind};
 
@@ -450,6 +452,12 @@ fn fingerprint_of_published(store: &dyn Store) -> Result<(usize, String), StoreE
         Ok::<_, StoreError>(found.map(|(file, _)| file).unwrap_or_default())
     };
     let (refs, head) = (read("info/refs")?, read("HEAD")?);
+    // As this program writes them: another one may have left a line feed out.
+    if let Ok(parsed) = parse_info_refs(&refs)
+        && let Ok(head) = parse_head_file(&head, &parsed)
+    {
+        return Ok((parsed.len(), fingerprint(&parsed, Some(&head))));
+    }
     let lines = refs.split_inclusive(|byte| *byte == b'\n');
     let count = lines.filter(|line| !line.ends_with(b"^{}\n")).count();
     Ok((count, hex_of_sha256(&[&refs, &head])))

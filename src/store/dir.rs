@@ -728,17 +728,17 @@ impl Store for DirStore {
 
     fn list_folders(&self, folder: &str, _page: Option<&str>) -> Result<FolderPage, StoreError> {
         self.request("list", folder, || {
-            let is_key = |name: &str| Key::new(format!("{folder}{name}/x")).is_ok();
             let mut names = Vec::new();
             for entry in read_dir_if_there(&self.root.join(folder))? {
                 let entry = entry?;
-                let name = entry.file_name().into_string().ok().filter(|name| is_key(name));
-                let Some(name) = name.filter(|name| !is_partial(&format!("{folder}{name}"))) else {
-                    continue;
-                };
-                // A link is no folder: nothing is followed.
-                if entry.file_type()?.is_dir() {
-                    names.push(name);
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let prefix = format!("{folder}{name}/");
+                // S3 has no folders without keys. A link is no folder: nothing is followed.
+                if entry.file_type()?.is_dir() && !is_partial(&prefix) {
+                    let mut first = Vec::new();
+                    let wanted = Wanted { prefix: &prefix, after: None, limit: 1 };
+                    self.walk(&prefix, &wanted, &mut first)?;
+                    names.extend((!first.is_empty()).then_some(name));
                 }
             }
             names.sort();

@@ -267,8 +267,8 @@ fn an_unusable_manifest_is_refused_with_the_line_before_anything_is_begun() {
     let good = manifest(&server.url(), targets.path(), 2);
     let target = |n| format!("file://{}/t{n}", targets.path().display());
     for (line, why) in [
-        (format!("http://127.0.0.1:9/b {}", target(1)), "line 2 has this target"),
-        (format!("http://127.0.0.1:9/b {}/", target(1)), "line 2 has this target"),
+        (format!("http://127.0.0.1:9/b {}", target(1)), "line 2 already has this target"),
+        (format!("http://127.0.0.1:9/b {}/", target(1)), "line 2 already has this target"),
         ("http://127.0.0.1:9/only".to_owned(), "want SOURCE TARGET"),
         (format!("ssh://host/r {}", target(2)), "source: want https://"),
     ] {

@@ -7,7 +7,6 @@
 mod support;
 
 mod architecture;
-mod attacks;
 mod bundle_uri;
 mod bundles;
 mod catalog;

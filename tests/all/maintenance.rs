@@ -286,6 +286,7 @@ fn json_of_verify_and_gc_has_these_fields_and_nothing_else_is_on_standard_output
         [
             "bundles",
             "bytes",
+            "bytes_freed",
             "dry_run",
             "duplicates",
             "error",
@@ -293,6 +294,7 @@ fn json_of_verify_and_gc_has_these_fields_and_nothing_else_is_on_standard_output
             "history",
             "lfs",
             "lfs_forgotten",
+            "locked_until",
             "loose",
             "pack_files",
             "reachable",

@@ -69,6 +69,23 @@ fn shared_prefix(repo: &Repo) -> MemoryStore {
     store
 }
 
+/// The Python tool ends HEAD without a line feed, and keeps no state.
+#[test]
+fn mirror_of_another_program_is_recorded_once_and_collected() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    store.delete(&[Key::new(STATE).unwrap()]).unwrap();
+    let head = store.bytes("HEAD").unwrap();
+    put(&store, "HEAD", head.trim_ascii_end());
+    run_mirror(&repo, &store).unwrap();
+    store.clear_recorded();
+    run_mirror(&repo, &store).unwrap();
+    let sent: Vec<Operation> = store.recorded().iter().map(|request| request.operation).collect();
+    assert_eq!(sent, [Operation::Get; 3]);
+    collect(&store).unwrap();
+}
+
 #[test]
 fn listing_that_ignores_the_prefix_costs_no_key_and_no_upload() {
     let repo = sample();

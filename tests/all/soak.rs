@@ -1,7 +1,7 @@
 //! Ordinary repositories at every memory and concurrency, each run under a watchdog: whatever the
 //! sizes of objects are beside the thresholds, a run ends, and with the right mirror.
 //!
-//! `SOAK=200 cargo test --release --test soak` makes as many repositories instead of a few.
+//! `SOAK=200 cargo test --release --test all soak` makes as many repositories instead of a few.
 
 use crate::support::local_git;
 use std::fmt::Write as _;

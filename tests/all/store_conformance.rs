@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! MIRROR_TEST_S3_URL=s3://bucket/prefix MIRROR_TEST_S3_ENDPOINT=http://… \
-//!   AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… cargo test --test store_conformance
+//!   AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… cargo test --test all store_conformance
 //! ```
 //!
 //! Optional: `MIRROR_TEST_S3_REGION`; `MIRROR_TEST_S3_LACKS`, a comma-separated list of what the

@@ -64,7 +64,7 @@ fn copy(from: &MemoryStore, to: &dyn Store, options: &Options) -> Result<Summary
 
 fn reached(repo: &Repo, refs: &[&str]) -> BTreeSet<String> {
     let lines = repo.git(&[&["rev-list", "--objects"], refs].concat());
-    lines.lines().map(|line| line[..40].to_owned()).collect()
+    lines.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
 /// The objects that a mirror has, found by git, which also checks it.

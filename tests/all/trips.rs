@@ -197,7 +197,10 @@ fn trip_cut_anywhere_publishes_nothing_and_the_whole_one_completes_it() {
         for cut in cuts {
             let to = MemoryStore::new();
             let error = import(&tar[..cut], &to).expect_err(&format!("{cut}")).to_string();
-            assert!(error.contains("cut short") || error.contains("no trip"), "{cut}: {error}");
+            assert!(
+                error.contains("truncated") || error.contains("not an exported file"),
+                "{cut}: {error}"
+            );
             assert!(to.bytes("info/refs").is_none(), "{cut}");
             assert_eq!(to.open_uploads(), 0);
             import(&tar, &to).unwrap();
@@ -365,10 +368,10 @@ fn hostile_entries_are_refused() {
 #[test]
 fn what_is_no_trip_is_an_error_in_words() {
     for (bytes, wanted) in [
-        (&b""[..], "cut short"),
-        (b"# v2 git bundle\n", "cut short"),
+        (&b""[..], "truncated"),
+        (b"# v2 git bundle\n", "truncated"),
         (&[b'x'; 4096], "tar header is damaged"),
-        (&[0; 1024], "no trip"),
+        (&[0; 1024], "not an exported file"),
     ] {
         let to = MemoryStore::new();
         let error = import(bytes, &to).unwrap_err().to_string();

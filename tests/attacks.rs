@@ -5,7 +5,15 @@
 //!
 //! `--memory` is 64 MiB unless a line says otherwise, so the bound is 128 MiB.
 
-use crate::support::{hostile, local_git, pack_builder, program};
+#[path = "support/hostile.rs"]
+mod hostile;
+#[path = "support/local_git.rs"]
+mod local_git;
+#[path = "support/pack_builder.rs"]
+mod pack_builder;
+#[path = "support/program.rs"]
+mod program;
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
