@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_status_with_lacking_lfs_objects_is_not_0() {
+    fn only_a_status_with_missing_lfs_objects_is_not_0() {
         assert_eq!(ExitCode::of_status(Status::Ok).code(), 0);
         assert_eq!(ExitCode::of_status(Status::Unchanged).code(), 0);
         assert_eq!(ExitCode::of_status(Status::Partial).code(), 4);

@@ -176,7 +176,7 @@ impl Run<'_> {
         let Stored { written, lfs, holds, published_at } = stored;
         let wrote_nothing = plan.unchanged && written.0 == 0 && lfs.written == 0;
         Ok(Summary {
-            status: match (lfs.lacking.is_empty(), wrote_nothing) {
+            status: match (lfs.unavailable.is_empty(), wrote_nothing) {
                 (false, _) => Status::Partial,
                 (true, true) => Status::Unchanged,
                 (true, false) => Status::Ok,
@@ -187,7 +187,7 @@ impl Run<'_> {
             bytes_written: written.1,
             lfs_written: lfs.written,
             lfs_bytes_written: lfs.bytes,
-            lfs_missing: lfs.lacking,
+            lfs_missing: lfs.unavailable,
             holds,
             published_at,
             source_requests: source.requests() - requests_before.0,
@@ -341,15 +341,15 @@ impl Run<'_> {
     ) {
         let Run { source, options, .. } = *self;
         let recorded = plan.recorded.as_ref();
-        let lacking = match options.lfs {
-            true => stored.lfs.lacking.len(),
+        let missing = match options.lfs {
+            true => stored.lfs.unavailable.len(),
             // They were not looked at.
             false => recorded.and_then(Recorded::lfs_missing).unwrap_or(0),
         };
         let (layout, wanted) = (options.layout, &plan.wanted);
         let mut holds = self.holds(plan, stored, &done);
         let fields = |loose, holds| {
-            let mut fields = state::published(source, recorded, layout, wanted, lacking, loose);
+            let mut fields = state::published(source, recorded, layout, wanted, missing, loose);
             state::keep_history(&mut fields, options.keep_history);
             state::holding(&mut fields, holds);
             fields

@@ -656,7 +656,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
-            name: "bucket: 3 GiB of lacking LFS objects",
+            name: "bucket: 3 GiB of missing LFS objects",
             begin: |lab| {
                 let (pack, tip) = small_repository(b"content");
                 lab.mirror(serve_pack(pack, tip));
@@ -669,7 +669,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
-            name: "bucket: millions of lines that are no lacking LFS objects",
+            name: "bucket: millions of lines that name no LFS objects",
             begin: |lab| {
                 let (pack, tip) = small_repository(b"content");
                 lab.mirror(serve_pack(pack, tip));

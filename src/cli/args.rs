@@ -86,7 +86,7 @@ pub(super) struct MirrorArgs {
     /// take no bundle that the source offers
     #[argh(switch)]
     pub no_bundle_uri: bool,
-    /// let the mirror lose its refs
+    /// allow deleting all or most refs
     #[argh(switch)]
     pub force: bool,
     /// take over a mirror of another source
@@ -281,7 +281,7 @@ pub(super) struct GcArgs {
     /// which mirror
     #[argh(option)]
     pub target: Vec<String>,
-    /// what is younger stays
+    /// keep anything newer than this
     #[argh(option, from_str_fn(duration))]
     pub grace: Option<Duration>,
     /// delete nothing
@@ -395,7 +395,7 @@ pub(super) struct ImportArgs {
     /// leave LFS objects out
     #[argh(switch)]
     pub no_lfs: bool,
-    /// let the mirror lose its refs
+    /// allow deleting all or most refs
     #[argh(switch)]
     pub force: bool,
     /// take over a mirror of another source

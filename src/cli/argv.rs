@@ -83,7 +83,7 @@ fn takes_next<'f>(word: &str, flags: &'f [FlagInfo<'_>]) -> Option<&'f str> {
     takes_value(flag).then_some(flag.long)
 }
 
-/// Takes the one word out that belongs to no option.
+/// Takes out the one argument that is not an option.
 pub(super) fn take_word(
     words: &[String],
     flags: &[FlagInfo<'_>],

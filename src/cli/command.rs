@@ -114,7 +114,7 @@ pub struct VerifyCommand {
 pub struct GcCommand {
     /// What it has in common with `verify`.
     pub maintenance: Maintenance,
-    /// What is younger stays.
+    /// Anything newer than this is kept.
     pub grace: Duration,
     /// Delete nothing.
     pub dry_run: bool,

@@ -256,8 +256,8 @@ Example:
 /// Help for `install-helper`.
 pub(super) const INSTALL_HELPER: &str = concat!(
     "\
-Install this program as git's remote helper for mirror:: URLs. git-lfs uses it as
-its transfer agent for them.
+Install this program as git's remote helper for mirror:: URLs. git-lfs uses it
+as its transfer agent for them.
 
 Usage: mirror-git-to-s3 install-helper [DIR] [--no-lfs]
 

@@ -59,11 +59,11 @@ pub(crate) fn check(
         _ => None,
     };
     let mut seen: HashSet<Oid> = tips.chain(head).collect();
-    let mut lacking: BTreeSet<Oid> =
+    let mut missing: BTreeSet<Oid> =
         prerequisites.iter().filter(|oid| !seen.contains(oid)).copied().collect();
     // What is not stored at all need not be walked for.
     let mut absent = Vec::new();
-    for oid in &lacking {
+    for oid in &missing {
         if read(oid)?.is_none() {
             absent.push(*oid);
         }
@@ -73,7 +73,7 @@ pub(crate) fn check(
     }
     let mut by_age = BinaryHeap::new();
     let mut new: Vec<Oid> =
-        if lacking.is_empty() { Vec::new() } else { seen.iter().copied().collect() };
+        if missing.is_empty() { Vec::new() } else { seen.iter().copied().collect() };
     loop {
         for oid in new.drain(..) {
             if let Some((Kind::Commit, content)) = read(&oid)?
@@ -82,14 +82,14 @@ pub(crate) fn check(
                 by_age.push((committed_at(&content), parents));
             }
         }
-        if lacking.is_empty() {
+        if missing.is_empty() {
             return Ok(());
         }
         let Some((_, parents)) = by_age.pop() else {
-            return Err(refuse(source, &lacking.into_iter().collect::<Vec<_>>()));
+            return Err(refuse(source, &missing.into_iter().collect::<Vec<_>>()));
         };
         for parent in parents {
-            lacking.remove(&parent);
+            missing.remove(&parent);
             if seen.insert(parent) {
                 new.push(parent);
             }
@@ -105,9 +105,9 @@ fn committed_at(commit: &[u8]) -> u64 {
     time.and_then(|time| std::str::from_utf8(time).ok()?.parse().ok()).unwrap_or(0)
 }
 
-fn refuse(source: &dyn Source, lacking: &[Oid]) -> MirrorError {
-    let names: Vec<_> = lacking.iter().take(5).map(Oid::to_string).collect();
-    let more = if lacking.len() > 5 { " and more" } else { "" };
+fn refuse(source: &dyn Source, missing: &[Oid]) -> MirrorError {
+    let names: Vec<_> = missing.iter().take(5).map(Oid::to_string).collect();
+    let more = if missing.len() > 5 { " and more" } else { "" };
     MirrorError::Source(SourceError {
         kind: SourceErrorKind::Fatal,
         url: source.describe(),
@@ -119,24 +119,24 @@ fn refuse(source: &dyn Source, lacking: &[Oid]) -> MirrorError {
     })
 }
 
-/// Reads those of `lacking` that are in listed packs, the newest pack first, and hands each to
+/// Reads those of `missing` that are in listed packs, the newest pack first, and hands each to
 /// `take`. One index is in memory at a time, and objects of up to `memory_bytes`.
 pub(crate) fn from_packs(
     store: &dyn Store,
-    lacking: Vec<Oid>,
+    missing: Vec<Oid>,
     memory_bytes: u64,
     take: &mut dyn FnMut(Kind, Vec<u8>) -> Result<(), MirrorError>,
 ) -> Result<(), MirrorError> {
-    let mut lacking: BTreeSet<Oid> = lacking.into_iter().collect();
+    let mut missing: BTreeSet<Oid> = missing.into_iter().collect();
     for name in listed_packs(store)?.iter().rev() {
-        if lacking.is_empty() {
+        if missing.is_empty() {
             break;
         }
         let damaged = |key: &dyn std::fmt::Display, what: &dyn std::fmt::Display| {
             MirrorError::Mirror(format!("the stored pack {}/{key}: {what}", store.describe()))
         };
         let pack = Pack::open(store, name)?.map_err(|(key, what)| damaged(&key, &what))?;
-        let found = lacking.iter().filter_map(|oid| Some((pack.index.lookup(oid)?, *oid)));
+        let found = missing.iter().filter_map(|oid| Some((pack.index.lookup(oid)?, *oid)));
         let found: BTreeSet<(u64, Oid)> = found.collect();
         let opened = Packs(vec![pack]);
         let mut reader = PackedReader::new(store, &opened, memory_bytes);
@@ -161,7 +161,7 @@ pub(crate) fn from_packs(
                 return Err(damaged(&packs::key(name, "pack"), &format!("{oid} is {is}")));
             }
             take(kind, content.to_vec())?;
-            lacking.remove(&oid);
+            missing.remove(&oid);
         }
     }
     Ok(())

@@ -52,7 +52,7 @@ pub(super) struct Fetch<'a> {
 /// Guarded by [`Fetch::result`].
 #[derive(Default)]
 struct Results {
-    lacking: Vec<(LfsPointer, String)>,
+    unavailable: Vec<(LfsPointer, String)>,
     stored: Vec<[u8; 32]>,
     failure: Option<MirrorError>,
 }
@@ -113,12 +113,12 @@ impl<'a> Fetch<'a> {
             return Err(MirrorError::Interrupted);
         }
         cleaned?;
-        let Results { mut lacking, mut stored, .. } = results;
+        let Results { mut unavailable, mut stored, .. } = results;
         // A pointer with a wrong size is not missing if the right one brought the object.
         stored.sort_unstable();
-        lacking.retain(|(pointer, _)| stored.binary_search(&pointer.oid).is_err());
-        lacking.sort_by_key(|(pointer, _)| pointer.oid);
-        Ok(((self.written.into_inner(), self.written_bytes.into_inner()), lacking))
+        unavailable.retain(|(pointer, _)| stored.binary_search(&pointer.oid).is_err());
+        unavailable.sort_by_key(|(pointer, _)| pointer.oid);
+        Ok(((self.written.into_inner(), self.written_bytes.into_inner()), unavailable))
     }
 
     // ---- the asker -----------------------------------------------------------------------
@@ -184,8 +184,8 @@ impl<'a> Fetch<'a> {
     }
 
     fn all_missing(&self, pointers: &[LfsPointer], why: &str) {
-        let lacking = pointers.iter().map(|pointer| (*pointer, why.to_owned()));
-        self.results().lacking.extend(lacking);
+        let unavailable = pointers.iter().map(|pointer| (*pointer, why.to_owned()));
+        self.results().unavailable.extend(unavailable);
     }
 
     // ---- the fetchers --------------------------------------------------------------------
@@ -208,7 +208,7 @@ impl<'a> Fetch<'a> {
                     if transient {
                         self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
                     }
-                    self.results().lacking.push((pointer, reason));
+                    self.results().unavailable.push((pointer, reason));
                 }
                 Ok(Err(Stop::Failed(error))) => self.fail(error),
                 Err(_) => self.fail(MirrorError::Internal("an LFS thread panicked".into())),

@@ -49,7 +49,7 @@ pub(super) struct Outcome {
     /// Their bytes.
     pub(super) bytes: u64,
     /// Oid and reason of each that is missing, by oid.
-    pub(super) lacking: Vec<(String, String)>,
+    pub(super) unavailable: Vec<(String, String)>,
 }
 
 /// Fetches and stores what `queue` and earlier runs point to and the mirror does not have; returns when the
@@ -73,17 +73,17 @@ pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, Mirror
     queue.add(&remembered.0);
     let mut wanted = Wanted::new(store, queue);
     let (mut written, mut bytes) = (0, 0);
-    let mut lacking = Vec::new();
+    let mut unavailable = Vec::new();
     if let Some(missing) = wanted.next()? {
         let config = queue.config(run)?;
         if let Some(server) = source.lfs(config.as_deref()) {
             let fetch = Fetch::new(&*server, run, &queue.gate);
-            ((written, bytes), lacking) = fetch.run(missing, wanted)?;
+            ((written, bytes), unavailable) = fetch.run(missing, wanted)?;
         }
     }
-    remembered.update(store, lacking.iter().map(|(pointer, _)| *pointer).collect())?;
-    let lacking = lacking.into_iter().map(|(pointer, why)| (pointer.hex(), why)).collect();
-    Ok(Outcome { written, bytes, lacking })
+    remembered.update(store, unavailable.iter().map(|(pointer, _)| *pointer).collect())?;
+    let unavailable = unavailable.into_iter().map(|(pointer, why)| (pointer.hex(), why)).collect();
+    Ok(Outcome { written, bytes, unavailable })
 }
 
 /// After LFS objects were copied from the mirror `from`: those that it remembers as missing, or `to` does,

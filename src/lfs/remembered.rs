@@ -54,13 +54,13 @@ impl Remembered {
     pub(super) fn update(
         &self,
         store: &dyn Store,
-        lacking: Vec<LfsPointer>,
+        missing: Vec<LfsPointer>,
     ) -> Result<(), StoreError> {
-        let lacking = sorted(lacking);
-        if lacking == self.0 {
+        let missing = sorted(missing);
+        if missing == self.0 {
             return Ok(());
         }
-        if lacking.is_empty() {
+        if missing.is_empty() {
             match store.delete(&[files::key(MISSING_KEY)]) {
                 // Who may not delete may still write: an empty file says the same.
                 Err(error) if error.kind == StoreErrorKind::Denied => {}
@@ -68,12 +68,12 @@ impl Remembered {
             }
         }
         let mut file = String::new();
-        for (number, pointer) in lacking.iter().enumerate() {
+        for (number, pointer) in missing.iter().enumerate() {
             file += &format!("{} {}\n", pointer.hex(), pointer.size);
             if file.len() as u64 > MAX_LACKING_BYTES - 200 {
-                let more = lacking.len() - number - 1;
+                let more = missing.len() - number - 1;
                 log::warn!(
-                    "{more} more LFS objects are lacking than can be remembered: --full \
+                    "{more} more LFS objects are missing than can be remembered: --full \
                             looks for them"
                 );
                 break;
@@ -99,17 +99,17 @@ mod tests {
     }
 
     #[test]
-    fn lacking_objects_are_remembered_written_once_and_forgotten() {
+    fn missing_objects_are_remembered_written_once_and_forgotten() {
         let store = MemoryStore::new();
         let none = Remembered::read(&store).unwrap();
         none.update(&store, Vec::new()).unwrap();
         assert!(store.keys().is_empty());
-        let lacking = vec![pointer(2, 20), pointer(1, 10)];
-        none.update(&store, lacking.clone()).unwrap();
+        let missing = vec![pointer(2, 20), pointer(1, 10)];
+        none.update(&store, missing.clone()).unwrap();
         let some = Remembered::read(&store).unwrap();
-        assert_eq!(some.0, sorted(lacking.clone()));
+        assert_eq!(some.0, sorted(missing.clone()));
         store.clear_recorded();
-        some.update(&store, lacking).unwrap();
+        some.update(&store, missing).unwrap();
         assert!(store.recorded().is_empty());
         some.update(&store, Vec::new()).unwrap();
         assert!(store.keys().is_empty());

@@ -79,7 +79,7 @@ use crate::store::{Kept, Key, ObjectInfo, Store};
 /// What gc is to do.
 #[derive(Clone, Debug)]
 pub struct GcOptions {
-    /// What is younger stays.
+    /// Anything newer than this is kept.
     pub grace: Duration,
     /// Say what would be deleted, write and delete nothing.
     pub dry_run: bool,
@@ -250,9 +250,9 @@ fn collect(
     let packs = names.iter().cloned().collect();
     let recorded = Recorded::read(store)?;
     let past = Past::list(store, recorded.and_then(|state| state.keep_history()))?;
-    let lacking = Remembered::read(store)?.0;
+    let missing = Remembered::read(store)?.0;
     let mut keep = Keep { packs, replaced: RetiredPacks::read(store)?, live: Live::default() };
-    if lacking.is_empty() && !keep.may_delete(store, options)? {
+    if missing.is_empty() && !keep.may_delete(store, options)? {
         let history = forget(store, options, &past)?;
         return Ok(GcSummary { history, ..GcSummary::default() });
     }
@@ -261,13 +261,13 @@ fn collect(
         true => Some(inventory::stored(store, options.concurrency, &options.cancel)?),
         false => None,
     };
-    let pointers = has_lfs || !lacking.is_empty();
+    let pointers = has_lfs || !missing.is_empty();
     let mut tips = published.tips(store)?;
     tips.extend(past_tips(store, options, &past, &tips)?);
     let names = &names[..];
     keep.live = Finder { store, options, progress, names, tips, stored, pointers }.find()?;
     let is_forgotten = |pointer: &LfsPointer| !keep.live.lfs.contains(&pointer.oid);
-    let forgotten: Vec<_> = lacking.into_iter().filter(is_forgotten).collect();
+    let forgotten: Vec<_> = missing.into_iter().filter(is_forgotten).collect();
     let (lfs_forgotten, reachable) = (forgotten.len() as u64, Some(keep.live.count));
     let gc = Gc { store, options, keep, published, forgotten };
     let mut counts = gc.look(deleting)?;

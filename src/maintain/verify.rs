@@ -1,4 +1,4 @@
-//! Reads a mirror back and proves it, or reports what is missing.
+//! Checks a mirror's integrity, and reports what is damaged or missing.
 //!
 //! In order: `info/refs` and `HEAD` parse and agree; every listed pack has a sound index and, unless
 //! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32

@@ -95,7 +95,7 @@ pub(super) fn copy_all(
     let cleaned = temp.clean();
     let (git, written) = outcome?;
     cleaned?;
-    let lacking = match options.lfs {
+    let unavailable = match options.lfs {
         true => lfs::missing_after_copy(from.mirror(), store, options.concurrency)?,
         false => Vec::new(),
     };
@@ -107,7 +107,7 @@ pub(super) fn copy_all(
         prerequisites: Default::default(),
         copied: copied.packs,
     });
-    Ok((fetched, lfs::Outcome { written, lacking, ..lfs::Outcome::default() }))
+    Ok((fetched, lfs::Outcome { written, unavailable, ..lfs::Outcome::default() }))
 }
 
 /// Who waits for the end of what panicked would wait for ever.

@@ -17,7 +17,7 @@ pub struct Options {
     pub lfs: bool,
     /// Ask for everything again and store what is missing, whatever the mirror says it has.
     pub full: bool,
-    /// Let the mirror lose all its refs, or most of them.
+    /// Allow deleting all or most refs.
     pub force: bool,
     /// Take over a mirror of another source.
     pub move_source: bool,

@@ -91,7 +91,7 @@ pub(super) fn unanswered(
     SourceError { message: client.explain(url, error), ..from_ureq(place, error) }
 }
 
-/// Tells which refs of a source are left out.
+/// Reports which refs of a source are skipped.
 pub(super) fn warn_of_skipped(place: &str, skipped: &Skipped) {
     for name in &skipped.names {
         log::warn!("{place}: skipped a ref whose name git does not allow: {name}");

@@ -515,8 +515,8 @@ fn bytes_that_are_wrong_never_appear_under_their_key() {
         (b"short", "more than its 5 bytes"),
         (b"a long one", "ended after 3 of 10 bytes"),
     ] {
-        let lacking = summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(content));
-        assert!(lacking.unwrap().1.contains(words), "{lacking:?}");
+        let missing = summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(content));
+        assert!(missing.unwrap().1.contains(words), "{missing:?}");
         assert!(!store.keys().contains(&key_of(content)));
     }
     let puts = store.recorded().into_iter().filter(|r| r.operation == Operation::Put);
@@ -547,7 +547,7 @@ fn large_objects_go_through_a_temporary_key_and_wrong_ones_go_nowhere() {
 }
 
 #[test]
-fn lacking_objects_are_named_remembered_and_tried_again() {
+fn missing_objects_are_named_remembered_and_tried_again() {
     for layout in LAYOUTS {
         lacking_and_tried_again(layout);
     }
@@ -579,7 +579,7 @@ fn lacking_and_tried_again(layout: Layout) {
     };
     assert_eq!(state_lacks(&store), 2);
 
-    // Still lacking: told again, asked for again, not written again.
+    // Still missing: told again, asked for again, not written again.
     store.clear_recorded();
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 2));
@@ -867,7 +867,7 @@ fn program() -> Command {
 }
 
 #[test]
-fn lacking_objects_end_the_program_with_4_and_are_named() {
+fn missing_objects_end_the_program_with_4_and_are_named() {
     let lfs = LfsServer::start(Lfs::default());
     let gone = b"gone";
     let repo = repo_with_lfsconfig(&lfs.url(), &[("f", &pointer(gone)), ("g", &lfs.add(b"ok"))]);
