@@ -648,7 +648,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         return git(head, out);
                     }
                     let name = |n: u64| format!("refs/heads/{n:08}");
-                    refs_without_end(out, &tip, name, 14 * MIB)
+                    refs_without_end(out, &tip, name, 12 * MIB)
                 });
             },
             exit: 0,
