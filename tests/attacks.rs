@@ -525,7 +525,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         out,
                         &"1".repeat(40),
                         |n| format!("refs/heads/../{n}"),
-                        10 * MIB - (64 << 10),
+                        9 * MIB - (64 << 10),
                     )
                 });
             },
@@ -648,7 +648,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         return git(head, out);
                     }
                     let name = |n: u64| format!("refs/heads/{n:08}");
-                    refs_without_end(out, &tip, name, 10 * MIB - (64 << 10))
+                    refs_without_end(out, &tip, name, 9 * MIB - (64 << 10))
                 });
             },
             exit: 0,

@@ -176,12 +176,12 @@ impl Skipped {
 }
 
 /// The most bytes of refs that are read with so much working memory, as they come on the wire and as
-/// `info/refs` has them: 10 MiB, which is 140,000 refs, with 64 MiB. While a run compares and publishes,
+/// `info/refs` has them: 9 MiB, which is 125,000 refs, with 64 MiB. While a run compares and publishes,
 /// a ref takes up to twelve times its line, and nothing else takes much: so a twelfth of the memory and of
 /// what a run needs beside it.
 pub fn max_refs_bytes(memory_bytes: u64) -> u64 {
     const BESIDE: u64 = 54 << 20;
-    memory_bytes.saturating_add(BESIDE) / 118 * 10
+    memory_bytes.saturating_add(BESIDE) / 131 * 10
 }
 
 /// Collects a server's refs while they are read, in any order.
