@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::local::TEMPORARY;
+use crate::repository::temp;
 use crate::store::{
     Condition, ETag, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload, Part, Store,
     StoreError, StoreErrorKind, Upload,
@@ -177,9 +178,8 @@ impl Store for Scratch {
     }
 
     fn create_upload(&self, key: &Key, _: ObjectHeaders) -> Result<Upload, StoreError> {
-        let name = key.as_str().rsplit('/').next().unwrap_or_default();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = match name.starts_with("pack-") {
+        let id = match temp::is_what(key, "pack") {
             true => PACK_UPLOAD.to_owned(),
             false => format!("upload-{number}"),
         };
@@ -236,5 +236,34 @@ impl Store for Scratch {
 
     fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::packs;
+    use crate::repository::temp::TempKeys;
+
+    const HEADERS: ObjectHeaders = ObjectHeaders::immutable("application/octet-stream");
+
+    #[test]
+    fn parts_of_the_pack_are_not_kept_and_those_of_a_large_index_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = dir.path().join("pack");
+        fs::write(&pack, b"the pack").unwrap();
+        let scratch = Scratch::new(dir.path(), &pack).unwrap();
+        let temp = TempKeys::new(&scratch);
+        let store = |key: &Key, parts: [&[u8]; 2]| {
+            let upload = scratch.create_upload(key, HEADERS).unwrap();
+            let parts =
+                [1, 2].map(|n| scratch.put_part(&upload, n, parts[n as usize - 1]).unwrap());
+            scratch.complete_upload(&upload, &parts).unwrap();
+            fs::read(scratch.file(key).unwrap()).unwrap()
+        };
+        let index = packs::key(&format!("pack-{}", "0".repeat(40)), "idx");
+        assert_eq!(store(&temp.key("pack"), [b"is", b"dropped"]), b"the pack");
+        assert_eq!(store(&index, [b"the ", b"index"]), b"the index");
+        assert_eq!(store(&temp.key("names"), [b"a", b"run"]), b"arun");
     }
 }

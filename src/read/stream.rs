@@ -29,7 +29,7 @@ use crate::store::{Key, Store, StoreError};
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// Pieces that are fetched, or wait to be taken.
-pub(super) const PIECES_AHEAD: usize = 12;
+pub(super) const PIECES_AHEAD: usize = 8;
 
 const HEADER_LEN: u64 = 12;
 

@@ -146,6 +146,10 @@ fn verified(
     let temp = TempKeys::new(&scratch);
     let connected = Connected::new();
     let look = |oid: &Oid, kind: Kind, content: &[u8]| connected.look(oid, kind, content);
+    let mut budget = Budget::of(MEMORY_BYTES, Layout::Pack);
+    // Parts are dropped, not uploaded: the file has them.
+    budget.parts /= 2;
+    budget.bases += budget.parts;
     let env = Env {
         store: &scratch,
         progress,
@@ -155,7 +159,7 @@ fn verified(
         existing: Existing::default(),
         cancel: Cancel::default(),
         concurrency: 2,
-        budget: Budget::of(MEMORY_BYTES, Layout::Pack),
+        budget,
         written: Written::default(),
         look: &look,
         thin: false,
@@ -180,6 +184,11 @@ fn verified(
     let missing = || MirrorError::Internal("ingest created no index".into());
     let path = scratch.file(&packs::key(&pack.name, "idx")).ok_or_else(missing)?;
     let index = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
+    match parse_index(&index[..], format) {
+        Ok(parsed) if parsed.pack_trailer() == trailer => {}
+        // Git would not see the pack, and whoever asked for it would fetch it object by object.
+        _ => return Err(MirrorError::Internal(format!("the index of {} is damaged", pack.name))),
+    }
     let is_connected = connected.prove(tips, |oid| is_in(&index, oid));
     Ok((trailer, index, is_connected))
 }

@@ -28,6 +28,12 @@ use crate::store::{
 /// The folder of all temporary keys.
 pub(crate) const TEMP_PREFIX: &str = "mirror_tmp/";
 
+/// Is it a temporary key that [`TempKeys::key`] made for `what`?
+pub(crate) fn is_what(key: &Key, what: &str) -> bool {
+    let name = key.as_str().strip_prefix(TEMP_PREFIX).and_then(|rest| rest.rsplit_once('/'));
+    name.and_then(|(_, name)| name.rsplit_once('-')).is_some_and(|(is, _)| is == what)
+}
+
 /// A key that only a run of this program makes: `mirror_tmp/<run id>/<what>-<number>`. The sweep
 /// deletes and aborts nothing else, whatever a listing says.
 #[derive(Debug)]
