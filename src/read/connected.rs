@@ -7,6 +7,7 @@
 //! followed (git's `fsck_walk_tree`).
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -47,9 +48,12 @@ pub(super) struct Connected {
     number: u64,
 }
 
+/// A name, filled up with zeros, and as what it was marked.
+type Marked = ([u8; 32], u8);
+
 thread_local! {
     /// Whose names, and the names.
-    static RECENTLY: RefCell<(u64, Vec<(Oid, u8)>)> = const { RefCell::new((0, Vec::new())) };
+    static RECENTLY: RefCell<(u64, Vec<Marked>)> = const { RefCell::new((0, Vec::new())) };
 }
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -81,19 +85,32 @@ impl Connected {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mark(&self, oid: &Oid, bit: u8) {
-        let is_recent = RECENTLY.with_borrow_mut(|(number, recent)| {
+    /// Marks an object that is named; trees name nearly all.
+    fn mark(&self, oid: &Oid, kind: Kind) {
+        *self.shard(oid).entry(oid) |= named(kind);
+    }
+
+    /// What a tree names, but for what this thread has marked just before. `None`: it can't be read.
+    fn mark_tree<const LEN: usize>(&self, mut tree: &[u8]) -> Option<()> {
+        RECENTLY.with_borrow_mut(|(number, recent)| {
             if *number != self.number || recent.is_empty() {
                 *number = self.number;
-                *recent = vec![(oid.format().null(), 0); RECENT];
+                *recent = vec![([0; 32], 0); RECENT];
             }
-            let [a, b] = [oid.as_bytes()[0], oid.as_bytes()[1]];
-            let slot = &mut recent[usize::from(u16::from_ne_bytes([a, b])) % RECENT];
-            std::mem::replace(slot, (*oid, bit)) == (*oid, bit)
-        });
-        if !is_recent {
-            *self.shard(oid).entry(oid) |= bit;
-        }
+            while !tree.is_empty() {
+                let (kind, name, rest) = split_entry::<LEN>(tree)?;
+                tree = rest;
+                let Some(kind) = kind else { continue };
+                let slot = usize::from(u16::from_ne_bytes([name[0], name[1]])) % RECENT;
+                let (last, last_kind) = &mut recent[slot];
+                if last[..LEN] != *name || *last_kind != named(kind) {
+                    last[..LEN].copy_from_slice(name);
+                    *last_kind = named(kind);
+                    self.mark(&Oid::from_slice(name)?, kind);
+                }
+            }
+            Some(())
+        })
     }
 
     /// Sees one object of the pack.
@@ -107,21 +124,18 @@ impl Connected {
     fn mark_links(&self, format: ObjectFormat, kind: Kind, content: &[u8]) -> Option<()> {
         match kind {
             Kind::Blob => {}
-            Kind::Tree => {
-                for entry in tree_entries(content, format) {
-                    if let (Some(kind), oid) = entry? {
-                        self.mark(&oid, named(kind));
-                    }
-                }
-            }
+            Kind::Tree => match format {
+                ObjectFormat::Sha1 => self.mark_tree::<20>(content)?,
+                ObjectFormat::Sha256 => self.mark_tree::<32>(content)?,
+            },
             Kind::Commit => {
                 let (tree, parents) = commit_links(content)?;
-                self.mark(&tree, named(Kind::Tree));
-                parents.iter().for_each(|parent| self.mark(parent, named(Kind::Commit)));
+                self.mark(&tree, Kind::Tree);
+                parents.iter().for_each(|parent| self.mark(parent, Kind::Commit));
             }
             Kind::Tag => {
                 let (target, kind) = tag_link(content)?;
-                self.mark(&target, named(kind));
+                self.mark(&target, kind);
             }
         }
         Some(())
@@ -152,32 +166,40 @@ impl Connected {
     }
 }
 
+/// The first entry of a tree, its kind (`None`: a submodule's commit) and name, and what follows it.
+fn split_entry<const LEN: usize>(tree: &[u8]) -> Option<(Option<Kind>, &[u8; LEN], &[u8])> {
+    let (mode, rest) = tree.split_at_checked(tree.iter().position(|byte| *byte == b' ')?)?;
+    // Eight bytes at a time, which `position` does not do.
+    let path = CStr::from_bytes_until_nul(rest).ok()?;
+    let (name, rest) = rest[path.count_bytes() + 1..].split_first_chunk()?;
+    let kind = match mode {
+        b"40000" | b"040000" => Some(Kind::Tree),
+        b"160000" => None,
+        _ => Some(Kind::Blob),
+    };
+    Some((kind, name, rest))
+}
+
 /// What a tree names: each entry's kind (`None`: a submodule's commit) and oid. An entry that can't
 /// be read is `None` and the last.
 pub(super) fn tree_entries(
     mut tree: &[u8],
     format: ObjectFormat,
 ) -> impl Iterator<Item = Option<(Option<Kind>, Oid)>> {
-    let mut next = move || {
-        let (mode, rest) = tree.split_at_checked(tree.iter().position(|byte| *byte == b' ')?)?;
-        let end = rest.iter().position(|byte| *byte == 0)?;
-        let (oid, rest) = format.split_oid(&rest[end + 1..])?;
-        tree = rest;
-        let kind = match mode {
-            b"40000" | b"040000" => Some(Kind::Tree),
-            b"160000" => None,
-            _ => Some(Kind::Blob),
-        };
-        Some(((kind, oid), tree.is_empty()))
-    };
-    let mut ended = tree.is_empty();
+    fn next<const LEN: usize>(tree: &[u8]) -> Option<(Option<Kind>, Oid, &[u8])> {
+        let (kind, name, rest) = split_entry::<LEN>(tree)?;
+        Some((kind, Oid::from_slice(name)?, rest))
+    }
     std::iter::from_fn(move || {
-        if ended {
+        if tree.is_empty() {
             return None;
         }
-        let entry = next();
-        ended = entry.as_ref().is_none_or(|(_, is_last)| *is_last);
-        Some(entry.map(|(entry, _)| entry))
+        let entry = match format {
+            ObjectFormat::Sha1 => next::<20>(tree),
+            ObjectFormat::Sha256 => next::<32>(tree),
+        };
+        tree = entry.map_or(&[], |(_, _, rest)| rest);
+        Some(entry.map(|(kind, oid, _)| (kind, oid)))
     })
 }
 
