@@ -1,13 +1,14 @@
 //! Repairs a mirror: what it can from the mirror itself, the rest from its source.
 //!
 //! 1. [`verify`](crate::maintain::verify) says which keys are damaged or missing.
-//! 2. Indices, the list of packs, and loose objects that a pack holds need no source (`mend`).
-//! 3. If only loose objects are damaged or missing, the source is asked for these alone, where it can send
-//!    single objects (protocol version 2 with `filter` and `shallow`).
-//! 4. Else, or if that was not enough, the source is mirrored in full into a view in which what is damaged is missing
-//!    ([`Distrust`](crate::maintain::distrust)): of a loose mirror only that is written again. A mirror with packs gets a
-//!    new one that stands for all, since a pack is worth nothing in parts; the damaged one stays in the
-//!    bucket, unlisted, until `gc` deletes it.
+//! 2. Indices, the list of packs, and loose objects that a pack holds need no source (`mend`). A damaged
+//!    pack is replaced by what is sound of it; the damaged one stays in the bucket, unlisted, until `gc`
+//!    deletes it.
+//! 3. If only single objects are damaged or missing, the source is asked for these alone, where it can
+//!    send them (protocol version 2 with `filter` and `shallow`), and they are stored loose.
+//! 4. Else, or if that was not enough, the source is mirrored in full into a view in which what is damaged
+//!    is missing ([`Distrust`](crate::maintain::distrust)): of a loose mirror only that is written again.
+//!    A mirror with packs gets a new one that stands for all.
 //! 5. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
 //!    what remains is named.
 //!
@@ -28,6 +29,7 @@ use crate::maintain::mend::Mender;
 use crate::maintain::verify::{VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{Layout, MirrorError, Options, Status, Summary};
 use crate::progress::Progress;
+use crate::repository::publish::listed_packs;
 use crate::store::{Key, Store};
 
 /// How often the source is mirrored, at most.
@@ -89,11 +91,17 @@ pub fn repair(
     let mender = mender(store, &verifying, progress);
     let mut source_error = None;
     let mut rounds_of_some = 0;
+    // A source may send one of them again as it was, and what is there is not written twice.
+    let mut replaced = BTreeSet::new();
     // What lies behind damaged refs is seen only when those are repaired.
     for _ in 0..ROUNDS {
-        if !now.is_sound() && !mender.mend(&now.damaged)?.is_empty() {
-            now = look()?;
-            damaged.extend(now.damaged.iter().cloned());
+        if !now.is_sound() {
+            let mended = mender.mend(&now.damaged)?;
+            replaced.extend(mended.replaced);
+            if mended.any {
+                now = look()?;
+                damaged.extend(now.damaged.iter().cloned());
+            }
         }
         let Some(source) = source.filter(|_| !now.is_sound()) else { break };
         if let Some(some) = source.some.filter(|_| rounds_of_some < ROUNDS_OF_SOME) {
@@ -106,7 +114,8 @@ pub fn repair(
                 continue;
             }
         }
-        match fetch(source.all, store, &now.damaged, options, progress) {
+        let hidden = now.damaged.union(&replaced).cloned().collect();
+        match fetch(source.all, store, hidden, options, progress) {
             Ok(()) => {}
             Err(MirrorError::Source(error)) => {
                 source_error = Some(error.to_string());
@@ -119,6 +128,9 @@ pub fn repair(
         if before == now.damaged {
             break;
         }
+    }
+    if now.is_sound() {
+        delete_replaced(store, &replaced)?;
     }
     let mended = damaged.difference(&now.damaged).cloned().collect();
     Ok(RepairReport { before, after: now, mended, source_error, elapsed: started.elapsed() })
@@ -143,13 +155,14 @@ pub fn mirror_in_full(
     let look = || verify_with(store, &verifying, progress);
     let mut now = look()?.damaged;
     let mut damaged = now.clone();
-    if !mender.mend(&now)?.is_empty() {
+    let mended = mender.mend(&now)?;
+    if mended.any {
         now = look()?.damaged;
         damaged.extend(now.iter().cloned());
     }
     let mut written = BTreeSet::new();
     let mut run = |damaged: &BTreeSet<String>| {
-        let hidden = with_halves(damaged);
+        let hidden = with_halves(damaged.union(&mended.replaced).cloned().collect());
         let view = Distrust::new(store, hidden.clone());
         let summary = source(&view, options, progress)?;
         written.extend(hidden.difference(&view.still_hidden()).cloned());
@@ -171,6 +184,9 @@ pub fn mirror_in_full(
         summary.bytes_written += again.bytes_written;
         summary.lfs_written += again.lfs_written;
     }
+    if now.is_empty() {
+        delete_replaced(store, &mended.replaced)?;
+    }
     // LFS objects alone are not looked at again, because each is hashed when it is stored.
     now.retain(|key| !(key.starts_with("lfs/") && written.contains(key)));
     let mended: Vec<String> = damaged.difference(&now).cloned().collect();
@@ -181,10 +197,26 @@ pub fn mirror_in_full(
     Ok((summary, mended))
 }
 
+/// Deletes damaged packs that sound ones have taken the place of, unless a run has listed them again: one
+/// that is sent such a pack would take it for stored.
+fn delete_replaced(store: &dyn Store, replaced: &BTreeSet<String>) -> Result<(), MirrorError> {
+    let listed = listed_packs(store)?;
+    let is_listed = |key: &String| listed.iter().any(|name| key.contains(name));
+    for key in replaced.iter().filter(|key| !is_listed(key)) {
+        // The index goes first: without it the pack is none.
+        let keys = [key.replace(".pack", ".idx"), key.clone()];
+        let keys = keys.map(|key| Key::new(key).expect("a pack's key"));
+        if let Err(error) = store.delete(&keys) {
+            log::warn!("{key} is damaged and no longer listed, but cannot be deleted: {error}");
+        }
+    }
+    Ok(())
+}
+
 /// Half of a pack is none.
-fn with_halves(damaged: &BTreeSet<String>) -> BTreeSet<String> {
+fn with_halves(damaged: BTreeSet<String>) -> BTreeSet<String> {
     let mut hidden = damaged.clone();
-    for key in damaged {
+    for key in &damaged {
         let stem = key.strip_suffix(".pack").or(key.strip_suffix(".idx"));
         hidden.extend(stem.into_iter().flat_map(|s| [format!("{s}.pack"), format!("{s}.idx")]));
     }
@@ -209,7 +241,7 @@ fn mender<'e>(
 fn fetch(
     source: &Mirroring<'_>,
     store: &dyn Store,
-    damaged: &BTreeSet<String>,
+    damaged: BTreeSet<String>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(), MirrorError> {

@@ -96,10 +96,10 @@ const GRACE: Duration = Duration::from_secs(24 * 3600);
 const READ_AT_ONCE: usize = 8;
 
 /// A pack that takes part.
-struct Member {
-    name: String,
-    len: u64,
-    index: IndexReader<Vec<u8>>,
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) len: u64,
+    pub(super) index: IndexReader<Vec<u8>>,
 }
 
 impl Compaction<'_> {
@@ -326,7 +326,7 @@ impl Compaction<'_> {
     }
 
     /// Puts `new` into the place of `parts` on the list.
-    fn list(&self, new: &str, parts: &[String]) -> Result<Vec<String>, MirrorError> {
+    pub(super) fn list(&self, new: &str, parts: &[String]) -> Result<Vec<String>, MirrorError> {
         self.check_cancelled()?;
         let notes = self.carry_notes(new, parts)?;
         self.fence.check(self.store)?;
@@ -360,7 +360,7 @@ impl Compaction<'_> {
     }
 
     /// Reads the indices of these packs: of all but the largest, if they do not fit.
-    fn open(&self, names: &[String], lens: &[u64]) -> Result<Vec<Member>, MirrorError> {
+    pub(super) fn open(&self, names: &[String], lens: &[u64]) -> Result<Vec<Member>, MirrorError> {
         let index_lens = self.lens(names, "idx")?;
         let mut chosen: Vec<usize> = (0..names.len()).collect();
         let held = |chosen: &[usize]| chosen.iter().map(|at| index_lens[*at]).sum::<u64>();
@@ -404,7 +404,7 @@ impl Compaction<'_> {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         parts: &[Member],
         plan: &Plan<'_>,
@@ -457,7 +457,7 @@ impl Compaction<'_> {
 }
 
 /// Why parts did not become one.
-enum JoinError {
+pub(super) enum JoinError {
     /// One of them has to stay as it is.
     Without(usize, String),
     Failed(MirrorError),
@@ -470,7 +470,7 @@ impl From<MirrorError> for JoinError {
 }
 
 /// The error of ours that an I/O error carries.
-fn unwrap_error(error: io::Error) -> MirrorError {
+pub(super) fn unwrap_error(error: io::Error) -> MirrorError {
     match error.downcast::<StoreError>() {
         Ok(error) => MirrorError::Store(error),
         Err(error) => match error.downcast::<MirrorError>() {

@@ -1,22 +1,28 @@
 //! What of a damaged mirror can be repaired without its source.
 //!
-//! An index is made again from its pack; a list of packs from the packs that are there; and damaged
-//! loose objects that a sound pack holds are deleted, or readers, who ask for the loose one first,
-//! would stumble over them. Damaged bundles are taken back.
+//! An index is made again from its pack; a list of packs from the packs that are there; a damaged pack
+//! is replaced by what is sound of it (`salvage`); and damaged loose objects that a sound pack holds are
+//! deleted, or readers, who ask for the loose one first, would stumble over them. Damaged bundles are
+//! taken back.
 
 use std::collections::BTreeSet;
 
 use super::bundle_check;
+use super::compact::Compaction;
 use super::inventory::whole_packs;
 use super::pass::Pass;
 use super::rebuild::rebuild;
+use super::salvage::salvage;
 use crate::git::object::Oid;
+use crate::git::refs::parse_info_refs;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
+use crate::repository::fence::Fence;
 use crate::repository::files;
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs};
 use crate::repository::packs;
+use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::store::{Key, ObjectHeaders, Store};
 
@@ -41,15 +47,24 @@ pub struct Mender<'m> {
     pub progress: &'m dyn Progress,
 }
 
+/// What was repaired.
+#[derive(Debug, Default)]
+pub struct Mended {
+    /// Something was.
+    pub any: bool,
+    /// Keys of damaged packs that another has taken the place of. They are still there.
+    pub replaced: BTreeSet<String>,
+}
+
 impl Mender<'_> {
-    /// Repairs what of these keys can be repaired from the mirror itself; answers which are. Keys that are
-    /// written are right then, whatever else is wrong.
-    pub fn mend(&self, damaged: &BTreeSet<String>) -> Result<Vec<String>, MirrorError> {
-        let mut mended = Vec::new();
+    /// Repairs what of these keys can be repaired from the mirror itself. Keys that are written are right
+    /// then, whatever else is wrong.
+    pub fn mend(&self, damaged: &BTreeSet<String>) -> Result<Mended, MirrorError> {
+        let mut mended = Mended::default();
         if damaged.contains(LIST) {
             let file = packs::list_file(&whole_packs(self.store, damaged)?);
             self.store.put(&files::key(LIST), &file, PLAIN, None)?;
-            mended.push(LIST.to_owned());
+            mended.any = true;
         }
         for name in packed::listed_names(self.store, |_, _| {})? {
             let (key, index_key) = (packs::key(&name, "pack"), packs::key(&name, "idx"));
@@ -58,11 +73,12 @@ impl Mender<'_> {
                 && let Some(index) = self.index_of(&name, &key)?
             {
                 self.store.put(&index_key, &index, INDEX, None)?;
-                mended.push(index_key.to_string());
+                mended.any = true;
             }
         }
-        mended.extend(self.drop_loose(damaged)?);
-        mended.extend(bundle_check::take_back(self.store, damaged)?);
+        self.salvage(damaged, &mut mended)?;
+        mended.any |= self.drop_loose(damaged)?;
+        mended.any |= !bundle_check::take_back(self.store, damaged)?.is_empty();
         Ok(mended)
     }
 
@@ -78,11 +94,47 @@ impl Mender<'_> {
         Ok(rebuild(&pass, name, info.len)?.ok().map(|rebuilt| rebuilt.index))
     }
 
-    /// Deletes damaged loose objects that a pack holds, once that has given them back right.
-    fn drop_loose(&self, damaged: &BTreeSet<String>) -> Result<Vec<String>, MirrorError> {
+    /// Replaces damaged packs by what is sound of them.
+    fn salvage(&self, damaged: &BTreeSet<String>, mended: &mut Mended) -> Result<(), MirrorError> {
+        let fence = Fence::read(self.store)?;
+        let is_damaged = |name: &String| damaged.contains(packs::key(name, "pack").as_str());
+        let names = packed::listed_names(self.store, |_, _| {})?;
+        let names: Vec<String> = names.into_iter().filter(is_damaged).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let refs = files::get(self.store, &files::key("info/refs"), None, 256 << 20)?;
+        let refs = refs.and_then(|(file, _)| parse_info_refs(&file).ok()).unwrap_or_default();
+        let temp = TempKeys::new(self.store);
+        let compaction = Compaction {
+            store: self.store,
+            temp: &temp,
+            fence: &fence,
+            refs: &refs,
+            max_packs: usize::MAX,
+            memory_bytes: self.memory_bytes,
+            concurrency: self.concurrency,
+            cancel: self.cancel,
+        };
+        let salvaged = names.iter().try_for_each(|name| {
+            self.progress.phase("packs");
+            let new = salvage(&compaction, name)?;
+            mended.any |= new.is_some();
+            if new.is_some_and(|new| new != *name) {
+                mended.replaced.insert(packs::key(name, "pack").to_string());
+            }
+            Ok::<_, MirrorError>(())
+        });
+        let cleaned = temp.clean();
+        salvaged?;
+        Ok(cleaned?)
+    }
+
+    /// Deletes damaged loose objects that a pack holds, once that has given them back right; any?
+    fn drop_loose(&self, damaged: &BTreeSet<String>) -> Result<bool, MirrorError> {
         let loose: Vec<Oid> = damaged.iter().filter_map(|key| loose::oid_of_key(key)).collect();
         if loose.is_empty() {
-            return Ok(Vec::new());
+            return Ok(false);
         }
         let names = packed::listed_names(self.store, |_, _| {})?;
         let packs: Packs = packed::open_all(self.store, &names, |_, _| {})?;
@@ -103,6 +155,6 @@ impl Mender<'_> {
             }
         }
         self.store.delete(&keys)?;
-        Ok(keys.iter().map(Key::to_string).collect())
+        Ok(!keys.is_empty())
     }
 }

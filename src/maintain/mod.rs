@@ -17,6 +17,7 @@ mod pass;
 mod past;
 mod rebuild;
 pub mod restore;
+mod salvage;
 pub mod sample;
 mod scratch;
 mod survey;

@@ -13,7 +13,9 @@
 //! one pack, so a pack that has an object twice is refused ([`ConcatError::Twice`]).
 //!
 //! Every pack is checked against its own trailer while it is read, so that no damage gets a new
-//! trailer. Memory: the indices, and 32 bytes an object of packs that are copied by entry.
+//! trailer. A damaged pack can become one of its sound entries ([`Plan::of_sound_entries`]): there each
+//! entry is checked against the CRC-32 in the index. Memory: the indices, and 32 bytes an object of packs
+//! that are copied by entry.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -102,6 +104,8 @@ pub struct Plan<'i> {
     /// Of each input, the offsets of entries that an earlier one has.
     dropped: Vec<BTreeSet<u64>>,
     count: u32,
+    /// The one pack is damaged.
+    by_entry: bool,
 }
 
 /// The new pack.
@@ -166,7 +170,14 @@ impl<'i> Plan<'i> {
             }
         }
         let count = u32::try_from(count).map_err(|_| ConcatError::TooMany)?;
-        Ok(Plan { format, inputs, dropped, count })
+        Ok(Plan { format, inputs, dropped, count, by_entry: false })
+    }
+
+    /// A damaged pack without these entries: [`broken_entries`].
+    pub fn of_sound_entries(input: Input<'i>, broken: BTreeSet<u64>) -> Result<Self, ConcatError> {
+        let plan = Plan::new(input.index.format(), vec![input])?;
+        let count = plan.count.saturating_sub(u32::try_from(broken.len()).unwrap_or(u32::MAX));
+        Ok(Plan { dropped: vec![broken], count, by_entry: true, ..plan })
     }
 
     /// How many objects the new pack has.
@@ -186,6 +197,11 @@ impl<'i> Plan<'i> {
         let mut moved = Vec::new();
         for number in 0..self.inputs.len() {
             let stream = open(number)?;
+            if self.by_entry {
+                let mut body = Body::begin_damaged(stream, number, &self.inputs[number])?;
+                moved.push(self.copy_entries(&mut body, &moved, &mut out)?);
+                continue;
+            }
             let mut body = Body::begin(stream, number, &self.inputs[number])?;
             moved.push(match self.dropped[number].is_empty() {
                 true => body.copy_whole(&mut out)?,
@@ -208,7 +224,13 @@ impl<'i> Plan<'i> {
         let mut entries: Vec<IndexEntry> = self.inputs[input].index.entries().collect();
         entries.sort_unstable_by_key(|entry| entry.offset);
         let mut places = Vec::with_capacity(entries.len() - dropped.len());
-        for (at, entry) in entries.iter().enumerate() {
+        let last = entries.iter().rposition(|entry| !dropped.contains(&entry.offset));
+        let visited = match (self.by_entry, last) {
+            (false, _) => entries.len(),
+            // Behind the last that is kept it may end.
+            (true, last) => last.map_or(0, |last| last + 1),
+        };
+        for (at, entry) in entries.iter().enumerate().take(visited) {
             let end = entries.get(at + 1).map_or(body.end, |next| next.offset);
             let len = end - entry.offset;
             if dropped.contains(&entry.offset) {
@@ -217,26 +239,25 @@ impl<'i> Plan<'i> {
             }
             let mut head = vec![0; len.min(MAX_HEADER_LEN as u64) as usize];
             body.fill(&mut head)?;
-            let new = out.at;
+            let (new, read) = (out.at, head.len() as u64);
             let parsed = parse_header(&head, entry.offset, self.format).ok().flatten();
             let (header, used) =
                 parsed.ok_or_else(|| damaged(input, format!("{} is not an entry", entry.oid)))?;
-            let mut crc = entry.crc32;
-            let rest = len - head.len() as u64;
-            let EntryKind::OfsDelta { base_offset } = header.kind else {
-                out.write(&head)?;
-                body.pass(rest, &mut |bytes| out.write(bytes))?;
-                places.push(Place { old: entry.offset, new, crc32: crc });
-                continue;
-            };
-            let base = self.base(input, base_offset, &entries, &places, moved)?;
-            let head = with_distance(&head, used, new - base);
-            crc = crc32(0, &head);
+            let mut was = crc32(0, &head);
+            if let EntryKind::OfsDelta { base_offset } = header.kind {
+                let base = self.base(input, base_offset, &entries, &places, moved)?;
+                head = with_distance(&head, used, new - base);
+            }
+            let mut crc = crc32(0, &head);
             out.write(&head)?;
-            body.pass(rest, &mut |bytes| {
+            body.pass(len - read, &mut |bytes| {
+                was = crc32(was, bytes);
                 crc = crc32(crc, bytes);
                 out.write(bytes)
             })?;
+            if self.by_entry && was != entry.crc32 {
+                return Err(damaged(input, format!("{} has just changed", entry.oid)));
+            }
             places.push(Place { old: entry.offset, new, crc32: crc });
         }
         Ok(Moved::Each(places))
@@ -368,6 +389,21 @@ impl<'r> Body<'r> {
         Ok(body)
     }
 
+    /// Of a pack of which nothing is believed but single entries.
+    fn begin_damaged(
+        stream: Box<dyn Read + 'r>,
+        number: usize,
+        input: &Input<'_>,
+    ) -> Result<Self, ConcatError> {
+        let trailer = input.index.pack_trailer();
+        let checksum = Checksum::new(trailer.format());
+        let end = end_of_entries(input);
+        let piece = vec![0; PIECE_LEN];
+        let mut body = Body { stream, input: number, checksum, end, trailer, piece };
+        body.fill(&mut [0; FIRST_ENTRY as usize])?;
+        Ok(body)
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ConcatError> {
         self.stream.read_exact(bytes).map_err(|error| self.cut(error))?;
         self.checksum.update(bytes);
@@ -429,6 +465,85 @@ impl<'r> Body<'r> {
         }
         Ok(())
     }
+}
+
+fn end_of_entries(input: &Input<'_>) -> u64 {
+    input.len.saturating_sub(input.index.format().raw_len() as u64)
+}
+
+/// The offsets of those entries that are not what the pack's index says by their CRC-32, and of all deltas
+/// that stand on one of them. `stream` is the pack from its first byte on; where it ends, all that
+/// follows is broken. 48 bytes of memory an object.
+pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<BTreeSet<u64>> {
+    let format = input.index.format();
+    let mut entries: Vec<IndexEntry> = input.index.entries().collect();
+    entries.sort_unstable_by_key(|entry| entry.offset);
+    let mut broken = BTreeSet::new();
+    // Each delta that is sound by itself, and its base.
+    let mut deltas = Vec::new();
+    let mut piece = vec![0; PIECE_LEN];
+    let mut at = 0;
+    for (number, entry) in entries.iter().enumerate() {
+        let end = entries.get(number + 1).map_or(end_of_entries(input), |next| next.offset);
+        let (mut crc, mut head) = (0, Vec::new());
+        let mut is_there = at <= entry.offset && entry.offset < end;
+        if is_there {
+            // What is in no entry is passed over.
+            is_there = each_piece(stream, entry.offset - at, &mut piece, |_| ())?
+                && each_piece(stream, end - entry.offset, &mut piece, |bytes| {
+                    crc = crc32(crc, bytes);
+                    let wanted = MAX_HEADER_LEN - head.len();
+                    head.extend_from_slice(&bytes[..bytes.len().min(wanted)]);
+                })?;
+            at = end;
+        }
+        if !is_there || crc != entry.crc32 {
+            broken.insert(entry.offset);
+        } else {
+            match parse_header(&head, entry.offset, format).ok().flatten().map(|(h, _)| h.kind) {
+                Some(EntryKind::Object(_)) => {}
+                Some(EntryKind::OfsDelta { base_offset }) => {
+                    deltas.push((entry.offset, Some(base_offset)));
+                }
+                Some(EntryKind::RefDelta { base }) => {
+                    deltas.push((entry.offset, input.index.lookup(&base)));
+                }
+                None => drop(broken.insert(entry.offset)),
+            }
+        }
+    }
+    let begins = |offset: u64| entries.binary_search_by_key(&offset, |e| e.offset).is_ok();
+    loop {
+        let before = broken.len();
+        deltas.retain(|(offset, base)| {
+            let stands = base.is_some_and(|base| begins(base) && !broken.contains(&base));
+            stands || !broken.insert(*offset)
+        });
+        if broken.len() == before {
+            return Ok(broken);
+        }
+    }
+}
+
+/// Hands on the next `len` bytes; `false`: the stream has ended before.
+fn each_piece(
+    stream: &mut dyn Read,
+    len: u64,
+    piece: &mut [u8],
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<bool> {
+    let mut left = len;
+    while left > 0 {
+        let wanted = left.min(piece.len() as u64) as usize;
+        match stream.read(&mut piece[..wanted])? {
+            0 => return Ok(false),
+            read => {
+                take(&piece[..read]);
+                left -= read as u64;
+            }
+        }
+    }
+    Ok(true)
 }
 
 type Entries<'m> = Box<dyn Iterator<Item = IndexEntry> + 'm>;

@@ -4,17 +4,19 @@
 use crate::support::{git_http, hooked_store, lfs_server, local_git, program};
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use git_http::{GitHttp, StaticHttp};
 use lfs_server::{LfsServer, pointer};
 use local_git::{LocalGit, Repo, assert_same_repository, git, run};
-use mirror_git_to_s3::git::object::Oid;
+use mirror_git_to_s3::git::object::{Kind, Oid, hash_object};
 use mirror_git_to_s3::git::refs::Advertisement;
 use mirror_git_to_s3::http::Client;
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{
     Layout, MirrorError, Options, Status, Summary, mirror, store_objects,
 };
+use mirror_git_to_s3::pack::index::{IndexReader, parse_index};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::repair::{
     Helper, Mirroring, RepairReport, StoringObjects, mirror_in_full, repair,
@@ -475,6 +477,144 @@ fn single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them(
     assert_eq!((asked, written), (0, wanted));
 }
 
+/// A source that is asked by HTTP and counts, its mirror in packs, which also keeps what a deleted branch
+/// had, and the name of the one pack.
+fn with_a_past(repo: &Repo) -> (Asked<SmartHttp>, MemoryStore, GitHttp, String) {
+    repo.git(&["config", "uploadpack.allowFilter", "true"]);
+    repo.commit("refs/heads/gone", &[("old", b"what only the past has\n")]);
+    let server = GitHttp::start(repo.path(), git_http::Options::default());
+    let client = Client::with_environment(&Default::default(), &Default::default()).unwrap();
+    let source = SmartHttp::new(&format!("{}/", server.url()), client, Auth::none()).unwrap();
+    let source = Asked(source, AtomicUsize::new(0));
+    let store = MemoryStore::new();
+    mirror(&source, &store, &with_history(), &Silent).unwrap();
+    repo.git(&["update-ref", "-d", "refs/heads/gone"]);
+    repo.git(&["reflog", "expire", "--expire=now", "--all"]);
+    repo.git(&["gc", "-q", "--prune=now"]);
+    mirror(&source, &store, &with_history(), &Silent).unwrap();
+    source.1.store(0, Ordering::Relaxed);
+    let pack = listed_pack(&store);
+    (source, store, server, pack)
+}
+
+fn with_history() -> Options {
+    let keep_history = Some(Duration::from_secs(90 * 24 * 3600));
+    Options { layout: Layout::Pack, lfs: false, keep_history, concurrency: 4, ..Options::default() }
+}
+
+/// The key of the one pack that is listed, without its end.
+fn listed_pack(store: &MemoryStore) -> String {
+    let list = String::from_utf8(store.bytes("objects/info/packs").unwrap().to_vec()).unwrap();
+    let name = list.trim().strip_prefix("P ").and_then(|name| name.strip_suffix(".pack"));
+    format!("objects/pack/{}", name.unwrap_or_else(|| panic!("one pack: {list}")))
+}
+
+fn index_of(store: &MemoryStore, pack: &str) -> IndexReader<Vec<u8>> {
+    let index = store.bytes(&format!("{pack}.idx")).unwrap().to_vec();
+    parse_index(index, local_git::format()).unwrap()
+}
+
+fn repair_alone(store: &MemoryStore) -> RepairReport {
+    repair(None, store, &verifying(), &with_history(), &Silent).unwrap()
+}
+
+#[test]
+fn of_a_damaged_pack_only_what_is_broken_is_asked_for_and_its_past_stays() {
+    let repo = plain_repository();
+    let (source, store, _server, pack) = with_a_past(&repo);
+    let index = index_of(&store, &pack);
+    let mut bytes = store.bytes(&format!("{pack}.pack")).unwrap().to_vec();
+    let oid = |name: &str| Oid::from_hex(repo.rev(name).unwrap().as_bytes()).unwrap();
+    let broken = ["v1", "main~7^{tree}"].map(oid);
+    for oid in &broken {
+        bytes[index.lookup(oid).unwrap() as usize + 3] ^= 0x10;
+    }
+    put(&store, &format!("{pack}.pack"), &bytes);
+    store.clear_recorded();
+    let run: &Mirroring<'_> = &|store, options, progress| mirror(&source, store, options, progress);
+    let some: &StoringObjects<'_> =
+        &|store, keys, options, progress| store_objects(&source, store, keys, options, progress);
+    let helper = Helper { all: run, some: Some(some) };
+    let report = repair(Some(helper), &store, &verifying(), &with_history(), &Silent).unwrap();
+    assert!(report.after.is_sound(), "{:?}", report.after.findings);
+    assert!(report.mended.contains(&format!("{pack}.pack")), "{:?}", report.mended);
+    assert_eq!(source.1.load(Ordering::Relaxed), 0, "everything was asked for");
+    let new = listed_pack(&store);
+    assert_ne!(new, pack);
+    assert_eq!(store.bytes(&format!("{pack}.pack")), None, "a run could take it for stored");
+    let kept = index_of(&store, &new);
+    let content = b"what only the past has\n";
+    let past = hash_object(local_git::format(), Kind::Blob, content).unwrap();
+    assert!(kept.lookup(&past).is_some(), "the past is lost");
+    for entry in index.entries() {
+        let hex = entry.oid.to_string();
+        let loose = store.bytes(&format!("objects/{}/{}", &hex[..2], &hex[2..])).is_some();
+        assert!(kept.lookup(&entry.oid).is_some() || loose, "{hex} is lost");
+        assert!(loose || !broken.contains(&entry.oid), "{hex} was broken");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(hooked_store::dump(&store, &dir.path().join("published")));
+    let server = StaticHttp::start(&dir.path().join("published"));
+    let url = format!("{}/", server.url());
+    run_git(dir.path(), &["clone", "-q", "--mirror", &url, "clone"]);
+    assert_same_repository(repo.path(), &dir.path().join("clone"));
+    run_git(&dir.path().join("clone"), &["fsck", "--full", "--strict"]);
+}
+
+fn run_git(dir: &std::path::Path, words: &[&str]) {
+    run(git(dir).args(words), b"");
+}
+
+/// Whatever byte of a pack flips, and wherever it ends: what remains is a sound pack, its entries and what
+/// was broken are all that there was, and header and trailer are made again.
+#[test]
+fn pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged() {
+    let (_, sound, _, pack) = with_a_past(&plain_repository());
+    let key = format!("{pack}.pack");
+    let right = sound.bytes(&key).unwrap().to_vec();
+    let index = index_of(&sound, &pack);
+    let all = index.object_count();
+    let mut offsets: Vec<u64> = index.entries().map(|entry| entry.offset).collect();
+    offsets.sort_unstable();
+    let second = offsets[1] as usize;
+    let trailer = right.len() - local_git::format().raw_len();
+    let mut damages: Vec<(String, Vec<u8>, bool)> = Vec::new();
+    for at in (0..12).chain((12..right.len()).step_by(7)).chain(trailer..right.len()) {
+        let mut bytes = right.clone();
+        bytes[at] ^= 0x21;
+        damages.push((format!("byte {at}"), bytes, at < 12 || at >= trailer));
+    }
+    for len in (1..right.len()).step_by(61) {
+        damages.push((format!("cut at {len}"), right[..len].to_vec(), false));
+    }
+    damages.push(("more at the end".to_owned(), [&right[..], b"more"].concat(), false));
+    for (how, bytes, is_outside) in damages {
+        let store = MemoryStore::new();
+        for key in sound.keys() {
+            put(&store, &key, &sound.bytes(&key).unwrap());
+        }
+        put(&store, &key, &bytes);
+        let report = repair_alone(&store);
+        if is_outside {
+            assert!(report.after.is_sound(), "{how}: {:?}", report.after.findings);
+            assert_eq!(store.bytes(&key).unwrap()[..], right, "{how}");
+            continue;
+        }
+        let new = listed_pack(&store);
+        if bytes.len() < second {
+            // Not even the first entry is whole.
+            assert!(!report.after.is_sound() && new == pack, "{how}");
+            continue;
+        }
+        let kept = index_of(&store, &new).object_count();
+        assert!(kept < all && new != pack, "{how}: {kept} of {all}");
+        assert!(store.bytes(&key).is_some(), "{how}: it is kept while something is missing");
+        let packs = report.after.damaged.iter().filter(|key| key.starts_with("objects/pack/"));
+        assert_eq!(packs.count(), 0, "{how}: {:?}", report.after.findings);
+        assert!(!report.after.is_sound(), "{how}: {kept} of {all}");
+    }
+}
+
 #[test]
 fn program_says_which_keys_a_full_run_has_mended() {
     let (repo, home) = (World::new().repo, tempfile::tempdir().unwrap());
@@ -510,4 +650,6 @@ local_git::also_with_sha256! {
     every_file_of_a_pack_mirror_is_mended_however_it_is_damaged,
     index_is_made_again_without_a_source_byte_for_byte,
     single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them,
+    of_a_damaged_pack_only_what_is_broken_is_asked_for_and_its_past_stays,
+    pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged,
 }
