@@ -16,6 +16,6 @@ RUN cargo build --locked --release --bin mirror-git-to-s3
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/target/release/mirror-git-to-s3 /mirror-git-to-s3
-# nobody in particular; a number, because there is no /etc/passwd.
+# An unprivileged user; a number, because there is no /etc/passwd.
 USER 65532:65532
 ENTRYPOINT ["/mirror-git-to-s3"]

@@ -434,6 +434,9 @@ fn pem_file(origin: &'static str, path: &Path) -> Result<Vec<Certificate<'static
 pub fn explain(error: &ureq::Error) -> String {
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(reason)) => explain_certificate(reason),
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            "the server does not speak TLS on this port; use http:// or another port".into()
+        }
         Some(other) => format!("TLS failed: {other}"),
         None => match error {
             ureq::Error::HostNotFound => "the host name has no address".into(),
@@ -958,6 +961,13 @@ mod tests {
         let local = "http://127.0.0.1:9/".parse().unwrap();
         resolver.resolve(&local, &config, timeout()).unwrap();
         assert!(resolver.lookup("http://127.0.0.1:9").is_some());
+    }
+
+    #[test]
+    fn server_without_tls_is_named() {
+        let reason = rustls::InvalidMessage::InvalidContentType;
+        let error = ureq::Error::Rustls(rustls::Error::InvalidMessage(reason));
+        assert!(explain(&error).starts_with("the server does not speak TLS on this port"));
     }
 
     #[test]

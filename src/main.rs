@@ -1,5 +1,6 @@
 //! The program: parse, call, say what was wrong, exit code. Everything else is in the library.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode as Exit;
 
@@ -19,7 +20,9 @@ fn main() -> Exit {
         std::path::Path::new(&name).file_stem().is_some_and(|name| name == "git-remote-mirror")
     });
     // Git calls the program by that name.
-    let words = is_helper.then(|| "remote-helper".into()).into_iter().chain(words);
+    let words: Vec<OsString> =
+        is_helper.then(|| "remote-helper".into()).into_iter().chain(words).collect();
+    let command = command_of(&words);
     let code = cli::parse(words, &|name| std::env::var(name).ok(), &mut io::stdin())
         .and_then(|command| match command {
             Command::Print(text) => {
@@ -40,11 +43,18 @@ fn main() -> Exit {
             Command::RemoteHelper(command) => commands::remote_helper::run(&command),
             Command::InstallHelper(command) => commands::install_helper::run(&command),
         })
-        .unwrap_or_else(complain);
+        .unwrap_or_else(|error| complain(&error, command));
     code.into()
 }
 
-fn complain(error: CliError) -> ExitCode {
-    let _ = writeln!(io::stderr(), "mirror-git-to-s3: {error}\nSee 'mirror-git-to-s3 --help'.");
+/// The command that the first word names; empty: none.
+fn command_of(words: &[OsString]) -> &'static str {
+    let names = cli::help_texts().map(|(name, _)| name);
+    words.first().and_then(|word| names.into_iter().find(|name| word == name)).unwrap_or("")
+}
+
+fn complain(error: &CliError, command: &str) -> ExitCode {
+    let help = if command.is_empty() { "--help".to_owned() } else { format!("{command} --help") };
+    let _ = writeln!(io::stderr(), "mirror-git-to-s3: {error}\nSee 'mirror-git-to-s3 {help}'.");
     ExitCode::Usage
 }

@@ -140,6 +140,8 @@ struct Published {
     /// Objects that runs have stored loose since they were last packed.
     loose: u64,
     is_whole: bool,
+    /// Some of what is published was stored by runs before.
+    found: bool,
     news: News,
 }
 
@@ -301,7 +303,8 @@ impl Run<'_> {
         fence: Option<&Fence>,
         loose: u64,
     ) -> Result<Published, MirrorError> {
-        let Fetched { complete, written, replaced, is_whole, prerequisites, copied } = fetched;
+        let Fetched { complete, written, replaced, is_whole, found, prerequisites, copied } =
+            fetched;
         plan.tags.fill(&mut plan.wanted);
         let in_slices = complete.is_in_slices();
         let is_loose = complete.pack.is_none() && self.from.is_none() && !in_slices;
@@ -326,7 +329,7 @@ impl Run<'_> {
             Slices::forget(self.store);
         }
         let loose = loose + if is_loose { written.0 } else { 0 };
-        Ok(Published { listed, loose, is_whole, news })
+        Ok(Published { listed, loose, is_whole, found, news })
     }
 
     /// Records what is published, compacts what has piled up, and keeps the bundles right. Everything is
@@ -392,8 +395,8 @@ impl Run<'_> {
     /// What the mirror holds once `stored` is published. `None`: an older program has stored what was
     /// there before, and nobody has counted it.
     fn holds(&self, plan: &Plan, stored: &Stored, done: &Published) -> Option<Holds> {
-        if self.from.is_some() {
-            // Copied keys are counted as they are found.
+        // Beside what was written, some was there: keys that were copied, or that were found.
+        if self.from.is_some() || (done.is_whole && (plan.published.exists() || done.found)) {
             let counted = count::count(self.store, self.options.concurrency, &self.options.cancel);
             return counted.inspect_err(|error| log::info!("not counted: {error}")).ok();
         }
@@ -401,7 +404,7 @@ impl Run<'_> {
             true => stored.holds?,
             false => Holds::default(),
         };
-        let holds = before.with_objects(stored.written, done.is_whole);
+        let holds = before.with_objects(stored.written);
         let holds = holds.with_lfs((stored.lfs.written, stored.lfs.bytes));
         Some(if done.listed.is_empty() { holds } else { holds.with_packs(&done.listed) })
     }

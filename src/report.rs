@@ -155,7 +155,7 @@ impl Report {
         };
         Report {
             error: Some(printable(&chain(error))),
-            hint: hint(error),
+            hint: hint(error).filter(|_| !says_what_to_do(&chain(error))),
             ..Report::empty(pair, code, elapsed)
         }
     }
@@ -339,8 +339,14 @@ fn hint(error: &MirrorError) -> Option<&'static str> {
     }
 }
 
-/// The last words of a run over several repositories. `not_begun` were never started.
-pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
+/// Does the message know better than a hint?
+fn says_what_to_do(message: &str) -> bool {
+    ["~/.netrc", "set the clock", "reached its quota"].iter().any(|words| message.contains(words))
+}
+
+/// The last words of a run over several repositories. `not_begun` were never started. `reasons`: each
+/// failure is named again.
+pub fn closing(reports: &[Report], not_begun: &[&Pair], reasons: bool) -> String {
     let with = |status: &str| reports.iter().filter(|report| report.status == status).count();
     let total = reports.len() + not_begun.len();
     let mut text = format!("{} repositories:", grouped(total as u64));
@@ -352,7 +358,7 @@ pub fn closing(reports: &[Report], not_begun: &[&Pair]) -> String {
         .collect();
     text += &parts.join(",");
     text.push('\n');
-    for report in reports.iter().filter(|report| report.code != ExitCode::Done) {
+    for report in reports.iter().filter(|report| reasons && report.code != ExitCode::Done) {
         let why = match &report.error {
             Some(error) => error.clone(),
             None => format!("{} LFS objects are missing", grouped(report.lfs_missing as u64)),
@@ -384,8 +390,7 @@ pub fn metrics(reports: &[Report], before: &str, now: SystemTime) -> String {
     }
     let help = "When the last run over all repositories ended.";
     alone(&mut text, "last_run_timestamp_seconds", help, "", seconds);
-    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
-    alone(&mut text, "build_info", "Always 1; the version is a label.", version, 1);
+    build_info(&mut text, "");
     text
 }
 
@@ -469,6 +474,13 @@ fn alone(text: &mut String, name: &str, help: &str, labels: &str, value: u64) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{labels} {value}");
 }
 
+/// The version as a label. Each file has a name of its own: node_exporter refuses one twice.
+fn build_info(text: &mut String, family: &str) {
+    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+    let name = format!("{family}build_info");
+    alone(text, &name, "Always 1; the version is a label.", version, 1);
+}
+
 /// The values of a textfile that this program has written.
 struct Kept<'t>(HashMap<&'t str, f64>);
 
@@ -528,6 +540,7 @@ pub fn maintenance_metrics(
     }
     let name = format!("{family}_last_run_timestamp_seconds");
     alone(&mut text, &name, "When the last run over all mirrors ended.", "", now_seconds);
+    build_info(&mut text, &format!("{family}_"));
     text
 }
 
@@ -741,6 +754,10 @@ mod tests {
             (failed(store(StoreErrorKind::Denied)), Some("check which credentials")),
             (failed(store(StoreErrorKind::Transient { retry_after: None })), Some("temporary")),
             (failed(store(StoreErrorKind::Other)), None),
+            (
+                failed(StoreError::new(StoreErrorKind::Denied, "put", "s3://b", "set the clock")),
+                None,
+            ),
             (failed(MirrorError::Guard("g".into())), None),
             (failed(MirrorError::Interrupted), Some("nothing was published; run")),
             (failed(MirrorError::Conflict), None),
@@ -792,12 +809,14 @@ mod tests {
         let ok = Report::of_summary(&pair(), summary(Status::Ok), false);
         let bad = failed(MirrorError::Pack("entry at 12".into()));
         assert_eq!(
-            closing(&[ok.clone(), bad], &[&pair()]),
+            closing(&[ok.clone(), bad.clone()], &[&pair()], true),
             "3 repositories: 1 ok, 1 failed, 1 not started\n\
              \x20 failed (1) https://h/r -> s3://b/p: the source's pack is invalid: entry at 12\n\
              \x20 not started https://h/r -> s3://b/p\n"
         );
-        assert_eq!(closing(&[ok.clone(), ok], &[]), "2 repositories: 2 ok\n");
+        let told = closing(&[ok.clone(), bad], &[], false);
+        assert_eq!(told, "2 repositories: 1 ok, 1 failed\n");
+        assert_eq!(closing(&[ok.clone(), ok], &[], true), "2 repositories: 2 ok\n");
     }
 
     #[test]
@@ -878,8 +897,14 @@ mirror_git_to_s3_verify_last_success_timestamp_seconds{target=\"s3://b/1\"} 1700
 # HELP mirror_git_to_s3_verify_last_run_timestamp_seconds When the last run over all mirrors ended.
 # TYPE mirror_git_to_s3_verify_last_run_timestamp_seconds gauge
 mirror_git_to_s3_verify_last_run_timestamp_seconds 1700000000
+# HELP mirror_git_to_s3_verify_build_info Always 1; the version is a label.
+# TYPE mirror_git_to_s3_verify_build_info gauge
 ";
-        assert_eq!(maintenance_metrics("verify", &results, "", 1_700_000_000), wanted);
+        let metrics = maintenance_metrics("verify", &results, "", 1_700_000_000);
+        let (before, version) = metrics.split_at(metrics.len().min(wanted.len()));
+        assert_eq!(before, wanted);
+        let build = "mirror_git_to_s3_verify_build_info{version=\"";
+        assert!(version.starts_with(build) && version.ends_with("\"} 1\n"), "{version}");
     }
 
     #[test]

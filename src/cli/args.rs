@@ -200,7 +200,7 @@ pub(super) struct VerifyArgs {
     /// which mirror
     #[argh(option)]
     pub target: Vec<String>,
-    /// mend what is wrong
+    /// repair what is wrong
     #[argh(switch)]
     pub repair: bool,
     /// where it comes from
@@ -451,7 +451,7 @@ pub(super) struct ImportArgs {
     pub progress: Option<ProgressMode>,
 }
 
-/// Lists what was published when.
+/// Lists past publications.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct RefsArgs {
@@ -612,7 +612,7 @@ pub(super) struct RestoreArgs {
 
 /// `90s`, `30m`, `24h`, `7d`; a bare `0` too.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wanted = || "want a number and s, m, h or d, such as 24h".to_owned();
+    let wanted = || "expected a number and s, m, h or d, such as 24h".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -634,7 +634,7 @@ fn layout(text: &str) -> Result<Layout, String> {
         "auto" => Ok(Layout::Auto),
         "loose" => Ok(Layout::Loose),
         "pack" => Ok(Layout::Pack),
-        _ => Err("want auto, loose or pack".to_owned()),
+        _ => Err("expected auto, loose or pack".to_owned()),
     }
 }
 
@@ -650,7 +650,7 @@ impl std::str::FromStr for Addressing {
             "auto" => Ok(Addressing::Auto),
             "path" => Ok(Addressing::Path),
             "virtual" => Ok(Addressing::Virtual),
-            _ => Err("want auto, path or virtual".to_owned()),
+            _ => Err("expected auto, path or virtual".to_owned()),
         }
     }
 }
@@ -660,19 +660,19 @@ fn progress(text: &str) -> Result<ProgressMode, String> {
         "auto" => Ok(ProgressMode::Auto),
         "always" => Ok(ProgressMode::Always),
         "never" => Ok(ProgressMode::Never),
-        _ => Err("want auto, always or never".to_owned()),
+        _ => Err("expected auto, always or never".to_owned()),
     }
 }
 
 fn shard(text: &str) -> Result<Shard, String> {
-    let wanted = || "want I/N with 0 <= I < N, such as 0/4".to_owned();
+    let wanted = || "expected I/N with 0 <= I < N, such as 0/4".to_owned();
     let (index, count) = text.split_once('/').ok_or_else(wanted)?;
     let (index, count) = (decimal(index).ok_or_else(wanted)?, decimal(count).ok_or_else(wanted)?);
     if index < count { Ok(Shard { index, count }) } else { Err(wanted()) }
 }
 
 fn sample(text: &str) -> Result<(u32, u32), String> {
-    let wanted = || "want N/T with 1 <= N <= T <= 10000, such as 1/30".to_owned();
+    let wanted = || "expected N/T with 1 <= N <= T <= 10000, such as 1/30".to_owned();
     let (parts, of) = text.split_once('/').ok_or_else(wanted)?;
     let (parts, of) = (decimal(parts).ok_or_else(wanted)?, decimal(of).ok_or_else(wanted)?);
     if 1 <= parts && parts <= of && of <= 10_000 { Ok((parts, of)) } else { Err(wanted()) }
@@ -707,7 +707,7 @@ fn timeout(text: &str) -> Result<u64, String> {
 /// `5368709120`, `512k`, `100m`, `5g`, `1t` as git has them, also `100MiB` and the like: powers of
 /// 1,024.
 fn size(text: &str) -> Result<u64, String> {
-    let wanted = || "want a size such as 500m, 2GiB or 5t".to_owned();
+    let wanted = || "expected a size such as 500m, 2GiB or 5t".to_owned();
     let lower = text.to_ascii_lowercase();
     let number = lower.strip_suffix("ib").unwrap_or(&lower);
     let shift = match number.chars().last() {
@@ -729,7 +729,7 @@ fn number<T: FromStr + PartialOrd + std::fmt::Display>(
 ) -> Result<T, String> {
     decimal(text)
         .filter(|number| range.contains(number))
-        .ok_or_else(|| format!("want a number from {} to {}", range.start(), range.end()))
+        .ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
 }
 
 /// Digits alone: `str::parse` would also take a `+`.
@@ -742,6 +742,6 @@ fn header_safe(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
-        Err("want printable ASCII without blanks".to_owned())
+        Err("expected printable ASCII without blanks".to_owned())
     }
 }

@@ -3,11 +3,12 @@
 //! argh 0.1 knows `--option value` and single switches only. People and scripts also write
 //! `--option=value`, `-vv` and `-nq`, and expect `--help` to win wherever it stands. So every word
 //! is looked up in argh's own table of options first. Errors name options, never their values: a
-//! value may be a URL with a password in it.
+//! value may be a URL with a password in it. Of other words only plain ones are named.
 
 use argh::{FlagInfo, FlagInfoKind};
 
 use super::error::CliError;
+use super::help::help_texts;
 
 /// What the words ask for.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,12 +65,16 @@ pub(super) fn normalise(words: &[String], flags: &[FlagInfo<'_>]) -> Result<Argv
                     out.push(format!("-{letter}"));
                 }
             }
-            // argv words that belong to no option: the mirror has none, and the word is not
-            // repeated, since it may be a URL with a password.
-            _ => {
+            // Words that belong to no option. What may be a URL or a token is not repeated.
+            other if !is_plain_word(other) => {
                 return Err(CliError::new(
                     "unexpected argument; sources and targets need --source and --target",
                 ));
+            }
+            other => {
+                let is_command = help_texts().iter().any(|(command, _)| *command == other);
+                let hint = if is_command { ": a command must come first" } else { "" };
+                return Err(CliError::new(format!("unexpected argument '{other}'{hint}")));
             }
         }
     }
@@ -122,6 +127,12 @@ fn value_of(name: &str, next: Option<&String>, flags: &[FlagInfo<'_>]) -> Result
     }
 }
 
+/// A word as commands are: no secret is so short and so plain.
+fn is_plain_word(word: &str) -> bool {
+    let is_plain = |c: u8| c.is_ascii_lowercase() || c == b'-';
+    (2..=16).contains(&word.len()) && word.bytes().all(is_plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,8 +182,14 @@ mod tests {
             (&["--source"], "--source needs a value"),
             (&["--source", "--target", "s3://b"], "--source needs a value"),
             (&["-vx"], "unknown option -x"),
-            (&["https://u:secret@h/r"], "unexpected argument"),
-            (&["-"], "unexpected argument"),
+            (&["https://u:secret@h/r"], "unexpected argument; sources and targets need"),
+            (&["u:secret@h:r"], "unexpected argument; sources and targets need"),
+            (&["-"], "unexpected argument; sources"),
+            (&[""], "unexpected argument; sources"),
+            (&["glpat-x7Yq"], "unexpected argument; sources"),
+            (&["help"], "unexpected argument 'help'"),
+            (&["-q", "verify"], "unexpected argument 'verify': a command must come first"),
+            (&["a\u{1b}b"], "unexpected argument; sources"),
         ] {
             let error = run(given).unwrap_err();
             assert!(error.starts_with(wanted), "{given:?}: {error}");

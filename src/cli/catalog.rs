@@ -74,12 +74,12 @@ mod tests {
     fn unusable_command_lines_are_refused() {
         for (line, wanted) in [
             ("list", "no --target"),
-            ("list --target https://h/m", "target: want s3://"),
+            ("list --target https://h/m", "target: expected s3://"),
             ("index --target s3://b --target s3://c", "index takes one --target"),
             ("list --target s3://b --target s3://c --public-url https://h", "--public-url belongs"),
             ("list --target s3://b --public-url s3://c", "--public-url: "),
             ("--source https://h/r --target s3://b/r --public-url https://h", "--public-url needs"),
-            ("--source https://h/r --target s3://b/r --index https://h", "target: want s3://"),
+            ("--source https://h/r --target s3://b/r --index https://h", "target: expected s3://"),
         ] {
             let error = run(line).expect_err(line);
             assert!(error.starts_with(wanted), "{line}: {error}");

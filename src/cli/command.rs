@@ -36,13 +36,13 @@ pub enum Command {
     List(Box<CatalogCommand>),
     /// Write an index of mirrors.
     Index(Box<CatalogCommand>),
-    /// List what was published when.
+    /// List past publications.
     Refs(Box<RefsCommand>),
     /// Publish again what was published once.
     Restore(Box<RestoreCommand>),
     /// Write what another mirror is missing into a file.
     Export(Box<ExportCommand>),
-    /// Read such a file.
+    /// Import a file written by `export`.
     Import(Box<ImportCommand>),
     /// Speak with git.
     RemoteHelper(Box<HelperCommand>),
@@ -105,7 +105,7 @@ pub struct VerifyCommand {
     pub quick: bool,
     /// So many of so many parts, in turn.
     pub sample: Option<(u32, u32)>,
-    /// Mend what is wrong.
+    /// Repair what is wrong.
     pub repair: bool,
 }
 
@@ -448,8 +448,9 @@ pub(super) fn mirror_url(text: &str, command: &str) -> Result<MirrorUrl, CliErro
     match urls::SourceUrl::parse(text) {
         Ok(url @ urls::SourceUrl::Http { .. }) => Ok(MirrorUrl::Http(url)),
         Err(error) if text.starts_with("http") => Err(error),
+        _ if urls::is_ssh(text) => Err(CliError::new(format!("{command}: {}", urls::NO_SSH))),
         _ => Err(CliError::new(format!(
-            "{command}: want https://…, s3://BUCKET/PREFIX or file:///DIRECTORY"
+            "{command}: expected https://…, s3://BUCKET/PREFIX or file:///DIRECTORY"
         ))),
     }
 }
@@ -729,7 +730,7 @@ fn lfs_dir(dir: &std::path::Path) -> Result<PathBuf, CliError> {
     let shown = dir.display();
     if !dir.join("objects").is_dir() {
         let words =
-            format!("--lfs-dir {shown}: no directory 'objects' in it; want a clone's .git/lfs");
+            format!("--lfs-dir {shown}: no directory 'objects' in it; expected a clone's .git/lfs");
         return Err(CliError::new(words));
     }
     let found = dir.canonicalize();
@@ -757,7 +758,7 @@ fn low_speed(
 ) -> Result<Option<u64>, CliError> {
     let (None, Some(text)) = (flag, env.get(name)) else { return Ok(flag) };
     let number: Option<u32> = text.trim().parse().ok();
-    let bad = || CliError::new(format!("{name}: want a number from 0 to {}", u32::MAX));
+    let bad = || CliError::new(format!("{name}: expected a number from 0 to {}", u32::MAX));
     number.map(|number| Some(number.into())).ok_or_else(bad)
 }
 
@@ -765,7 +766,7 @@ fn max_attempts(env: &Environment<'_>) -> Result<Option<u32>, CliError> {
     let Some(text) = env.get("AWS_MAX_ATTEMPTS") else { return Ok(None) };
     match text.parse() {
         Ok(number @ 1..=100) => Ok(Some(number)),
-        _ => Err(CliError::new("AWS_MAX_ATTEMPTS: want a number from 1 to 100")),
+        _ => Err(CliError::new("AWS_MAX_ATTEMPTS: expected a number from 1 to 100")),
     }
 }
 
@@ -973,26 +974,26 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_with_what_is_wanted() {
         for (options, wanted) in [
-            ("--layout tight", "want auto, loose or pack"),
-            ("--concurrency 0", "want a number from 1 to 1024"),
-            ("--concurrency +5", "want a number from 1 to 1024"),
-            ("--concurrency 99999999999999999999999", "want a number from 1 to 1024"),
-            ("--concurrency=", "want a number from 1 to 1024"),
-            ("--jobs 257", "want a number from 1 to 256"),
-            ("--memory 7", "want a number from 8 to 1048576"),
-            ("--max-packs 0", "want a number from 1 to"),
-            ("--low-speed-limit -1", "want a number from 0 to"),
-            ("--timeout 0", "want a number from 1 to"),
-            ("--max-object-size 0", "want a size"),
-            ("--max-object-size 5q", "want a size"),
-            ("--max-object-size g", "want a size"),
-            ("--max-object-size 5ib", "want a size"),
-            ("--max-object-size 99999999t", "want a size"),
-            ("--addressing-style dns", "want auto, path or virtual"),
-            ("--progress yes", "want auto, always or never"),
-            ("--region=", "want printable ASCII"),
-            ("--storage-class=ä", "want printable ASCII"),
-            ("--endpoint-url ftp://x", "--endpoint-url: want https://"),
+            ("--layout tight", "expected auto, loose or pack"),
+            ("--concurrency 0", "expected a number from 1 to 1024"),
+            ("--concurrency +5", "expected a number from 1 to 1024"),
+            ("--concurrency 99999999999999999999999", "expected a number from 1 to 1024"),
+            ("--concurrency=", "expected a number from 1 to 1024"),
+            ("--jobs 257", "expected a number from 1 to 256"),
+            ("--memory 7", "expected a number from 8 to 1048576"),
+            ("--max-packs 0", "expected a number from 1 to"),
+            ("--low-speed-limit -1", "expected a number from 0 to"),
+            ("--timeout 0", "expected a number from 1 to"),
+            ("--max-object-size 0", "expected a size"),
+            ("--max-object-size 5q", "expected a size"),
+            ("--max-object-size g", "expected a size"),
+            ("--max-object-size 5ib", "expected a size"),
+            ("--max-object-size 99999999t", "expected a size"),
+            ("--addressing-style dns", "expected auto, path or virtual"),
+            ("--progress yes", "expected auto, always or never"),
+            ("--region=", "expected printable ASCII"),
+            ("--storage-class=ä", "expected printable ASCII"),
+            ("--endpoint-url ftp://x", "--endpoint-url: expected https://"),
             ("--endpoint-url http://a --endpoint-url http://b", "--endpoint-url was given twice"),
             ("--layout pack --layout loose", "duplicate values"),
             ("--bundle --layout loose", "needs packs"),
@@ -1031,7 +1032,7 @@ mod tests {
         assert!(all.iter().all(|pair| shards.contains(pair)));
         for bad in ["3/3", "0/0", "1", "-1/3", "a/b", "1/2/3", "/"] {
             let error = run(&format!("--manifest - --shard {bad}"), &[], text).expect_err(bad);
-            assert!(error.contains("want I/N"), "{bad}: {error}");
+            assert!(error.contains("expected I/N"), "{bad}: {error}");
         }
     }
 
@@ -1062,7 +1063,7 @@ mod tests {
         let error = run("--manifest /nowhere/m.txt", &[], "").unwrap_err();
         assert!(error.starts_with("cannot read the manifest /nowhere/m.txt: "), "{error}");
         let error = run("--manifest -", &[], "https://h/a s3://b/a x\n").unwrap_err();
-        assert!(error.starts_with("standard input:1: want SOURCE TARGET"), "{error}");
+        assert!(error.starts_with("standard input:1: expected SOURCE TARGET"), "{error}");
         let error = run("--manifest -", &[], "- s3://b/a\n").unwrap_err();
         assert!(error.starts_with("standard input cannot be both"), "{error}");
     }
@@ -1087,10 +1088,11 @@ mod tests {
         for (line, words) in [
             ("lfs-agent", "needs the mirror's URL"),
             ("lfs-agent --region r", "needs the mirror's URL"),
-            ("lfs-agent ssh://u:hunter2@h", "lfs-agent: want https://"),
-            ("lfs-agent bundle:x", "lfs-agent: want https://"),
+            ("lfs-agent ssh://u:hunter2@h", "lfs-agent: ssh is not supported"),
+            ("lfs-agent bundle:x", "lfs-agent: expected https://"),
             ("lfs-agent https://h/?x", "source: "),
             ("lfs-agent https://h --source x", "unknown option --source"),
+            ("lfs-agent https://h https://u:hunter2@h", "unexpected argument"),
             ("lfs-agent https://h hunter2", "unexpected argument"),
             ("lfs-agent --help", "Usage: mirror-git-to-s3 lfs-agent URL"),
         ] {

@@ -21,7 +21,9 @@ pub(super) fn completions(words: &[String]) -> Result<Command, CliError> {
             return match argv::normalise(words, &[]) {
                 Ok(Argv::Help) => Ok(Command::Print(help::COMPLETIONS.to_owned())),
                 Ok(Argv::Version) => Ok(Command::Print(help::version())),
-                _ => Err(CliError::new("completions: want bash, fish or zsh, and nothing else")),
+                _ => {
+                    Err(CliError::new("completions: expected bash, fish or zsh, and nothing else"))
+                }
             };
         }
     };
@@ -42,10 +44,10 @@ fn commands() -> CommandInfoWithArgs {
             sub("gc", "delete what no ref reaches", flags(GcArgs::get_args_info().flags)),
             sub("list", "list mirrors", flags(CatalogArgs::get_args_info().flags)),
             sub("index", "write an index page", flags(CatalogArgs::get_args_info().flags)),
-            sub("refs", "list what was published", flags(RefsArgs::get_args_info().flags)),
+            sub("refs", "list past publications", flags(RefsArgs::get_args_info().flags)),
             sub("restore", "publish it again", flags(RestoreArgs::get_args_info().flags)),
             sub("export", "write a mirror into a file", flags(ExportArgs::get_args_info().flags)),
-            sub("import", "read such a file", flags(ImportArgs::get_args_info().flags)),
+            sub("import", "import an exported file", flags(ImportArgs::get_args_info().flags)),
             sub("lfs-agent", "read LFS objects, for git-lfs", flags(&agent_flags())),
             sub("completions", "a script for bash, fish or zsh", flags(&[])),
         ],

@@ -74,11 +74,11 @@ Commands (each has its own --help):
   gc                       delete objects that no ref reaches
   list                     list the mirrors below a prefix
   index                    write an index page of the mirrors below a prefix
-  refs                     list what was published when
+  refs                     list past publications
   restore                  publish an earlier state again
   export                   write a mirror, or what is new in it, to a file
-  import                   read such a file
-  install-helper           let git clone mirror:: URLs
+  import                   import a file written by export
+  install-helper           install the git remote helper for mirror:: URLs
   remote-helper            read a mirror with git
   lfs-agent                read a mirror's LFS objects with git-lfs
   completions              print a completion script for bash, fish or zsh

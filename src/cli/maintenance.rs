@@ -131,6 +131,9 @@ pub(super) fn restore(
         Argv::Words(words) => {
             let args = from_args::<RestoreArgs>(&words)?;
             let at = args.at.ok_or_else(|| CliError::new("no --at"))?;
+            if args.target.is_empty() {
+                return Err(CliError::new("--target is required"));
+            }
             if args.target.len() > 1 {
                 return Err(CliError::new("restore takes one --target"));
             }
@@ -203,12 +206,12 @@ fn mirrors(
         return Err(CliError::new("--shard needs --manifest"));
     }
     if args.target.is_empty() {
-        return Err(CliError::new("no --target, or --manifest"));
+        return Err(CliError::new("--target or --manifest is required"));
     }
     if !args.source.is_empty() && args.source.len() != args.target.len() {
         let (sources, targets) = (args.source.len(), args.target.len());
         return Err(CliError::new(format!(
-            "each --source needs its --target: {sources} and {targets} were given"
+            "{sources} --source but {targets} --target: each --source needs its --target"
         )));
     }
     let mut mirrors: Vec<MaintainedMirror> = Vec::new();
@@ -278,9 +281,9 @@ mod tests {
     #[test]
     fn unusable_command_lines_are_refused() {
         for (line, wanted) in [
-            ("gc", "no --target"),
-            ("verify", "no --target"),
-            ("gc --target https://h/m", "target: want s3://"),
+            ("gc", "--target or --manifest is required"),
+            ("verify", "--target or --manifest is required"),
+            ("gc --target https://h/m", "target: expected s3://"),
             ("gc --target s3://b --target s3://b/", "--target s3://b was given twice"),
             ("gc --target s3://b --shard 0/2", "--shard needs --manifest"),
             ("verify --target s3://b --manifest m", "--manifest conflicts with"),
@@ -288,25 +291,25 @@ mod tests {
             ("verify --target s3://b --jobs 9", "--jobs 9 share --memory 64"),
             ("verify --target s3://b --source https://h/r", "--source needs --repair"),
             ("verify --target s3://b --repair --quick", "--repair conflicts with --quick"),
-            ("verify --target https://h/m --repair", "target: want s3://"),
-            ("verify --target https://h/m --sample 1/30", "target: want s3://"),
+            ("verify --target https://h/m --repair", "target: expected s3://"),
+            ("verify --target https://h/m --sample 1/30", "target: expected s3://"),
             ("verify --target s3://b --sample 1/30 --quick", "--quick conflicts with --sample"),
             ("verify --target s3://b --sample 0/30", "cannot use option"),
             ("verify --target s3://b --sample 31/30", "cannot use option"),
             (
                 "verify --repair --target s3://b --target s3://c --source https://h/r",
-                "each --source needs its --target: 1 and 2",
+                "1 --source but 2 --target: each --source needs its",
             ),
             ("verify --target s3://b -n", "unknown option -n"),
-            ("refs", "no --target"),
+            ("refs", "--target or --manifest is required"),
             ("refs --target s3://b --at x", "unknown option --at"),
             ("restore --target s3://b", "no --at"),
-            ("restore --at 20260101T000000Z", "no --target"),
+            ("restore --at 20260101T000000Z", "--target is required"),
             ("restore --target s3://b --target s3://c --at x", "restore takes one --target"),
             ("restore --target s3://b --at x --as s3://b/", "--as is the same as --target"),
-            ("restore --target s3://b --at x --as https://h/m", "target: want s3://"),
+            ("restore --target s3://b --at x --as https://h/m", "target: expected s3://"),
             ("gc --target s3://b --quick", "unknown option --quick"),
-            ("verify --target ftp://h/m", "target: want s3://"),
+            ("verify --target ftp://h/m", "target: expected s3://"),
         ] {
             let error = run(line).expect_err(line);
             assert!(error.starts_with(wanted), "{line}: {error}");

@@ -55,7 +55,7 @@ impl Pair {
 pub(super) fn pair_up(sources: &[String], targets: &[String]) -> Result<Vec<Pair>, CliError> {
     if sources.len() != targets.len() {
         return Err(CliError::new(format!(
-            "each --source needs its --target: {} and {} were given",
+            "{} --source but {} --target: each --source needs its --target",
             sources.len(),
             targets.len()
         )));
@@ -70,7 +70,7 @@ pub(super) fn pair_up(sources: &[String], targets: &[String]) -> Result<Vec<Pair
             .and_then(|pair| pairs.add(number, pair))
             .map_err(|error| numbered(number, error))?;
     }
-    pairs.finish("no --source and --target, or --manifest")
+    pairs.finish("--source and --target, or --manifest, are required")
 }
 
 /// The pairs of a manifest's text; `name` is for errors.
@@ -84,7 +84,7 @@ pub(super) fn read(name: &str, text: &str) -> Result<Vec<Pair>, CliError> {
         match words[..] {
             [] => continue,
             [source, target] => pair(source, target).and_then(|pair| pairs.add(number, pair)),
-            _ => Err(CliError::new(format!("want SOURCE TARGET, found {} words", words.len()))),
+            _ => Err(CliError::new(format!("expected SOURCE TARGET, found {} words", words.len()))),
         }
         .map_err(|error| CliError::new(format!("{name}:{number}: {error}")))?;
     }
@@ -169,9 +169,9 @@ mod tests {
         for (text, wanted) in [
             ("", "m: contains no pairs"),
             ("# nothing\n\n", "m: contains no pairs"),
-            ("https://h/a", "m:1: want SOURCE TARGET, found 1 words"),
-            ("\nhttps://h/a s3://b/a x", "m:2: want SOURCE TARGET, found 3 words"),
-            ("https://h/a s3://b/a\nssh://h/b s3://b/b", "m:2: source: want https://"),
+            ("https://h/a", "m:1: expected SOURCE TARGET, found 1 words"),
+            ("\nhttps://h/a s3://b/a x", "m:2: expected SOURCE TARGET, found 3 words"),
+            ("https://h/a s3://b/a\nssh://h/b s3://b/b", "m:2: source: ssh is not supported"),
             ("https://h/a s3://", "m:1: target: it contains no valid bucket"),
             (
                 "https://h/a s3://b/a\n#\nhttps://h/b s3://b/a/",
@@ -214,9 +214,9 @@ mod tests {
         let pairs = pair_up(&words(&["https://h/a", "-"]), &words(&["s3://b/a", "s3://b/b"]));
         assert_eq!(shown(&pairs.unwrap()), ["https://h/a -> s3://b/a", "- -> s3://b/b"]);
         for (sources, targets, wanted) in [
-            (&["https://h/a"][..], &[][..], "each --source needs its --target: 1 and 0"),
-            (&[], &["s3://b/a"], "each --source needs its --target: 0 and 1"),
-            (&[], &[], "no --source"),
+            (&["https://h/a"][..], &[][..], "1 --source but 0 --target: each --source needs"),
+            (&[], &["s3://b/a"], "0 --source but 1 --target: each --source needs"),
+            (&[], &[], "--source and --target, or --manifest"),
             (&["x"], &["s3://b/a"], "source: "),
             (&["-", "x"], &["s3://b/a", "s3://b/b"], "pair 2: source: "),
             (

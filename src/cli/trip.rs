@@ -157,7 +157,7 @@ mod tests {
             ("export -o a.tar", "Required options"),
             ("export --target s3://b/p -o", "--output needs a value"),
             ("export --target s3://b/p -o a.tar b.tar", "unexpected argument"),
-            ("export --target https://h/m -o a.tar", "target: want s3://"),
+            ("export --target https://h/m -o a.tar", "target: expected s3://"),
             ("import --target s3://b/p", "import needs the file to read"),
             ("import --target s3://b/p a.tar b.tar", "unexpected arguments"),
             ("import --target s3://b/p a.tar -n --state-out s", "--dry-run conflicts with"),

@@ -58,10 +58,11 @@ impl SourceUrl {
             return mirror(url);
         }
         match split_http(text) {
-            Err(Unusable::Scheme) => bad(
-                "want https://…, http://…, bundle:PATH, mirror:URL, trip:PATH, or - for a bundle on \
-                 standard input",
-            ),
+            Err(Unusable::Scheme) if is_ssh(text) => bad(NO_SSH),
+            Err(Unusable::Scheme) => {
+                bad("expected https://…, http://…, bundle:PATH, mirror:URL, trip:PATH, or - for a \
+                 bundle on standard input")
+            }
             Err(Unusable::Because(why)) => bad(why),
             Ok((url, userinfo)) => {
                 Ok(SourceUrl::Http { url, userinfo: userinfo.map(str::to_owned) })
@@ -141,7 +142,7 @@ fn mirror(url: &str) -> Result<SourceUrl, CliError> {
         Err(error) => {
             let words = error.to_string();
             let words = words.strip_prefix("target: ").unwrap_or(&words);
-            let words = words.replace("want s3://", "want https://…, http://…, s3://");
+            let words = words.replace("expected s3://", "expected https://…, http://…, s3://");
             bad(&words)
         }
     }
@@ -169,7 +170,7 @@ impl TargetUrl {
         } else if let Some(rest) = text.strip_prefix("file://") {
             dir(rest)
         } else {
-            Err("want s3://BUCKET/PREFIX or file:///DIRECTORY".to_owned())
+            Err("expected s3://BUCKET/PREFIX or file:///DIRECTORY".to_owned())
         };
         parsed.map_err(|why| CliError::new(format!("target: {why}")))
     }
@@ -238,7 +239,7 @@ fn s3(rest: &str) -> Result<TargetUrl, String> {
 fn dir(rest: &str) -> Result<TargetUrl, String> {
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
-        return Err("want an absolute path: file:///DIRECTORY".to_owned());
+        return Err("expected an absolute path: file:///DIRECTORY".to_owned());
     }
     let path = percent_decoded(path).ok_or("% must be followed by two hexadecimal digits")?;
     let inner = path.trim_matches('/');
@@ -274,6 +275,20 @@ fn percent_decoded(text: &str) -> Option<String> {
         out.push(digit()? << 4 | digit()?);
     }
     String::from_utf8(out).ok()
+}
+
+/// For URLs that only ssh can reach.
+pub(super) const NO_SSH: &str = "ssh is not supported: use an https:// URL";
+
+/// Is it `ssh://…`, or `user@host:path` as ssh is written for short?
+pub(super) fn is_ssh(text: &str) -> bool {
+    match text.split_once(':') {
+        Some((start, _)) => {
+            matches!(start, "ssh" | "git+ssh" | "ssh+git")
+                || (start.contains('@') && !start.contains('/'))
+        }
+        None => false,
+    }
 }
 
 enum Unusable {
@@ -337,7 +352,7 @@ pub(super) fn endpoint(text: &str, origin: &str) -> Result<String, CliError> {
     let why = match split_http(text) {
         Ok((url, None)) => return Ok(url.trim_end_matches('/').to_owned()),
         Ok((_, Some(_))) => "the URL must not contain credentials",
-        Err(Unusable::Scheme) => "want https://HOST[:PORT] or http://HOST[:PORT]",
+        Err(Unusable::Scheme) => "expected https://HOST[:PORT] or http://HOST[:PORT]",
         Err(Unusable::Because(why)) => why,
     };
     Err(CliError::new(format!("{origin}: {why}")))
@@ -421,6 +436,18 @@ mod tests {
         ] {
             let error = SourceUrl::parse(text).expect_err(text).to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ssh_is_named_as_not_supported() {
+        for text in ["ssh://u:secret@h/r", "git+ssh://h/r", "git@h:r", "me@h.example:~/r"] {
+            let error = SourceUrl::parse(text).expect_err(text).to_string();
+            assert!(error.starts_with("source: ssh is not supported"), "{text}: {error}");
+        }
+        for text in ["", "/r", "git://h/r", "./a@b:c", "h:r"] {
+            let error = SourceUrl::parse(text).expect_err(text).to_string();
+            assert!(error.starts_with("source: expected https://"), "{text}: {error}");
         }
     }
 

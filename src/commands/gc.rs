@@ -25,6 +25,7 @@ pub fn run(command: &GcCommand) -> Result<ExitCode, CliError> {
                 ("deleted", "Keys deleted, without temporary ones.", summary.deleted() as f64),
                 ("deleted_bytes", "Their bytes.", summary.bytes as f64),
                 ("young", "Garbage within the grace period.", summary.young as f64),
+                ("store_requests", "Requests to the store.", summary.store_requests as f64),
                 ("duration_seconds", "Wall time.", summary.elapsed.as_secs_f64()),
             ],
         })

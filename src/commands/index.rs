@@ -128,7 +128,8 @@ fn row(entry: &Entry) -> String {
     if let Some(at) = &about.checked_at {
         let found = match about.findings.unwrap_or(0) {
             0 => String::new(),
-            findings => format!(", <strong>{findings} findings</strong>"),
+            1 => ", <strong class=\"bad\">1 problem</strong>".to_owned(),
+            many => format!(", <strong class=\"bad\">{} problems</strong>", grouped(many)),
         };
         facts.push(format!("<dt>Checked</dt><dd>{}{found}</dd>", time(at)));
     }
@@ -146,12 +147,18 @@ fn row(entry: &Entry) -> String {
     if let Some(source) = &about.source {
         facts.push(format!("<dt>Source</dt><dd>{}</dd>", link(source)));
     }
+    // Before the first publication there is nothing to clone.
+    let clone = match entry.error.is_some() || about.is_published() {
+        true => {
+            let url = escaped(&in_shell(clone));
+            format!("<p class=\"clone\"><code>git clone {url}</code></p>")
+        }
+        false => String::new(),
+    };
     format!(
-        "<li data-name=\"{name}\"><h2>{name}</h2>{state}\
-         <p class=\"clone\"><code>git clone {url}</code></p><dl>{facts}</dl></li>\n",
+        "<li data-name=\"{name}\"><h2>{name}</h2>{state}{clone}<dl>{facts}</dl></li>\n",
         name = escaped(&entry.name),
         state = state(entry),
-        url = escaped(&in_shell(clone)),
         facts = facts.concat(),
     )
 }
@@ -161,6 +168,7 @@ fn state(entry: &Entry) -> String {
     let bad = |words: &str| format!("<p class=\"bad\">{}</p>", escaped(words));
     match (&entry.error, entry.about.lfs_missing.unwrap_or(0)) {
         (Some(error), _) => bad(error),
+        _ if !entry.about.is_published() => bad("nothing has been published yet"),
         (None, 0) => String::new(),
         (None, 1) => bad("1 LFS object is missing"),
         (None, many) => bad(&format!("{} LFS objects are missing", grouped(many))),

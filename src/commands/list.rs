@@ -9,7 +9,7 @@ use crate::logging::{printable, printable_json};
 use crate::progress::{bytes, grouped};
 
 /// What the table has of each mirror.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "NAME",
     "PUBLISHED",
     "CHECKED",
@@ -20,6 +20,7 @@ const COLUMNS: [&str; 11] = [
     "SIZE",
     "LFS",
     "MISSING",
+    "SOURCE",
     "CLONE URL",
 ];
 
@@ -91,13 +92,19 @@ fn row(entry: &Entry) -> [String; COLUMNS.len()] {
     let number = |number: Option<u64>| number.map_or("-".to_owned(), grouped);
     let size = |size: Option<u64>| size.map_or("-".to_owned(), bytes);
     let checked = match (&about.checked_at, about.findings) {
+        (Some(at), Some(1)) => format!("{at} (1 finding)"),
         (Some(at), Some(findings)) if findings > 0 => format!("{at} ({findings} findings)"),
         (at, _) => known(at),
+    };
+    let published = match (&entry.error, about.is_published()) {
+        (Some(_), _) => "unreadable".to_owned(),
+        (None, false) => "never".to_owned(),
+        (None, true) => known(&about.published_at),
     };
     let holds = about.holds;
     [
         printable(&entry.name),
-        known(&about.published_at),
+        published,
         checked,
         known(&about.layout),
         number(about.refs),
@@ -106,6 +113,7 @@ fn row(entry: &Entry) -> [String; COLUMNS.len()] {
         size(holds.map(|holds| holds.bytes)),
         size(holds.map(|holds| holds.lfs_bytes)),
         number(about.lfs_missing),
+        known(&about.source),
         known(&entry.clone_url),
     ]
 }
@@ -155,10 +163,14 @@ mod tests {
             "5.0 MiB",
             "9 bytes",
             "0",
+            "https://h/r",
             "https://h/a.git",
         ];
         assert_eq!(words, wanted);
         assert_eq!(lines[2].matches(" -").count(), 10, "{text}");
+        assert!(lines[2].contains(" never "), "{text}");
+        let damaged = Entry { error: Some("not JSON".into()), ..Entry::default() };
+        assert!(table(&[damaged]).contains(" unreadable "));
         assert!(!text.contains('\x1b'), "{text}");
         assert_eq!(table(&[]), "no mirrors\n");
     }

@@ -334,7 +334,9 @@ impl Teller<'_> {
         if reports.len() + not_begun.len() < 2 {
             return;
         }
-        let words = report::closing(reports, not_begun);
+        // With --quiet each failure has been a complaint, and nothing else was between them.
+        let reasons = self.output.verbosity != Verbosity::Quiet;
+        let words = report::closing(reports, not_begun, reasons);
         let well = not_begun.is_empty() && reports.iter().all(|r| r.code() == ExitCode::Done);
         match (well, self.output.json || self.output.verbosity == Verbosity::Quiet) {
             (false, _) => self.complaint(&words),

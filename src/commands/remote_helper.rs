@@ -44,7 +44,7 @@ pub fn run(command: &HelperCommand) -> Result<ExitCode, CliError> {
     };
     let mut keeps = Vec::new();
     let ended = helper.serve(io::stdin().lock(), io::stdout().lock(), &mut keeps);
-    // Git has written its refs, or given up: nothing needs to be kept from `git gc` any more.
+    // Git has written its refs, or given up: nothing needs to be kept from `git gc` anymore.
     keeps.iter().for_each(|keep| drop(std::fs::remove_file(keep)));
     match ended {
         Ok(()) => Ok(ExitCode::Done),

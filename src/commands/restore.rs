@@ -104,7 +104,7 @@ fn text(command: &RestoreCommand, place: &TargetUrl, restored: &Restored) -> Str
     let (name, refs, changed) = (&restored.name, restored.refs, restored.changes.len());
     let what = match (command.dry_run, changed) {
         (true, _) => "would be published",
-        (false, 0) => "is what is published",
+        (false, 0) => "is already published",
         (false, _) => "is published again",
     };
     text += &format!(

@@ -37,7 +37,11 @@ pub fn run(command: &VerifyCommand) -> Result<ExitCode, CliError> {
             json: json(command, &target, &report, repaired),
             gauges: vec![
                 ("findings", "Problems found.", report.finding_count as f64),
+                ("refs", "Refs published.", report.refs as f64),
+                ("packs", "Packs listed.", report.packs as f64),
                 ("objects", "Objects checked.", report.objects as f64),
+                ("lfs_objects", "LFS objects checked.", report.lfs_objects as f64),
+                ("store_requests", "Requests to the store.", report.store_requests as f64),
                 ("duration_seconds", "Wall time.", report.elapsed.as_secs_f64()),
             ],
         })

@@ -57,7 +57,7 @@ enum State {
     Pack { left: usize },
     /// After the flush packet.
     Ended,
-    /// After an error: the stream is of no use any more.
+    /// After an error: the stream is no longer usable.
     Failed,
 }
 

@@ -79,7 +79,7 @@ impl Queue {
     }
 
     /// Until less than a quarter is taken; or, after a pause, until one more piece fits. `false`:
-    /// nobody reads any more.
+    /// nobody reads anymore.
     fn wait_for_room(&self) -> bool {
         let over = |held_bytes: usize| {
             move |state: &mut State| state.bytes.len() > held_bytes && !state.reader_has_left

@@ -80,7 +80,7 @@ impl Engine<'_> {
         self.sink.finish(self, hands, trailer, len)
     }
 
-    /// When nothing is in flight any more: is every entry an object?
+    /// Once nothing is in flight: is every entry an object?
     pub(super) fn all_resolved(&self) -> Result<(), MirrorError> {
         match self.ask(|scheduler| scheduler.first_unresolved()) {
             Some(error) => Err(MirrorError::Pack(error.to_string())),

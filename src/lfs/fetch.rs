@@ -135,7 +135,7 @@ impl<'a> Fetch<'a> {
             let mut left = &missing[..];
             while !left.is_empty() && !self.is_over() {
                 if self.failed_in_a_row.load(Ordering::Relaxed) >= GIVE_UP_AFTER {
-                    let why = format!("not tried: {GIVE_UP_AFTER} others in a row failed");
+                    let why = format!("skipped: the previous {GIVE_UP_AFTER} failed");
                     given_up.get_or_insert(why);
                 }
                 if let Some(why) = &given_up {
@@ -143,7 +143,7 @@ impl<'a> Fetch<'a> {
                     break;
                 }
                 let (batch, rest) = left.split_at(limit.min(left.len()));
-                let offers = match self.patiently(|| self.ends.server.batch(batch)) {
+                let offers = match self.with_retries(|| self.ends.server.batch(batch)) {
                     Ok(offers) => offers,
                     Err(BatchError::Split(error)) if batch.len() > 1 => {
                         limit = batch.len().div_ceil(2);
@@ -271,7 +271,7 @@ impl<'a> Fetch<'a> {
 
     /// Asks for one object's address anew.
     fn ask_again(&self, pointer: &LfsPointer) -> Result<Download, Stop> {
-        match self.patiently(|| self.ends.server.batch(std::slice::from_ref(pointer))) {
+        match self.with_retries(|| self.ends.server.batch(std::slice::from_ref(pointer))) {
             Ok(offers) => {
                 let offer = offers.into_iter().next();
                 let offer = offer.unwrap_or_else(|| Err("the server does not answer".into()));
@@ -290,7 +290,10 @@ impl<'a> Fetch<'a> {
     }
 
     /// Repeats a batch request that may succeed the next time.
-    fn patiently<T>(&self, attempt: impl Fn() -> Result<T, BatchError>) -> Result<T, BatchError> {
+    fn with_retries<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, BatchError>,
+    ) -> Result<T, BatchError> {
         let mut backoff = self.backoff();
         let wait_after = |error: &BatchError| match error {
             BatchError::Failed(error) => wait_after(&mut backoff, error),

@@ -52,7 +52,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Lets nobody in any more and wakes everybody who waits.
+    /// Lets nobody else in, and wakes everybody who waits.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

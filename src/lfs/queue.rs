@@ -120,7 +120,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The git objects could not be stored: nothing is fetched any more.
+    /// The git objects could not be stored: nothing more is fetched.
     pub(crate) fn give_up(&self) {
         // Under the lock, so that who is about to wait notices.
         let passed = self.lock();

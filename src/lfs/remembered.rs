@@ -34,7 +34,7 @@ impl Remembered {
                 None => bad += 1,
             }
         }
-        // Losing a line is no harm that `--full` doesn't mend.
+        // A lost line does no lasting harm: `--full` repairs it.
         if bad > 0 {
             let place = store.describe();
             log::warn!("{place}/{MISSING_KEY}: {bad} lines are not an object ID and a size");

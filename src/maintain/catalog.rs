@@ -44,6 +44,13 @@ pub struct About {
     pub lfs_missing: Option<u64>,
 }
 
+impl About {
+    /// Has a run published anything? An interrupted first run has not.
+    pub fn is_published(&self) -> bool {
+        self.published_at.is_some() || self.refs.is_some()
+    }
+}
+
 /// The mirrors below the store's prefix, by their paths, in order. Empty text: the prefix is a mirror
 /// itself.
 pub fn find(

@@ -186,8 +186,8 @@ impl Compaction<'_> {
     }
 
     /// Deletes loose objects that their packs have had for long. Their packs must be listed still when
-    /// no run can begin to rely on the loose ones any more. It is a fence for its own run, too, which
-    /// can't list anything after this.
+    /// runs can no longer begin to rely on the loose ones. It is a fence for its own run, too,
+    /// which can't list anything after this.
     pub(crate) fn delete_packed(&self, packed: Packed) -> Result<(), MirrorError> {
         let Packed { old, still_loose: loose, .. } = packed;
         if old.is_empty() {

@@ -68,13 +68,13 @@ impl Diagnosis<'_> {
         let mut state = State::default();
         let names = self.names(names, list_is_sound)?;
         for name in &names {
-            self.pass.progress.phase("packs");
+            self.pass.progress.phase("reading packs");
             self.look_at_pack(name, &mut state)?;
             if self.pass.cancel.is_cancelled() {
                 return Err(MirrorError::Interrupted);
             }
         }
-        self.pass.progress.phase("objects");
+        self.pass.progress.phase("following links");
         self.walk(state)
     }
 

@@ -167,6 +167,7 @@ pub fn gc_with(
 ) -> Result<GcSummary, MirrorError> {
     let started = Instant::now();
     let requests_before = store.requests();
+    progress.phase("listing");
     let temporary = if options.dry_run { 0 } else { temp::sweep(store)? as u64 };
     let published = Published::read(store)?;
     let published = confirmed(store, options, published)?;
@@ -322,7 +323,7 @@ impl Published {
         let Some(info_refs) = get("info/refs")? else {
             return Err(MirrorError::Mirror(format!(
                 "{} has no info/refs: no mirror is published here, and what a first run has \
-                 stored so far is no garbage",
+                 stored so far is not garbage",
                 store.describe()
             )));
         };
@@ -437,8 +438,8 @@ enum Garbage {
 fn not_whole(store: &dyn Store, problems: &[String]) -> MirrorError {
     let problems = problems[..problems.len().min(3)].join("; ");
     MirrorError::Mirror(format!(
-        "{} is incomplete, so garbage cannot be determined; nothing was deleted (run verify for details): \
-         {problems}",
+        "{} is incomplete, so gc cannot tell what is garbage; nothing was deleted (run verify for \
+         details): {problems}",
         store.describe()
     ))
 }
@@ -498,7 +499,7 @@ impl Finder<'_> {
         let elsewhere = |oid: &Oid, kind| known.linked(oid, kind);
         let (reached, problems) = self.walk(&Packs::default(), &from, &elsewhere)?;
         let sums = known.sum_up();
-        // Packs may hold objects that no ref reaches any more. They hurt only by what they name.
+        // Packs may hold objects that refs no longer reach. They hurt only by what they name.
         let exact = sums.unlinked == 0 || (outside.is_empty() && !self.pointers);
         if !exact || sums.absent + sums.of_wrong_kind > 0 {
             return self.walk_all(Some(known));
@@ -537,7 +538,7 @@ impl Finder<'_> {
         from: &[(Oid, Option<Kind>)],
         elsewhere: Elsewhere<'_>,
     ) -> Result<(Reached, Vec<String>), MirrorError> {
-        self.progress.phase("objects");
+        self.progress.phase("following links");
         let problems: Mutex<Vec<String>> = Mutex::default();
         let walk = Walk {
             store: self.store,

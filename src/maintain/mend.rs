@@ -117,7 +117,7 @@ impl Mender<'_> {
             cancel: self.cancel,
         };
         let salvaged = names.iter().try_for_each(|name| {
-            self.progress.phase("packs");
+            self.progress.phase("reading packs");
             let new = salvage(&compaction, name)?;
             mended.any |= new.is_some();
             if new.is_some_and(|new| new != *name) {

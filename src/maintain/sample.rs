@@ -190,7 +190,7 @@ impl Sampler<'_> {
         let Pass { store, concurrency, cancel, progress, .. } = self.pass;
         let (keys, mut fingerprints) = (Keys::default(), Vec::new());
         let objects = AtomicU64::new(0);
-        progress.phase("packs");
+        progress.phase("reading packs");
         for name in names {
             if cancel.is_cancelled() {
                 return Err(MirrorError::Interrupted);
@@ -198,7 +198,7 @@ impl Sampler<'_> {
             let read = self.look_at_pack(name, share, &keys, &mut fingerprints)?;
             objects.fetch_add(read, Ordering::Relaxed);
         }
-        progress.phase("loose objects");
+        progress.phase("reading loose objects");
         let (listed, lfs) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         inventory::pages(store, OBJECTS, concurrency, cancel, &|page| {
             let oids = page.iter().filter_map(|info| loose::oid_of_key(info.key.as_str()));

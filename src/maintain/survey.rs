@@ -117,7 +117,7 @@ impl Surveyor<'_> {
             links: Mutex::default(),
             overflow: AtomicBool::new(false),
         };
-        self.pass.progress.phase("packs");
+        self.pass.progress.phase("reading packs");
         for pack in &opened {
             self.read_pack(pack, &shared)?;
         }

@@ -124,6 +124,7 @@ pub fn verify_with(
     let requests_before = store.requests();
     let findings = Findings::default();
     let mut report = VerifyReport::default();
+    progress.phase("reading refs");
     if let Some((refs, head)) = read_refs(store, &findings)? {
         let state = match &head {
             Some(head) => check_state(store, &refs, head, &findings)?,
@@ -385,7 +386,7 @@ impl Verification<'_> {
             pointers: Pointers::No,
             elsewhere: &|oid, kind| known.linked(oid, kind),
         };
-        self.progress.phase("loose objects");
+        self.progress.phase("reading loose objects");
         let problems = Mutex::new(Vec::new());
         let reached = walk.run(&from, &|problem| {
             problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);

@@ -104,6 +104,7 @@ pub(super) fn copy_all(
         written: (copied.objects, copied.bytes),
         replaced: Vec::new(),
         is_whole: false,
+        found: false,
         prerequisites: Default::default(),
         copied: copied.packs,
     });

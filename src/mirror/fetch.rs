@@ -40,6 +40,8 @@ pub(super) struct Fetched {
     pub(super) replaced: Vec<String>,
     /// The new pack has everything, not only what is new.
     pub(super) is_whole: bool,
+    /// Some of it was stored by an earlier run, so that `written` is not all.
+    pub(super) found: bool,
     /// What a bundle of the new pack needs.
     pub(super) prerequisites: BTreeSet<Oid>,
     /// Packs that were copied from another mirror: all that it lists.
@@ -91,6 +93,7 @@ pub(super) fn fetch(
             written: (0, 0),
             replaced: Vec::new(),
             is_whole: false,
+            found: false,
             prerequisites: BTreeSet::new(),
             copied: Vec::new(),
         });
@@ -146,7 +149,10 @@ pub(super) fn fetch(
             let written = (objects.into_inner(), bytes.into_inner());
             // Loose objects replace no pack.
             let replaced = if complete.pack.is_some() { replaced } else { Vec::new() };
+            let is_old_pack = complete.pack.as_ref().is_some_and(|pack| pack.objects != written.0);
+            let found = env.existing.len() > 0 || is_old_pack || complete.is_in_slices();
             Ok(Fetched {
+                found,
                 complete,
                 written,
                 replaced,

@@ -30,6 +30,9 @@ const LABEL_COLUMNS: usize = 14;
 /// Columns for everything but the name: what a wider terminal has beside them is the name's.
 const REST_COLUMNS: usize = 78;
 
+/// The same while no line has a bar: a spinner, the time and a phase.
+const FEW_COLUMNS: usize = 40;
+
 /// Seconds over which a rate of bytes is smoothed: long enough to be read, short enough to be true.
 const SMOOTHING: f64 = 5.0;
 
@@ -226,7 +229,9 @@ impl Shared {
             match lines.get(*turn) {
                 Some(line) => {
                     let longest = lines.iter().map(|line| measure_text_width(&line.label)).max();
-                    let columns = label_columns(self.columns(), longest.unwrap_or(0));
+                    let has_bar = lines.iter().any(|line| lock(&line.pace).has_extent());
+                    let rest = if has_bar { REST_COLUMNS } else { FEW_COLUMNS };
+                    let columns = label_columns(self.columns(), rest, longest.unwrap_or(0));
                     line.bar.set_prefix(tail(&line.label, columns));
                     // With several repositories this is for the line about all of them.
                     let waiting = if self.all.is_none() { (self.waiting)() } else { 0 };
@@ -273,17 +278,17 @@ impl Line {
     }
 }
 
-/// Columns for the names: all of the longest one, where there is room for it.
-fn label_columns(terminal: usize, longest: usize) -> usize {
-    longest.min(LABEL_COLUMNS.max(terminal.saturating_sub(REST_COLUMNS))).max(1)
+/// Columns for the names: all of the longest one, where there is room for it beside the rest.
+fn label_columns(terminal: usize, rest: usize, longest: usize) -> usize {
+    longest.min(LABEL_COLUMNS.max(terminal.saturating_sub(rest))).max(1)
 }
 
-/// `2 requests to be sent again`.
+/// `retrying 2 requests`.
 fn waiting_words(waiting: usize) -> Option<String> {
     match waiting {
         0 => None,
-        1 => Some("1 request to be sent again".to_owned()),
-        many => Some(format!("{} requests to be sent again", grouped(many as u64))),
+        1 => Some("retrying 1 request".to_owned()),
+        many => Some(format!("retrying {} requests", grouped(many as u64))),
     }
 }
 
@@ -752,7 +757,7 @@ mod tests {
         pace.step(begin + Duration::from_secs(12), &counts);
         assert!(!pace.has_extent());
         assert_eq!(pace.text(&counts, 0), "0:12  asking for refs");
-        let retried = "0:12  1 request to be sent again  asking for refs";
+        let retried = "0:12  retrying 1 request  asking for refs";
         assert_eq!(pace.text(&counts, 1), retried);
         counts.phase = MIRRORING.to_owned();
         assert_eq!(pace.text(&counts, 0), "0:12  waiting for the source");
@@ -803,11 +808,12 @@ mod tests {
 
     #[test]
     fn names_are_whole_where_there_is_room_for_the_longest() {
-        assert_eq!(label_columns(77, 60), 14);
-        assert_eq!(label_columns(77, 9), 9);
-        assert_eq!(label_columns(117, 60), 39);
-        assert_eq!(label_columns(197, 60), 60);
-        assert_eq!(label_columns(10, 0), 1);
+        assert_eq!(label_columns(77, REST_COLUMNS, 60), 14);
+        assert_eq!(label_columns(77, REST_COLUMNS, 9), 9);
+        assert_eq!(label_columns(117, REST_COLUMNS, 60), 39);
+        assert_eq!(label_columns(197, REST_COLUMNS, 60), 60);
+        assert_eq!(label_columns(10, REST_COLUMNS, 0), 1);
+        assert_eq!(label_columns(80, FEW_COLUMNS, 60), 40);
     }
 
     #[test]

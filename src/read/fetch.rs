@@ -72,7 +72,7 @@ fn format_of_state(store: &dyn Store, published: &Published) -> ObjectFormat {
         recorded.and_then(|recorded| state::object_format(store, published, recorded.as_ref()));
     format
         .unwrap_or_else(|error| {
-            log::info!("taking the empty mirror for one with SHA-1: {error}");
+            log::info!("treating the empty mirror as SHA-1: {error}");
             None
         })
         .unwrap_or_default()

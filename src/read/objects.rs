@@ -264,7 +264,7 @@ impl<'e> Objects<'e> {
                 break;
             }
             if round > MAX_CHAIN {
-                return Err(self.bad(wanted[0], "its delta chain is endless"));
+                return Err(self.bad(wanted[0], "its delta chain has a cycle"));
             }
             self.load(&wanted, around)?;
             let mut bases = BTreeSet::new();
@@ -360,7 +360,7 @@ impl<'e> Objects<'e> {
                 break (kind, Arc::from(&entry.body[..]));
             }
             if chain.len() > MAX_CHAIN {
-                return Err(self.bad(place, "its delta chain is endless"));
+                return Err(self.bad(place, "its delta chain has a cycle"));
             }
             chain.push((at, entry));
             at = self.base_of(at, entry)?.unwrap_or(at);

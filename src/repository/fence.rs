@@ -123,7 +123,7 @@ impl<'e> Deleting<'e> {
         Ok(())
     }
 
-    /// Says that nothing will be deleted any more.
+    /// Says that nothing more will be deleted.
     pub(crate) fn end(self) -> Result<(), MirrorError> {
         self.say("done")
     }

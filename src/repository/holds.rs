@@ -1,8 +1,9 @@
 //! How much a mirror holds: numbers for operators, kept in `mirror_state/state.json`.
 //!
 //! Each run adds what it has stored, because counting takes a listing of everything; `gc` counts
-//! again when it has deleted something. Between the two the numbers may be too large by what was
-//! stored twice, and nothing depends on them.
+//! again when it has deleted something, and so does a run that could store less than is published
+//! (`--full`, and a first run after an interrupted one). Between the two the numbers may be too large by
+//! what was stored twice, and nothing depends on them.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +23,10 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// With so many more git objects and bytes, which replace the others if `is_whole`.
+    /// With so many more git objects and bytes.
     #[must_use]
-    pub(crate) fn with_objects(self, (objects, bytes): (u64, u64), is_whole: bool) -> Self {
-        let kept = if is_whole { 0 } else { self.objects };
-        // What is replaced stays until gc deletes it.
-        Holds { objects: kept + objects, bytes: self.bytes + bytes, ..self }
+    pub(crate) fn with_objects(self, (objects, bytes): (u64, u64)) -> Self {
+        Holds { objects: self.objects + objects, bytes: self.bytes + bytes, ..self }
     }
 
     /// With these packs in the list.

@@ -314,7 +314,7 @@ impl<'e> PackedReader<'e> {
             };
             chain.push(Link { place: at, delta: body });
             if chain.len() > MAX_CHAIN {
-                return Err(damaged("its delta chain is endless"));
+                return Err(damaged("its delta chain has a cycle"));
             }
             at = next;
         };
@@ -356,7 +356,7 @@ impl<'e> PackedReader<'e> {
                 EntryKind::RefDelta { base } => self.place_in(at.0, &base)?,
             };
         }
-        Err(damaged("its delta chain is endless"))
+        Err(damaged("its delta chain has a cycle"))
     }
 
     /// How long the object is when whole; at most the header and the start of a delta are read, of

@@ -399,7 +399,7 @@ pub(crate) fn published(
     }
 }
 
-/// Adds what the mirror holds to the fields of [`published`]; `None`: it is not known any more.
+/// Adds what the mirror holds to the fields of [`published`]; `None`: it is no longer known.
 pub(crate) fn holding(fields: &mut Map<String, Value>, holds: Option<Holds>) {
     fields.insert("holds".into(), serde_json::json!(holds));
 }

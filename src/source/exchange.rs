@@ -19,7 +19,7 @@ pub const USER_AGENT: &str = concat!("git/2.0 (mirror-git-to-s3 ", env!("CARGO_P
 /// As many as git allows libcurl by default would be 20; no forge needs more than two.
 pub(super) const MAX_REDIRECTS: usize = 5;
 
-/// An address that expires within this is not used any more, as git-lfs does it.
+/// An address that expires within this is no longer used; git-lfs does the same.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 
 /// Where one object can be had, for a while.

@@ -221,7 +221,7 @@ impl SmartHttp {
 
     /// The session, begun if there is none; with version 0 the refs come along.
     fn begin(&self) -> Result<(Session, Option<Advertised>), SourceError> {
-        let (url, greeting) = self.patiently(|| self.greet())?;
+        let (url, greeting) = self.with_retries(|| self.greet())?;
         let (protocol, refs) = match greeting {
             Greeting::V0(v0) => (Protocol::V0(v0.capabilities), Some(v0.advertised)),
             Greeting::V2(capabilities) => (Protocol::V2(capabilities), None),
@@ -284,7 +284,7 @@ impl SmartHttp {
         capabilities: fetch_v2::Capabilities,
     ) -> Result<Advertised, SourceError> {
         let body = fetch_v2::ls_refs_request(capabilities);
-        self.patiently(|| {
+        self.with_retries(|| {
             let mut answer = Limited::new(self.post(session, &body)?, self.max_refs_bytes);
             let refs = fetch_v2::read_refs(&mut answer, capabilities.format())
                 .map_err(|error| from_protocol(&shown(&session.url), error))?;
@@ -491,7 +491,7 @@ impl SmartHttp {
     }
 
     /// Repeats what may succeed the next time, a bounded number of times in a bounded time.
-    fn patiently<T>(
+    fn with_retries<T>(
         &self,
         attempt: impl FnMut() -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
@@ -552,7 +552,7 @@ impl Source for SmartHttp {
                 .map_err(|error| from_protocol(&place, error))?,
             Protocol::V2(capabilities) => fetch_v2::fetch_request(capabilities, &wants, &haves),
         };
-        let input = self.patiently(|| self.begin_pack(&session, &body))?;
+        let input = self.with_retries(|| self.begin_pack(&session, &body))?;
         let demux = match session.protocol {
             Protocol::V0(_) => Demux::after_acks(input, words),
             Protocol::V2(_) => Demux::new(input, words),
@@ -575,7 +575,7 @@ impl Source for SmartHttp {
         // Who has the tip is sent no object, only where history is cut.
         let deepen = Deepen { shallow: &[], depth };
         let body = fetch_v2::deepen_request(capabilities, &[tip], &[tip], deepen);
-        let ShallowInfo { shallow, .. } = self.patiently(|| {
+        let ShallowInfo { shallow, .. } = self.with_retries(|| {
             let mut packets = Packets::new(self.post(&session, &body)?);
             let info = fetch_v2::read_until_deepened_pack(&mut packets)
                 .map_err(|error| from_protocol(&place, error))?;
@@ -600,7 +600,7 @@ impl Source for SmartHttp {
         };
         let place = shown(&session.url);
         let body = fetch_v2::objects_request(capabilities, &distinct(wants));
-        let input = self.patiently(|| {
+        let input = self.with_retries(|| {
             let mut packets = Packets::new(self.post(&session, &body)?);
             fetch_v2::read_until_deepened_pack(&mut packets)
                 .map_err(|error| from_protocol(&place, error))?;

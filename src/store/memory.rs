@@ -114,7 +114,7 @@ impl Fault {
         Fault { kind, operation: None, key, skip: 0, times: 1, after_effect: false, cut_at: None }
     }
 
-    /// A failure that a retry may mend.
+    /// A failure after which a retry may succeed.
     pub fn transient() -> Self {
         Fault::new(StoreErrorKind::Transient { retry_after: None })
     }

@@ -399,7 +399,7 @@ impl SendingPack<'_> {
             ReadError::Store(error) => MirrorError::Store(error),
             ReadError::Damaged(what) => self.bad(row, what),
             ReadError::TooLarge(bytes) => MirrorError::Mirror(format!(
-                "{}/{}: the object {} needs {} MiB of memory to be made whole: raise --memory",
+                "{}/{}: the object {} needs {} MiB of memory to be resolved: raise --memory",
                 self.chosen.store.describe(),
                 self.key,
                 row.oid,

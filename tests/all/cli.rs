@@ -89,12 +89,12 @@ fn every_action_has_help_and_version_wherever_they_stand() {
 #[test]
 fn usage_errors_of_the_other_actions_end_with_2() {
     for (words, wanted) in [
-        (&["verify"][..], "no --target"),
-        (&["gc", "--target", "https://h/m"], "target: want s3://"),
+        (&["verify"][..], "--target or --manifest is required"),
+        (&["gc", "--target", "https://h/m"], "target: expected s3://"),
         (&["gc", "--target", "s3://b/p", "--grace", "1w"], "cannot use option '--grace'"),
         (&["verify", "--target", "s3://b/p", "-n"], "unknown option -n"),
         (&["lfs-agent"], "lfs-agent needs the mirror's URL"),
-        (&["completions", "csh"], "completions: want bash, fish or zsh"),
+        (&["completions", "csh"], "completions: expected bash, fish or zsh"),
     ] {
         let ran = run(words);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{words:?}");
@@ -105,18 +105,18 @@ fn usage_errors_of_the_other_actions_end_with_2() {
 #[test]
 fn usage_errors_end_with_2_and_say_what_is_wrong() {
     for (words, wanted) in [
-        (&[][..], "no --source and --target, or --manifest"),
-        (&["--source", "https://h/r"], "each --source needs its --target: 1 and 0 were given"),
+        (&[][..], "--source and --target, or --manifest, are required"),
+        (&["--source", "https://h/r"], "1 --source but 0 --target: each --source needs its"),
         (&["--sauce=x"], "unknown option --sauce"),
         (&["--source"], "--source needs a value"),
-        (&["verify-me"], "unexpected argument"),
-        (&["--source=ssh://h/r", "--target=s3://b/p"], "source: want https://"),
+        (&["verify-me"], "unexpected argument 'verify-me'\n"),
+        (&["--source=ssh://h/r", "--target=s3://b/p"], "source: ssh is not supported"),
         (
             &["--source=https://h/r", "--target=s3://b/../p"],
             "target: its path must not contain empty, . or .. segments",
         ),
         (&["--manifest", "/nowhere/list"], "cannot read the manifest /nowhere/list: "),
-        (&["--jobs", "many"], "cannot use option '--jobs' with value 'many': want a number"),
+        (&["--jobs", "many"], "cannot use option '--jobs' with value 'many': expected a number"),
     ] {
         let ran = run(words);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{words:?}");
@@ -126,10 +126,28 @@ fn usage_errors_end_with_2_and_say_what_is_wrong() {
 }
 
 #[test]
+fn stray_words_are_named_with_the_help_that_fits() {
+    for (words, wanted, help) in [
+        (
+            &["-q", "verify", "--target", "x"][..],
+            "unexpected argument 'verify': a command must come first",
+            "--help",
+        ),
+        (&["help"], "unexpected argument 'help'", "--help"),
+        (&["verify", "foo"], "unexpected argument 'foo'", "verify --help"),
+    ] {
+        let ran = run(words);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{words:?}");
+        let wanted = format!("mirror-git-to-s3: {wanted}\nSee 'mirror-git-to-s3 {help}'.\n");
+        assert_eq!(ran.err, wanted, "{words:?}");
+    }
+}
+
+#[test]
 fn a_manifest_on_standard_input_is_checked_line_by_line() {
     for (text, wanted) in [
         ("# nothing\n", "standard input: contains no pairs"),
-        ("https://h/a s3://b/a\nhttps://h/b\n", "standard input:2: want SOURCE TARGET"),
+        ("https://h/a s3://b/a\nhttps://h/b\n", "standard input:2: expected SOURCE TARGET"),
         (
             "https://h/a s3://b/a\nhttps://h/b s3://b/a\n",
             "standard input:2: line 1 already has this target",

@@ -269,8 +269,8 @@ fn an_unusable_manifest_is_refused_with_the_line_before_anything_is_begun() {
     for (line, why) in [
         (format!("http://127.0.0.1:9/b {}", target(1)), "line 2 already has this target"),
         (format!("http://127.0.0.1:9/b {}/", target(1)), "line 2 already has this target"),
-        ("http://127.0.0.1:9/only".to_owned(), "want SOURCE TARGET"),
-        (format!("ssh://host/r {}", target(2)), "source: want https://"),
+        ("http://127.0.0.1:9/only".to_owned(), "expected SOURCE TARGET"),
+        (format!("ssh://host/r {}", target(2)), "source: ssh is not supported"),
     ] {
         let list = format!("{good}# the next one is wrong\n{line}\n");
         let ran = run(&list, dir.path(), &["--jobs", "2"]);

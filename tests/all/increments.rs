@@ -6,14 +6,15 @@ use git_http::GitHttp;
 use hooked_store::dump;
 use local_git::{LocalGit, Repo, assert_same_repository, git, run};
 use mirror_git_to_s3::http::{Client, Environment, Settings};
-use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Status, Summary, mirror};
+use mirror_git_to_s3::maintain::count::count;
+use mirror_git_to_s3::mirror::{Cancel, Layout, MirrorError, Options, Status, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::Source;
 use mirror_git_to_s3::source::auth::Auth;
 use mirror_git_to_s3::source::smart_http::SmartHttp;
-use mirror_git_to_s3::store::Store;
 use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{MemoryStore, Operation};
+use mirror_git_to_s3::store::{Key, Store};
 use proptest::prelude::*;
 
 /// One thing that happens to a repository. Numbers choose among what is there.
@@ -553,4 +554,33 @@ local_git::also_with_sha256! {
     only_new_objects_travel_with_version_2,
     only_new_objects_travel_with_version_0,
     ref_at_an_older_commit_is_published_though_the_source_sends_nothing_for_it,
+}
+
+/// What a run says that the mirror holds is what is there, also where most of it was there before.
+#[test]
+fn full_run_counts_what_earlier_runs_have_stored() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let (repo, store) = (Repo::new(), MemoryStore::new());
+        repo.commit("refs/heads/main", &[("a", b"one\n")]);
+        let options = Options { layout, ..Options::default() };
+        let source = LocalGit::new(repo.path());
+        // An interrupted first run has stored objects and published nothing.
+        mirror(&source, &store, &options, &Silent).unwrap();
+        for key in ["info/refs", "HEAD", "objects/info/packs", "mirror_state/state.json"] {
+            let _ = store.delete(&[Key::new(key).unwrap()]);
+        }
+        let is_counted = |summary: Summary, run: &str| {
+            let counted = count(&store, 4, &Cancel::default()).unwrap();
+            let holds = summary.holds.unwrap();
+            assert_eq!(holds.objects, counted.objects, "{layout:?}, {run}");
+            holds.objects
+        };
+        let first = mirror(&source, &store, &options, &Silent).unwrap();
+        assert_eq!(is_counted(first, "first"), 3, "{layout:?}");
+        repo.commit("refs/heads/main", &[("a", b"two\n")]);
+        let keep_history = Some(std::time::Duration::from_secs(90 * 24 * 3600));
+        let full = Options { full: true, keep_history, ..options };
+        let second = mirror(&source, &store, &full, &Silent).unwrap();
+        assert!(is_counted(second, "full") >= 6, "{layout:?}");
+    }
 }

@@ -664,7 +664,7 @@ fn a_server_that_is_down_is_given_up() {
     assert_eq!(summary.lfs_missing.len(), 300);
     assert_eq!(server.batches(), [100]);
     assert_eq!(
-        summary.lfs_missing.iter().filter(|(_, why)| why.starts_with("not tried")).count(),
+        summary.lfs_missing.iter().filter(|(_, why)| why.starts_with("skipped: ")).count(),
         200
     );
 }

@@ -484,7 +484,7 @@ fn bundle_takes_lfs_objects_from_a_directory() {
     assert_eq!(code, 0, "{words}");
     assert_eq!(stored(b"gone").as_deref(), Some(&b"gone"[..]));
     let (code, words) = run(&home.path().join("clone"));
-    assert_eq!((code, words.contains("want a clone's .git/lfs")), (2, true), "{words}");
+    assert_eq!((code, words.contains("expected a clone's .git/lfs")), (2, true), "{words}");
 }
 
 /// The program, by a file and by a pipe; the state file is all that comes back.
