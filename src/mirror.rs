@@ -250,6 +250,8 @@ impl Run<'_> {
         let is_news = !plan.unchanged || stored.written.0 > 0 || stored.lfs.written > 0;
         if is_news || !is_recorded {
             self.record(writing, plan, &mut stored, fence.as_ref(), done);
+        } else if let Err(error) = writing.give_up() {
+            log::info!("the next run checks for leftovers of this one: {error}");
         }
         Ok(stored)
     }

@@ -29,7 +29,6 @@ use crate::maintain::mend::Mender;
 use crate::maintain::verify::{VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{Layout, MirrorError, Options, Status, Summary};
 use crate::progress::Progress;
-use crate::repository::publish::listed_packs;
 use crate::store::{Key, Store};
 
 /// How often the source is mirrored, at most.
@@ -130,7 +129,7 @@ pub fn repair(
         }
     }
     if now.is_sound() {
-        delete_replaced(store, &replaced)?;
+        mender.delete_replaced(&replaced)?;
     }
     let mended = damaged.difference(&now.damaged).cloned().collect();
     Ok(RepairReport { before, after: now, mended, source_error, elapsed: started.elapsed() })
@@ -185,7 +184,7 @@ pub fn mirror_in_full(
         summary.lfs_written += again.lfs_written;
     }
     if now.is_empty() {
-        delete_replaced(store, &mended.replaced)?;
+        mender.delete_replaced(&mended.replaced)?;
     }
     // LFS objects alone are not looked at again, because each is hashed when it is stored.
     now.retain(|key| !(key.starts_with("lfs/") && written.contains(key)));
@@ -195,22 +194,6 @@ pub fn mirror_in_full(
     }
     summary.store_requests = store.requests() - before;
     Ok((summary, mended))
-}
-
-/// Deletes damaged packs that sound ones have taken the place of, unless a run has listed them again: one
-/// that is sent such a pack would take it for stored.
-fn delete_replaced(store: &dyn Store, replaced: &BTreeSet<String>) -> Result<(), MirrorError> {
-    let listed = listed_packs(store)?;
-    let is_listed = |key: &String| listed.iter().any(|name| key.contains(name));
-    for key in replaced.iter().filter(|key| !is_listed(key)) {
-        // The index goes first: without it the pack is none.
-        let keys = [key.replace(".pack", ".idx"), key.clone()];
-        let keys = keys.map(|key| Key::new(key).expect("a pack's key"));
-        if let Err(error) = store.delete(&keys) {
-            log::warn!("{key} is damaged and no longer listed, but cannot be deleted: {error}");
-        }
-    }
-    Ok(())
 }
 
 /// Half of a pack is none.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::cli::CliError;
 use crate::cli::manifest::Pair;
 use crate::exit_code::ExitCode;
 use crate::logging::{printable, printable_json};
@@ -548,7 +549,7 @@ const LAST_SUCCESS: &str = "last_success_timestamp_seconds";
 
 /// A label's value: backslash, quote and line feed are escaped (Prometheus' exposition formats).
 fn label(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    printable(&text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
 /// The metrics file of the run before; empty if there is none, or none of ours. It is not followed to
@@ -579,16 +580,28 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 
 /// Could [`write_atomically`] write `path`? It is left as it is.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
     let (temporary, _) = beside(path)?;
     fs::remove_file(temporary)
+}
+
+/// The same for the file of `--metrics-file`, before anything is begun.
+pub fn check_metrics_file(path: &Path) -> Result<(), CliError> {
+    check_writable(path).map_err(|error| {
+        CliError::new(format!("cannot write the metrics file {}: {error}", path.display()))
+    })
 }
 
 /// A new file beside `path`. Others who may write to the folder can't guess its name, and nothing that
 /// they put there is followed.
 fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        // A rename would put a file in the place of a device.
+        Ok(about) if !about.is_file() && !about.is_symlink() => {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        _ => {}
+    }
     let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
@@ -918,6 +931,9 @@ mirror_git_to_s3_verify_last_run_timestamp_seconds 1700000000
         write_atomically(&dir.path().join("taken"), "three").unwrap_err();
         write_atomically(&dir.path().join("no/m.prom"), "four").unwrap_err();
         write_atomically(Path::new("/"), "five").unwrap_err();
+        // A rename would put a file in the place of the device.
+        check_writable(Path::new("/dev/null")).unwrap_err();
+        check_writable(&path).unwrap();
         let mut names: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();

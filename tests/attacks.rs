@@ -122,9 +122,18 @@ impl Lab {
 
     /// Instead of what was prepared: `verify` of the mirror.
     fn verify(&mut self) {
+        self.maintain("verify");
+    }
+
+    /// Another command on it, instead of mirroring into it.
+    fn gc(&mut self) {
+        self.maintain("gc");
+    }
+
+    fn maintain(&mut self, command: &str) {
         let target = self.target();
         self.command = program::program(self.path());
-        self.command.args(["verify", "--target", &target]);
+        self.command.args([command, "--target", &target]);
     }
 
     /// Deletes a file of the mirror.
@@ -625,14 +634,36 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
         },
         Attack {
             name: "bucket: refs of 250 MiB",
+            begin: huge_refs,
+            exit: 1,
+            says: "info/refs",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: refs of 250 MiB, to verify",
             begin: |lab| {
-                lab.standing("loose");
-                let line = format!("{}\trefs/heads/{}\n", "1".repeat(40), "x".repeat(200));
-                let mut text = Vec::new();
-                (0..(250 * MIB / (line.len() as u64 + 7))).for_each(|n| {
-                    text.extend(line.replace("/x", &format!("/{n:08}")).into_bytes());
-                });
-                std::fs::write(lab.path().join("mirror.git/info/refs"), text).unwrap();
+                huge_refs(lab);
+                lab.verify();
+            },
+            exit: 1,
+            says: "info/refs",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: refs of 250 MiB, to gc",
+            begin: |lab| {
+                huge_refs(lab);
+                lab.gc();
+            },
+            exit: 1,
+            says: "info/refs",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: refs of 250 MiB, to --full",
+            begin: |lab| {
+                huge_refs(lab);
+                lab.options(&["--full"]);
             },
             exit: 1,
             says: "info/refs",
@@ -873,4 +904,15 @@ fn what_others_have_planted_is_neither_followed_nor_waited_for() {
             seconds: 20,
         },
     ]);
+}
+
+/// A mirror whose refs are 250 MiB.
+fn huge_refs(lab: &mut Lab) {
+    lab.standing("loose");
+    let line = format!("{}\trefs/heads/{}\n", "1".repeat(40), "x".repeat(200));
+    let mut text = Vec::new();
+    (0..(250 * MIB / (line.len() as u64 + 7))).for_each(|n| {
+        text.extend(line.replace("/x", &format!("/{n:08}")).into_bytes());
+    });
+    std::fs::write(lab.path().join("mirror.git/info/refs"), text).unwrap();
 }

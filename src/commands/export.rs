@@ -36,7 +36,7 @@ pub fn run(command: &ExportCommand) -> Result<ExitCode, CliError> {
         Ok(exported) => (ExitCode::Done, told(command, &exported, begun.elapsed())),
         Err(error) => {
             let done = failed(&error, &name, &screen, &interruption);
-            let json = || format!("{}\n", done.json);
+            let json = || crate::logging::printable_json(&done.json.to_string()) + "\n";
             (done.code, if command.output.json { json() } else { String::new() })
         }
     };
@@ -107,7 +107,7 @@ fn told(command: &ExportCommand, exported: &Exported, took: Duration) -> String 
             "target": target.to_string(), "status": "ok", "exit_code": 0, "refs": refs,
             "objects": objects, "lfs": lfs, "bytes": bytes, "seconds": seconds, "error": null,
         });
-        return format!("{json}\n");
+        return crate::logging::printable_json(&json.to_string()) + "\n";
     }
     if command.output.verbosity == Verbosity::Quiet {
         return String::new();

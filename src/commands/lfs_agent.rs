@@ -8,6 +8,7 @@
 //! part that came is kept under `lfs/incomplete` of the git directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::BuildHasher;
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -350,12 +351,16 @@ fn incomplete_folder() -> PathBuf {
     folder.unwrap_or_else(|| cache_folder(|name| std::env::var_os(name).map(PathBuf::from)))
 }
 
-/// Where the user's caches are (XDG Base Directory Specification); without a home, the folder that the
-/// program was started in.
+/// Where the user's caches are (XDG Base Directory Specification). Without a home it is a folder that
+/// nobody else can have made: a download that is interrupted begins anew.
 fn cache_folder(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    cache.unwrap_or_default().join("mirror-git-to-s3").join("lfs")
+    let own = || {
+        let name = format!("mirror-git-to-s3-{:016x}", std::hash::RandomState::new().hash_one(0));
+        std::env::temp_dir().join(name)
+    };
+    cache.unwrap_or_else(own).join("mirror-git-to-s3").join("lfs")
 }
 
 /// An object that has come in part: its file, which this process alone writes, and its hash so far.
@@ -484,7 +489,9 @@ mod tests {
         assert_eq!(with(&[home]), Path::new("/home/a/.cache/mirror-git-to-s3/lfs"));
         let cache = ("XDG_CACHE_HOME", "/c");
         assert_eq!(with(&[home, cache]), Path::new("/c/mirror-git-to-s3/lfs"));
-        assert_eq!(with(&[("XDG_CACHE_HOME", "c")]), Path::new("mirror-git-to-s3/lfs"));
+        // Nobody can have put a link there before.
+        let [one, other] = [0, 1].map(|_| with(&[("XDG_CACHE_HOME", "c")]));
+        assert!(one != other && one.is_absolute(), "{one:?}");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::mirror::MirrorError;
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
-use crate::report::{Gauge, maintenance_metrics, read_metrics, write_atomically};
+use crate::report::{
+    Gauge, check_metrics_file, maintenance_metrics, read_metrics, write_atomically,
+};
 use crate::signals::{self, Interruption};
 
 /// What a command may use for one mirror.
@@ -52,6 +54,9 @@ pub(super) fn run_all(
     let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
     logging::start(&maintenance.output, screen.clone());
     let endpoints = Endpoints::new(&maintenance.settings)?;
+    if let Some(path) = &maintenance.output.metrics_file {
+        check_metrics_file(path)?;
+    }
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());
     let interruption = signals::listen(maintenance.cancel.clone(), screen.clone(), source, store)
         .map_err(|error| CliError::new(format!("cannot handle signals: {error}")))?;
@@ -71,7 +76,7 @@ pub(super) fn run_all(
         };
         let done = done.unwrap_or_else(|error| failed(&error, &name, &screen, &interruption));
         match maintenance.output.json {
-            true => print(&screen, &format!("{}\n", done.json)),
+            true => print(&screen, &(logging::printable_json(&done.json.to_string()) + "\n")),
             false => print(&screen, &done.text),
         }
         Ok::<_, ()>((name, done.code, done.gauges))

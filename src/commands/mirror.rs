@@ -41,9 +41,7 @@ pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
     let endpoints = Endpoints::new(&command.settings)?;
     endpoints.check_sources(command.pairs.iter().map(|pair| &pair.source))?;
     if let Some(path) = &command.output.metrics_file {
-        report::check_writable(path).map_err(|error| {
-            CliError::new(format!("cannot write the metrics file {}: {error}", path.display()))
-        })?;
+        report::check_metrics_file(path)?;
     }
     let cancel = &command.options.cancel;
     let (source, store) = (endpoints.source_client().clone(), endpoints.store_client().clone());

@@ -69,12 +69,13 @@ use crate::repository::lfs_objects;
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs};
+use crate::repository::publish;
 use crate::repository::retired_packs::RetiredPacks;
 use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
 use crate::run::Cancel;
 use crate::run::retry::sleep;
-use crate::store::{Kept, Key, ObjectInfo, Store};
+use crate::store::{Kept, Key, ObjectInfo, Store, StoreErrorKind};
 
 /// What gc is to do.
 #[derive(Clone, Debug)]
@@ -168,9 +169,9 @@ pub fn gc_with(
     let started = Instant::now();
     let requests_before = store.requests();
     progress.phase("listing");
-    let temporary = if options.dry_run { 0 } else { temp::sweep(store)? as u64 };
-    let published = Published::read(store)?;
+    let published = Published::read(store, options.memory_bytes)?;
     let published = confirmed(store, options, published)?;
+    let temporary = if options.dry_run { 0 } else { swept(store)? };
     let keeping = Keeping::default();
     let deleting = |info: &ObjectInfo| {
         keeping.ask(store, &info.key);
@@ -189,6 +190,19 @@ pub fn gc_with(
         elapsed: started.elapsed(),
         ..summary
     })
+}
+
+/// Deletes what killed runs have left. Not every store lists uploads, and not everyone may.
+fn swept(store: &dyn Store) -> Result<u64, MirrorError> {
+    match temp::sweep(store) {
+        Err(error)
+            if matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported) =>
+        {
+            log::warn!("cannot check for leftovers of killed runs: {error}");
+            Ok(0)
+        }
+        swept => Ok(swept? as u64),
+    }
 }
 
 /// So many keys tell whether the bucket keeps versions, and how long they are locked.
@@ -316,9 +330,10 @@ struct Published {
 }
 
 impl Published {
-    fn read(store: &dyn Store) -> Result<Self, MirrorError> {
+    fn read(store: &dyn Store, memory_bytes: u64) -> Result<Self, MirrorError> {
+        let max_bytes = publish::max_file_bytes(memory_bytes);
         let get = |key| -> Result<_, MirrorError> {
-            Ok(files::get(store, &files::key(key), None, 256 << 20)?.map(|(file, _)| file))
+            Ok(files::get(store, &files::key(key), None, max_bytes)?.map(|(file, _)| file))
         };
         let Some(info_refs) = get("info/refs")? else {
             return Err(MirrorError::Mirror(format!(
@@ -385,7 +400,7 @@ fn confirmed(
         return Ok(published);
     }
     wait(options)?;
-    let published = Published::read(store)?;
+    let published = Published::read(store, options.memory_bytes)?;
     published.compare(store)?.map_err(|difference| {
         MirrorError::Guard(format!(
             "{}/info/refs: {difference}; nothing was deleted. Run the mirror once, which brings {} up \
@@ -735,7 +750,7 @@ impl Gc<'_> {
     }
 
     fn refuse_news(&self) -> Result<(), MirrorError> {
-        if Published::read(self.store)? != self.published {
+        if Published::read(self.store, self.options.memory_bytes)? != self.published {
             log::warn!("a run published meanwhile: gc stopped; run it again");
             return Err(MirrorError::Conflict);
         }

@@ -22,6 +22,7 @@ use crate::repository::files;
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs};
 use crate::repository::packs;
+use crate::repository::publish;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::store::{Key, ObjectHeaders, Store};
@@ -103,7 +104,12 @@ impl Mender<'_> {
         if names.is_empty() {
             return Ok(());
         }
-        let refs = files::get(self.store, &files::key("info/refs"), None, 256 << 20)?;
+        let refs = files::get(
+            self.store,
+            &files::key("info/refs"),
+            None,
+            publish::max_file_bytes(self.memory_bytes),
+        )?;
         let refs = refs.and_then(|(file, _)| parse_info_refs(&file).ok()).unwrap_or_default();
         let temp = TempKeys::new(self.store);
         let compaction = Compaction {
@@ -156,5 +162,21 @@ impl Mender<'_> {
         }
         self.store.delete(&keys)?;
         Ok(!keys.is_empty())
+    }
+
+    /// Deletes damaged packs that sound ones have taken the place of, unless a run has listed them again: one
+    /// that is sent such a pack would take it for stored.
+    pub fn delete_replaced(&self, replaced: &BTreeSet<String>) -> Result<(), MirrorError> {
+        let listed = packed::listed_names(self.store, |_, _| {})?;
+        let is_listed = |key: &String| listed.iter().any(|name| key.contains(name));
+        for key in replaced.iter().filter(|key| !is_listed(key)) {
+            // The index goes first: without it the pack is none.
+            let keys = [key.replace(".pack", ".idx"), key.clone()];
+            let keys = keys.map(|key| Key::new(key).expect("a pack's key"));
+            if let Err(error) = self.store.delete(&keys) {
+                log::warn!("{key} is damaged and no longer listed, but cannot be deleted: {error}");
+            }
+        }
+        Ok(())
     }
 }

@@ -43,6 +43,7 @@ use crate::repository::files;
 use crate::repository::lfs_objects;
 use crate::repository::listing::LFS;
 use crate::repository::packed::{self, Packs, ReadError};
+use crate::repository::publish;
 use crate::repository::resuming::ResumingReader;
 use crate::repository::state::{self, Recorded};
 use crate::run::Cancel;
@@ -125,9 +126,10 @@ pub fn verify_with(
     let findings = Findings::default();
     let mut report = VerifyReport::default();
     progress.phase("reading refs");
-    if let Some((refs, head)) = read_refs(store, &findings)? {
+    let max_refs_bytes = publish::max_file_bytes(options.memory_bytes);
+    if let Some((refs, head)) = read_refs(store, max_refs_bytes, &findings)? {
         let state = match &head {
-            Some(head) => check_state(store, &refs, head, &findings)?,
+            Some(head) => check_state(store, &refs, head, max_refs_bytes, &findings)?,
             None => State::default(),
         };
         report.refs = refs.len();
@@ -162,6 +164,7 @@ fn check_state(
     store: &dyn Store,
     refs: &[Ref],
     head: &Head,
+    max_refs_bytes: u64,
     findings: &Findings,
 ) -> Result<State, MirrorError> {
     let mut known = State::default();
@@ -174,7 +177,9 @@ fn check_state(
                 if state.describes(refs, Some(head)) != Some(false) {
                     break;
                 }
-                if let Some(run) = state.writing().first() {
+                if let Some(run) =
+                    state.writing().first().filter(|_| !state.is_far_more_than(refs.len()))
+                {
                     known.unfinished = Some(format!(
                         "{} describes other refs than info/refs: a run has been writing since {}, or \
                          was killed before it could record what it published. All that the refs need \
@@ -188,7 +193,7 @@ fn check_state(
                     std::thread::sleep(STATE_GRACE);
                     continue;
                 }
-                let same = files::get(store, &files::key("info/refs"), None, 256 << 20)?;
+                let same = files::get(store, &files::key("info/refs"), None, max_refs_bytes)?;
                 // A run has published meanwhile.
                 if same.is_some_and(|(file, _)| file != info_refs(refs)) {
                     break;
@@ -252,9 +257,13 @@ fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
 type RefsAndHead = (Vec<Ref>, Option<Head>);
 
 /// Refs and HEAD; `None` if the refs can't be used.
-fn read_refs(store: &dyn Store, findings: &Findings) -> Result<Option<RefsAndHead>, MirrorError> {
+fn read_refs(
+    store: &dyn Store,
+    max_refs_bytes: u64,
+    findings: &Findings,
+) -> Result<Option<RefsAndHead>, MirrorError> {
     let get = |key| {
-        let found = files::get(store, &files::key(key), None, 256 << 20)?;
+        let found = files::get(store, &files::key(key), None, max_refs_bytes)?;
         if found.is_none() {
             findings.add(key, "missing", None);
         }

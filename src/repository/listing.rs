@@ -23,12 +23,12 @@ pub(crate) fn pages<E: From<StoreError>>(
     let (mut next, mut turned) = (None, Pages::default());
     loop {
         let listed = store.list(prefix, next.as_deref())?;
-        let entries = listed.objects.len();
+        let first = listed.objects.first().map(|info| info.key.to_string());
         page(listed.objects)?;
         match listed.next {
             None => return Ok(()),
             Some(token) => {
-                turned.turn(&store.describe(), entries, &token)?;
+                turned.turn(&store.describe(), first.as_deref(), &token)?;
                 next = Some(token);
             }
         }

@@ -277,6 +277,11 @@ impl Recorded {
         }
     }
 
+    /// Are there fewer than half as many refs as it says? No run that was killed explains that.
+    pub(crate) fn is_far_more_than(&self, refs: usize) -> bool {
+        self.known.refs.is_some_and(|recorded| recorded > refs.saturating_mul(2))
+    }
+
     /// Are these the refs that it describes? `None`: it is too old to tell.
     pub(crate) fn describes(&self, refs: &[Ref], head: Option<&Head>) -> Option<bool> {
         Some(*self.known.ref_fingerprint.as_ref()? == fingerprint(refs, head))

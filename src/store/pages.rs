@@ -1,7 +1,8 @@
 //! A listing that never ends is an error, not a way to hold a run.
 //!
 //! Tokens that lead in a circle are found with Brent's algorithm: one token is kept, and another in
-//! its place after twice as many pages, so a circle of any length is noticed within a few rounds.
+//! its place after twice as many pages, so a circle of any length is noticed within a few rounds. The
+//! same is done with the first key of each page, since a store may give the same pages with new tokens.
 //! Pages without a key are legal, but not many in a row.
 
 use super::interface::{StoreError, StoreErrorKind};
@@ -12,26 +13,23 @@ const MAX_EMPTY: u32 = 1000;
 /// Watches over the pages of one listing.
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
-    kept: Option<String>,
-    seen: u64,
-    renew_at: u64,
+    tokens: Circle,
+    firsts: Circle,
     empty: u32,
 }
 
-impl Pages {
-    /// A page came with so many entries, and the next one has this token. `place` is for the error.
-    pub(crate) fn turn(
-        &mut self,
-        place: &str,
-        entries: usize,
-        next: &str,
-    ) -> Result<(), StoreError> {
-        self.empty = if entries == 0 { self.empty + 1 } else { 0 };
-        let circle = self.kept.as_deref() == Some(next);
-        if circle || self.empty > MAX_EMPTY {
-            let what = if circle { "is circular" } else { "has endless empty pages" };
-            let message = format!("the store's listing {what}");
-            return Err(StoreError::new(StoreErrorKind::Other, "list", place, message));
+/// Notices when what must never come again does.
+#[derive(Debug, Default)]
+struct Circle {
+    kept: Option<String>,
+    seen: u64,
+    renew_at: u64,
+}
+
+impl Circle {
+    fn is_closed_by(&mut self, next: &str) -> bool {
+        if self.kept.as_deref() == Some(next) {
+            return true;
         }
         if self.seen >= self.renew_at {
             self.kept = Some(next.to_owned());
@@ -39,6 +37,27 @@ impl Pages {
             self.seen = 0;
         }
         self.seen += 1;
+        false
+    }
+}
+
+impl Pages {
+    /// A page came that begins with this entry, if it has any, and the next one has this token. `place`
+    /// is for the error.
+    pub(crate) fn turn(
+        &mut self,
+        place: &str,
+        first: Option<&str>,
+        next: &str,
+    ) -> Result<(), StoreError> {
+        self.empty = if first.is_none() { self.empty + 1 } else { 0 };
+        let circle = self.tokens.is_closed_by(next)
+            || first.is_some_and(|key| self.firsts.is_closed_by(key));
+        if circle || self.empty > MAX_EMPTY {
+            let what = if circle { "is circular" } else { "has endless empty pages" };
+            let message = format!("the store's listing {what}");
+            return Err(StoreError::new(StoreErrorKind::Other, "list", place, message));
+        }
         Ok(())
     }
 }
@@ -53,7 +72,7 @@ mod tests {
         (0..1_000_000)
             .find(|&page| {
                 let token = if page < before { page } else { before + (page - before) % circle };
-                pages.turn("s3://b", 1, &token.to_string()).is_err()
+                pages.turn("s3://b", Some(&page.to_string()), &token.to_string()).is_err()
             })
             .expect("it ends")
     }
@@ -70,10 +89,23 @@ mod tests {
     fn long_listing_is_read_and_empty_pages_are_borne_for_a_while() {
         let mut pages = Pages::default();
         for page in 0..100_000 {
-            pages.turn("", usize::from(page % 900 == 0), &page.to_string()).unwrap();
+            let key = page.to_string();
+            pages.turn("", (page % 900 == 0).then_some(&key[..]), &key).unwrap();
         }
         let mut pages = Pages::default();
-        let ended = (0..10_000).find(|page: &u32| pages.turn("", 0, &page.to_string()).is_err());
+        let ended = (0..10_000).find(|page: &u32| pages.turn("", None, &page.to_string()).is_err());
         assert_eq!(ended, Some(MAX_EMPTY));
+    }
+
+    #[test]
+    fn same_pages_with_new_tokens_are_a_circle() {
+        for circle in [1, 2, 7] {
+            let mut pages = Pages::default();
+            let ended = (0..1000u32).find(|page| {
+                let key = (page % circle).to_string();
+                pages.turn("", Some(&key), &format!("token {page}")).is_err()
+            });
+            assert!(ended.is_some_and(|page| page <= 4 * circle + 4), "{circle}: {ended:?}");
+        }
     }
 }

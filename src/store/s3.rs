@@ -455,6 +455,10 @@ impl S3Store {
             Err(error) if error.is_not_found() && error.message.starts_with("NoSuchUpload") => {
                 return Ok((Vec::new(), None));
             }
+            // However it says that it does not list them.
+            Err(error) if error.kind == StoreErrorKind::Other => {
+                return Err(StoreError { kind: StoreErrorKind::Unsupported, ..error });
+            }
             answer => answer?,
         };
         let text = self.xml(&call, answer)?;
@@ -818,10 +822,13 @@ impl Store for S3Store {
         let mut from = None;
         loop {
             let (uploads, next) = self.list_uploads_page(prefix, from.as_ref())?;
-            let entries = uploads.len();
+            let first = uploads.first().map(|OpenUpload { upload, .. }| {
+                let Upload { key, id } = upload;
+                format!("{key}\n{id}")
+            });
             all.extend(uploads);
             let Some((key, id)) = next else { return Ok(all) };
-            turned.turn(&self.describe(), entries, &format!("{key}\n{id}"))?;
+            turned.turn(&self.describe(), first.as_deref(), &format!("{key}\n{id}"))?;
             from = Some((key, id));
         }
     }

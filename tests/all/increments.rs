@@ -584,3 +584,19 @@ fn full_run_counts_what_earlier_runs_have_stored() {
         assert!(is_counted(second, "full") >= 6, "{layout:?}");
     }
 }
+
+/// Or `verify` would take the run for one that was killed, and excuse by that what is damaged.
+#[test]
+fn full_run_with_nothing_new_is_not_named_in_the_state_any_longer() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let (repo, store) = (Repo::new(), MemoryStore::new());
+        repo.commit("refs/heads/main", &[("a", b"one\n")]);
+        let full = Options { layout, full: true, ..Options::default() };
+        for _ in 0..2 {
+            mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
+            let state = store.bytes("mirror_state/state.json").unwrap();
+            let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+            assert_eq!(state.get("writing"), None, "{layout:?}");
+        }
+    }
+}

@@ -591,6 +591,14 @@ fn no_such_upload_is_an_empty_list_of_uploads() {
     assert!(list("NoSuchUpload").unwrap().is_empty());
     assert!(list("NoSuchBucket").unwrap_err().is_not_found());
     assert!(list("").unwrap_err().is_not_found());
+    // Others say in their own ways that they do not list them.
+    for (status, code) in
+        [("405 Method Not Allowed", "MethodNotAllowed"), ("400 Bad Request", "InvalidRequest")]
+    {
+        let store = Canned::new(&[&refusal(status, code, "m")]).store();
+        let error = store.list_uploads("mirror_tmp/").unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+    }
 }
 
 #[test]

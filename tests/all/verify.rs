@@ -392,6 +392,11 @@ fn state_that_a_killed_run_did_not_get_to_is_a_notice_if_all_refs_resolve() {
     assert!(report.is_sound(), "{report:?}");
     let words = "a run has been writing since 2026-01-01T00:00:00Z, or was killed";
     assert!(report.notices.concat().contains(words), "{report:?}");
+    // Nor does a run that was killed explain that most refs are gone.
+    let refs = store.bytes("info/refs").unwrap();
+    put(&store, "info/refs", b"");
+    findings(&store, false, "describes other refs: one of the two is damaged");
+    put(&store, "info/refs", &refs);
     // It is none if the refs lead nowhere: that is damage, and said so.
     let tip = loose_key(&repo.git(&["rev-parse", "main"]));
     let tip_bytes = store.bytes(&tip).unwrap();
