@@ -563,6 +563,16 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
+            name: "source: a chain of deltas that each make four times their base",
+            begin: |lab| {
+                let (pack, tip) = growing_chain();
+                lab.mirror(serve_pack(pack, tip));
+            },
+            exit: 13,
+            says: "decompression bomb",
+            seconds: 60,
+        },
+        Attack {
             name: "source: an object larger than --max-object-size",
             begin: |lab| {
                 let (pack, tip) = small_repository(&[7; 5000]);
@@ -915,4 +925,18 @@ fn huge_refs(lab: &mut Lab) {
         text.extend(line.replace("/x", &format!("/{n:08}")).into_bytes());
     });
     std::fs::write(lab.path().join("mirror.git/info/refs"), text).unwrap();
+}
+
+/// A pack of some KB whose last object has 16 GiB.
+fn growing_chain() -> (Vec<u8>, String) {
+    with_objects(|pack: &mut PackBuilder| {
+        let mut len = 65_535;
+        let mut base = pack.blob(&vec![7; len]);
+        for _ in 0..9 {
+            // The same instruction again and again, which deflate makes next to nothing of.
+            let steps = copy(0, 65_535).repeat(4 * (len / 65_535));
+            base = pack.ofs_delta(base, &raw_delta(len as u64, 4 * len as u64, &steps));
+            len *= 4;
+        }
+    })
 }

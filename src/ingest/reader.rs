@@ -34,7 +34,9 @@ const MAX_REPEATS: u64 = 4;
 /// Deltas that make more than this must not make more than [`MAX_EXPANSION`] times what was received.
 /// The most that an honest repository is likely to reach is a third of it: a file of 10 MB that each
 /// commit changes a little, at some 300 bytes a commit.
-const MAX_EXPANDED_BYTES: u64 = 64 << 30;
+const MAX_EXPANDED_BYTES: u64 = 4 << 30;
+/// The same where bases may be in the mirror, so that they are not among what was received.
+const MAX_EXPANDED_BYTES_THIN: u64 = 64 << 30;
 const MAX_EXPANSION: u64 = 100_000;
 
 /// With less than this at hand, the next entry may have to be waited for.
@@ -165,7 +167,8 @@ impl Engine<'_> {
         let repeats = made > MAX_REPEATED_BYTES && made / MAX_REPEATS > given;
         let total = before.saturating_add(made);
         let received = offset.max(1);
-        let too_much = total > MAX_EXPANDED_BYTES && total / MAX_EXPANSION > received;
+        let most = if self.env.thin { MAX_EXPANDED_BYTES_THIN } else { MAX_EXPANDED_BYTES };
+        let too_much = total > most && total / MAX_EXPANSION > received;
         if !repeats && !too_much {
             return Ok(());
         }
