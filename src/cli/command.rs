@@ -92,6 +92,8 @@ pub struct Maintenance {
     pub memory_bytes: u64,
     /// What people and scripts get to see.
     pub output: Output,
+    /// What is to be said before anything is begun.
+    pub warning: Option<String>,
     /// To stop it.
     pub cancel: Cancel,
 }
@@ -466,7 +468,7 @@ pub(super) fn mirror(
     if args.lfs_dir.is_some() && !pairs.iter().any(is_bundle) {
         return Err(CliError::new("--lfs-dir is only for bundles, and no source is a bundle"));
     }
-    let warning = warning(&args, &pairs);
+    let warning = warning(&args, pairs.iter().map(|pair| &pair.source));
     let jobs = args.jobs.unwrap_or(1);
     let options = options(&args, jobs)?;
     let options_concurrency = options.concurrency;
@@ -590,8 +592,11 @@ fn refuse_itself(pairs: &[Pair], settings: &Settings) -> Result<(), CliError> {
 }
 
 /// Passwords that other users of this machine can read.
-fn warning(args: &MirrorArgs, pairs: &[Pair]) -> Option<String> {
-    if !pairs.iter().any(|pair| pair.source.has_password()) {
+pub(super) fn warning<'s>(
+    args: &MirrorArgs,
+    mut sources: impl Iterator<Item = &'s urls::SourceUrl>,
+) -> Option<String> {
+    if !sources.any(urls::SourceUrl::has_password) {
         return None;
     }
     let better = "use ~/.netrc or --source-header-file";

@@ -9,7 +9,7 @@ use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
 use super::argv::{self, Argv};
 use super::command::{
     Command, Environment, GcCommand, MaintainedMirror, Maintenance, MaintenanceTarget, RefsCommand,
-    RestoreCommand, VerifyCommand, from_args, output, pairs, settings, shared_means,
+    RestoreCommand, VerifyCommand, from_args, output, pairs, settings, shared_means, warning,
 };
 use super::error::CliError;
 use super::help;
@@ -178,8 +178,10 @@ fn maintenance(
     let mirrors = mirrors(&args, http, stdin)?;
     let jobs = args.jobs.unwrap_or(1);
     let (concurrency, memory_bytes) = shared_means(&args, jobs)?;
+    let warning = warning(&args, mirrors.iter().filter_map(|mirror| mirror.source.as_ref()));
     Ok(Maintenance {
         mirrors,
+        warning,
         settings: settings(&args, env, concurrency + jobs)?,
         jobs,
         concurrency,
@@ -249,6 +251,19 @@ mod tests {
             Command::Gc(command) => Ok(command.grace),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn password_on_the_command_line_of_a_repair_causes_a_warning() {
+        let warning = |source: &str| match run(&format!(
+            "verify --repair --target s3://b/p --source {source}"
+        )) {
+            Ok(Command::Verify(command)) => command.maintenance.warning.unwrap_or_default(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(warning("https://h/r"), "");
+        let said = warning("https://me:hush@h/r");
+        assert!(said.contains("--source contains a password") && !said.contains("hush"), "{said}");
     }
 
     #[test]

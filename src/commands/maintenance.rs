@@ -53,6 +53,9 @@ pub(super) fn run_all(
     let bars = bars(&maintenance.output, maintenance.mirrors.len());
     let screen = bars.as_ref().map(Bars::screen).unwrap_or_default();
     logging::start(&maintenance.output, screen.clone());
+    if let Some(warning) = &maintenance.warning {
+        log::warn!("{warning}");
+    }
     let endpoints = Endpoints::new(&maintenance.settings)?;
     if let Some(path) = &maintenance.output.metrics_file {
         check_metrics_file(path)?;

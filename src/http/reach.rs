@@ -37,7 +37,7 @@ impl Network {
         match address.octets() {
             [127, ..] | [0, ..] => Network::Loopback,
             [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Network::Private,
-            [100, 64..=127, ..] | [198, 18..=19, ..] => Network::Private,
+            [100, 64..=127, ..] | [198, 18..=19, ..] | [192, 0, 0, _] => Network::Private,
             [169, 254, ..] | [224..=255, ..] => Network::LinkLocal,
             _ => Network::Public,
         }
@@ -54,14 +54,19 @@ impl Network {
     }
 }
 
-/// An IPv4 address in IPv6 clothes: mapped, compatible, or behind NAT64 (`64:ff9b::/96`).
+/// An IPv4 address in IPv6 clothes: mapped, compatible, behind NAT64 (`64:ff9b::/96`) or a 6to4 relay
+/// (`2002::/16`).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, high, low] = address.segments();
+    let [a, b, c, d, e, f, mut high, mut low] = address.segments();
+    let is_6to4 = a == 0x2002;
+    if is_6to4 {
+        (high, low) = (b, c);
+    }
     let prefix = [a, b, c, d, e, f];
     let is_embedded = prefix == [0, 0, 0, 0, 0, 0xffff] || prefix == [0x64, 0xff9b, 0, 0, 0, 0];
     let is_compatible = prefix == [0; 6] && high != 0;
     let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-    (is_embedded || is_compatible).then(|| Ipv4Addr::new(a, b, c, d))
+    (is_embedded || is_compatible || is_6to4).then(|| Ipv4Addr::new(a, b, c, d))
 }
 
 /// The networks that requests may go to: always the public one.
@@ -108,6 +113,11 @@ mod tests {
         for (address, network) in [
             ("8.8.8.8", Network::Public),
             ("172.15.0.1", Network::Public),
+            ("192.0.0.192", Network::Private),
+            ("192.0.1.1", Network::Public),
+            ("2002:7f00:1::", Network::Loopback),
+            ("2002:a9fe:a9fe::1", Network::LinkLocal),
+            ("2002:808:808::1", Network::Public),
             ("172.32.0.1", Network::Public),
             ("2001:db8::1", Network::Public),
             ("10.1.2.3", Network::Private),

@@ -434,7 +434,7 @@ pub(crate) fn listed_names(
 ) -> Result<Vec<String>, StoreError> {
     let key = files::key("objects/info/packs");
     // git tolerates it if there is none.
-    let file = files::get(store, &key, None, 64 << 20)?;
+    let file = files::get(store, &key, None, packs::MAX_LIST_BYTES)?;
     let Some((file, _)) = file else { return Ok(Vec::new()) };
     Ok(names_in(&file, |what| bad(key.to_string(), what)))
 }

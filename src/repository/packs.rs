@@ -8,6 +8,9 @@ pub(crate) const PACK: ObjectHeaders = ObjectHeaders::immutable("application/x-g
 pub(crate) const INDEX: ObjectHeaders =
     ObjectHeaders::immutable("application/x-git-packed-objects-toc");
 
+/// A list of packs is no longer: 80,000 of them, of which runs keep `--max-packs`.
+pub(crate) const MAX_LIST_BYTES: u64 = 4 << 20;
+
 /// A pack that is stored with its index: `pack-<40 or 64 hex>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredPack {

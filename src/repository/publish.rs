@@ -141,7 +141,9 @@ fn head_text(head: &Head) -> Option<String> {
 }
 
 fn get(store: &dyn Store, key: &Key) -> Result<Option<Seen>, MirrorError> {
-    Ok(files::get(store, key, None, MAX_REFS_BYTES)?)
+    let is_list = key.as_str() == PACK_LIST;
+    let max_bytes = if is_list { packs::MAX_LIST_BYTES } else { MAX_REFS_BYTES };
+    Ok(files::get(store, key, None, max_bytes)?)
 }
 
 fn damaged(store: &dyn Store, file: &str, error: &dyn std::fmt::Display) -> MirrorError {
