@@ -33,7 +33,7 @@ use crate::repository::state::{self, Recorded};
 use crate::repository::temp::{self, TempKeys};
 pub use crate::run::{Cancel, MIN_MEMORY_BYTES};
 use crate::source::Source;
-use crate::store::{Store, StoreErrorKind, Usage};
+use crate::store::{Store, Usage};
 use crate::transfer::storing::Bring;
 pub use crate::transfer::{MirrorSource, TripSource};
 use fetch::Fetched;
@@ -501,12 +501,7 @@ fn sweep(store: &dyn Store, recorded: Option<&Recorded>) -> Result<Vec<String>, 
             }
             Ok(recorded.filter(|_| !is_left).map(begun::over).unwrap_or_default())
         }
-        Err(error)
-            if matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported) =>
-        {
-            log::warn!("cannot check for leftovers of killed runs: {error}");
-            Ok(Vec::new())
-        }
+        Err(error) if temp::can_go_on_without_sweep(&error) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! 1. [`verify`](crate::maintain::verify) says which keys are damaged or missing.
 //! 2. Indices, the list of packs, and loose objects that a pack holds need no source (`mend`). A damaged
-//!    pack is replaced by what is sound of it; the damaged one stays in the bucket, unlisted, until `gc`
-//!    deletes it.
+//!    pack is replaced by what is sound of it, and deleted once the mirror is sound.
 //! 3. If only single objects are damaged or missing, the source is asked for these alone, where it can
 //!    send them (protocol version 2 with `filter` and `shallow`), and they are stored loose.
 //! 4. Else, or if that was not enough, the source is mirrored in full into a view in which what is damaged

@@ -75,7 +75,7 @@ use crate::repository::state::{self, Recorded};
 use crate::repository::temp;
 use crate::run::Cancel;
 use crate::run::retry::sleep;
-use crate::store::{Kept, Key, ObjectInfo, Store, StoreErrorKind};
+use crate::store::{Kept, Key, ObjectInfo, Store};
 
 /// What gc is to do.
 #[derive(Clone, Debug)]
@@ -192,15 +192,10 @@ pub fn gc_with(
     })
 }
 
-/// Deletes what killed runs have left. Not every store lists uploads, and not everyone may.
+/// Deletes what killed runs have left.
 fn swept(store: &dyn Store) -> Result<u64, MirrorError> {
     match temp::sweep(store) {
-        Err(error)
-            if matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported) =>
-        {
-            log::warn!("cannot check for leftovers of killed runs: {error}");
-            Ok(0)
-        }
+        Err(error) if temp::can_go_on_without_sweep(&error) => Ok(0),
         swept => Ok(swept? as u64),
     }
 }

@@ -291,6 +291,15 @@ fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
     }
 }
 
+/// Not every store lists uploads, and not everyone may. Then a run goes on, and this says so.
+pub(crate) fn can_go_on_without_sweep(error: &StoreError) -> bool {
+    let can = matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported);
+    if can {
+        log::warn!("cannot check for leftovers of killed runs: {error}");
+    }
+    can
+}
+
 /// What [`sweep_all`] has done.
 pub(crate) struct Swept {
     /// Keys, uploads and other leftovers that are gone.

@@ -675,6 +675,25 @@ fn what_a_bucket_keeps_is_not_told_as_freed() {
     }
 }
 
+/// Not every store lists uploads, and not everyone may: what is garbage goes all the same.
+#[test]
+fn store_that_lists_no_uploads_is_collected_all_the_same() {
+    for kind in [StoreErrorKind::Denied, StoreErrorKind::Unsupported] {
+        let store = MemoryStore::new();
+        run_mirror(&sample(), &store).unwrap();
+        let key = format!("objects/dd/{}", "d".repeat(38));
+        put(&store, &key, b"garbage");
+        age(&store);
+        store.inject(Fault::new(kind).on(Operation::ListUploads).always());
+        collect(&store).unwrap();
+        assert_eq!(store.bytes(&key), None, "{kind:?}");
+    }
+    let store = MemoryStore::new();
+    run_mirror(&sample(), &store).unwrap();
+    store.inject(Fault::new(StoreErrorKind::Other).on(Operation::ListUploads).always());
+    collect(&store).unwrap_err();
+}
+
 local_git::also_with_sha256! {
     after_forced_pushes_exactly_what_a_fresh_mirror_has_is_left,
     only_unlisted_packs_and_unnamed_lfs_objects_go,
