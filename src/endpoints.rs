@@ -133,7 +133,7 @@ impl Endpoints {
                 let source = SmartHttp::new(&url.with_userinfo(), client, auth)?;
                 let source = source.with_cancel(move || cancel.is_cancelled());
                 let source = source.with_lfs_other_host(self.settings.lfs_allow_other_host);
-                let source = source.with_memory(self.settings.memory_bytes.unwrap_or(64 << 20));
+                let source = source.with_memory(self.memory_bytes());
                 Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
             SourceUrl::Bundle(path) => {
@@ -188,7 +188,7 @@ impl Endpoints {
             addressing: other.addressing.unwrap_or(self.settings.addressing),
             credentials,
         };
-        Ok(MirrorSource::new(self.open_at(url, place, cancel)?))
+        Ok(MirrorSource::new(self.open_at(url, place, cancel)?).with_memory(self.memory_bytes()))
     }
 
     /// A mirror behind a web server that another one is made from.
@@ -202,6 +202,11 @@ impl Endpoints {
         })?;
         let own = Credentials::take_from(&mut parsed, &self.auth);
         Ok(self.open_reader_with(url, own.headers_for(&parsed).to_vec(), cancel))
+    }
+
+    /// A job's working memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.settings.memory_bytes.unwrap_or(64 << 20)
     }
 
     /// The store that `url` names, with retries around it that end when `cancel` is.

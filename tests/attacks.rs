@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use hostile::{
     Hostile, advertisement, answer, drip, packet, serve_pack, small_repository, with_objects,
 };
-use pack_builder::{PackBuilder, copy, insert, raw_delta};
+use pack_builder::{PackBuilder, copy, insert, oid, raw_delta};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -680,6 +681,103 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
+            name: "bucket: refs of 250 MiB of a mirror that is copied",
+            begin: |lab| {
+                huge_refs(lab);
+                let (source, target) = (lab.target(), format!("{}.copy", lab.target()));
+                lab.command = program::program(lab.path());
+                let source = format!("mirror:{source}");
+                lab.options(&["--source", &source, "--target", &target]);
+            },
+            exit: 1,
+            says: "info/refs",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: a publication of 250 MiB, to restore",
+            begin: |lab| {
+                huge_publication(lab);
+                lab.maintain("restore");
+                lab.options(&["--at", "20260101T000000Z"]);
+            },
+            exit: 1,
+            says: "more than --memory 64 is enough for",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: a publication of 250 MiB, to refs",
+            begin: |lab| {
+                huge_publication(lab);
+                lab.maintain("refs");
+            },
+            exit: 1,
+            says: "more than --memory 64 is enough for",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: a publication of 250 MiB, to verify",
+            begin: |lab| {
+                huge_publication(lab);
+                lab.verify();
+            },
+            exit: 1,
+            says: "more than --memory 64 is enough for",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: a publication of 250 MiB, to gc",
+            begin: |lab| {
+                huge_publication(lab);
+                lab.gc();
+            },
+            exit: 1,
+            says: "more than --memory 64 is enough for",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: forty publications that are as large as they may be",
+            begin: |lab| {
+                lab.standing("loose");
+                for n in 10..50 {
+                    publication(lab, n, 9 * MIB - (64 << 10));
+                }
+                lab.verify();
+            },
+            exit: 1,
+            says: "past publications name more objects than --memory 64 is enough for",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: loose trees of 40 MiB, to verify",
+            begin: |lab| {
+                loose_trees(lab, 4, 1_400_000, |_| 1);
+                lab.verify();
+            },
+            exit: 1,
+            says: "missing",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: loose trees of 40 MiB, to gc",
+            begin: |lab| {
+                loose_trees(lab, 4, 1_400_000, |_| 1);
+                lab.gc();
+            },
+            exit: 0,
+            says: "",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: loose trees of 17 MiB with a million names of missing objects, to verify",
+            begin: |lab| {
+                loose_trees(lab, 2, 500_000, |n| n);
+                lab.verify();
+            },
+            exit: 1,
+            says: "missing",
+            seconds: 60,
+        },
+        Attack {
             name: "source: as many refs as are let in",
             begin: |lab| {
                 let (pack, tip) = small_repository(b"content");
@@ -925,6 +1023,63 @@ fn huge_refs(lab: &mut Lab) {
         text.extend(line.replace("/x", &format!("/{n:08}")).into_bytes());
     });
     std::fs::write(lab.path().join("mirror.git/info/refs"), text).unwrap();
+}
+
+/// A mirror of which a publication of 250 MiB is kept, which was not written by this program.
+fn huge_publication(lab: &mut Lab) {
+    lab.standing("loose");
+    publication(lab, 1, 250 * MIB);
+}
+
+/// Writes the `number`th past publication, of so many bytes of refs, each to an object of its own.
+fn publication(lab: &Lab, number: u32, bytes: u64) {
+    let mut rest = b"\n".to_vec();
+    for n in 0.. {
+        let line = format!("{number:08x}{n:032x}\trefs/heads/{n:08}\n");
+        if (rest.len() + line.len()) as u64 > bytes {
+            break;
+        }
+        rest.extend(line.into_bytes());
+    }
+    let sum: String = Sha256::digest(&rest).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut file = format!("mirror-git-to-s3 refs 1 {sum}\n").into_bytes();
+    file.append(&mut rest);
+    let folder = lab.path().join("mirror.git/mirror_state/refs");
+    std::fs::create_dir_all(&folder).unwrap();
+    let name = format!("20260101T{:02}{:02}00Z", number / 60, number % 60);
+    let name = if number == 1 { "20260101T000000Z".to_owned() } else { name };
+    std::fs::write(folder.join(name), file).unwrap();
+}
+
+/// A mirror with so many trees, each of `entries` files whose objects are missing. `object` says which
+/// they are.
+fn loose_trees(lab: &mut Lab, trees: u64, entries: u64, object: impl Fn(u64) -> u64) {
+    let tree = |tree: u64| -> Vec<u8> {
+        let entry = |n: u64| {
+            let oid = [&object(tree * entries + n).to_le_bytes()[..], &[7; 12]].concat();
+            [format!("100644 {n:07}\0").as_bytes(), &oid].concat()
+        };
+        (0..entries).flat_map(entry).collect()
+    };
+    let root: Vec<u8> = (0..trees)
+        .flat_map(|n| [format!("40000 {n:03}\0").as_bytes(), &oid("tree", &tree(n))].concat())
+        .collect();
+    let hex: String = oid("tree", &root).iter().map(|byte| format!("{byte:02x}")).collect();
+    let commit = format!("tree {hex}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nm\n");
+    let tip: String =
+        oid("commit", commit.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut pack = PackBuilder::new();
+    pack.level(1);
+    pack.object(1, commit.as_bytes());
+    pack.object(2, &root);
+    for n in 0..trees {
+        pack.object(2, &tree(n));
+    }
+    let source = format!("{}/r.git", lab.serve(serve_pack(pack.build(), tip)));
+    let target = lab.target();
+    let pair = ["--source", &source, "--target", &target, "--layout", "loose"];
+    let first = program::program(lab.path()).args(pair).output().unwrap();
+    assert!(first.status.success(), "{first:?}");
 }
 
 /// A pack of some KB whose last object has 16 GiB.

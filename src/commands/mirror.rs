@@ -106,7 +106,8 @@ impl From {
                 let reader = endpoints.open_web_mirror(url, cancel)?;
                 // How it says that a key is missing: some answer 403.
                 reader.ask(HttpRead::look_as_reader)?;
-                From::Mirror(Box::new(MirrorSource::new(Box::new(reader)).unlisted()))
+                let source = MirrorSource::new(Box::new(reader)).unlisted();
+                From::Mirror(Box::new(source.with_memory(endpoints.memory_bytes())))
             }
             other => From::Repository(endpoints.open_source(other, cancel)?),
         })

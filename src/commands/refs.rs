@@ -30,7 +30,7 @@ fn list(
     let store = means.endpoints.open_store(target, cancel)?;
     let is_json = command.maintenance.output.json;
     let (mut text, mut json, mut count, mut bad) = (String::new(), Vec::new(), 0u64, 0u64);
-    publications(store.as_ref(), cancel, &mut |publication| {
+    publications(store.as_ref(), means.memory_bytes, cancel, &mut |publication| {
         count += 1;
         bad += u64::from(publication.refs.is_err());
         match is_json {
@@ -62,7 +62,7 @@ fn printable_lines(publication: &Publication) -> String {
     let Publication { name, time, refs, changes } = publication;
     let mut text = match refs {
         Ok(refs) => format!("{name}  {time}  {refs} refs\n"),
-        Err(what) => format!("{name}  {time}  damaged: {what}\n"),
+        Err(what) => format!("{name}  {time}  cannot be read: {what}\n"),
     };
     for change in changes {
         text += &printable(&in_words(change));

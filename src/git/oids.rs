@@ -112,6 +112,43 @@ impl<S: BuildHasher> OidSet<S> {
     }
 }
 
+/// Names of which there may be millions, in no order: many tables with a fast hash, so that one that grows
+/// is not there twice. One takes some 24 bytes.
+pub struct ManyOids(Vec<OidSet<hashbrown::DefaultHashBuilder>>);
+
+impl Default for ManyOids {
+    fn default() -> Self {
+        ManyOids((0..256).map(|_| OidSet::default()).collect())
+    }
+}
+
+impl ManyOids {
+    /// Puts the name in; is it new?
+    pub fn add(&mut self, oid: Oid) -> bool {
+        self.0[usize::from(oid.as_bytes()[0])].add(oid)
+    }
+
+    /// Is the name there?
+    pub fn contains(&self, oid: &Oid) -> bool {
+        self.0[usize::from(oid.as_bytes()[0])].contains(oid)
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(OidSet::len).sum()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(OidSet::is_empty)
+    }
+
+    /// All names.
+    pub fn iter(&self) -> impl Iterator<Item = Oid> {
+        self.0.iter().flat_map(OidSet::keys)
+    }
+}
+
 impl<S: BuildHasher> Extend<Oid> for OidSet<S> {
     fn extend<T: IntoIterator<Item = Oid>>(&mut self, oids: T) {
         for oid in oids {

@@ -17,7 +17,7 @@ use super::findings::Findings;
 use super::inventory;
 use super::pass::Pass;
 use super::rebuild::rebuild;
-use super::walk::{Pointers, Problem, Reached, Walk, io_error};
+use super::walk::{MISSING, Pointers, Problem, Reached, Walk, io_error};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
 use crate::git::oids::OidMap;
@@ -284,12 +284,13 @@ impl Diagnosis<'_> {
             if key.starts_with("objects/pack/") {
                 return self.findings.add_object(&key, &oid, || format!("{oid}: {what}"), name);
             }
-            let is_missing = what == "missing" && loose::oid_of_key(&key).is_some();
+            let is_missing = what == MISSING && loose::oid_of_key(&key).is_some();
             if is_missing && lost.iter().any(|index| index.lookup(&oid).is_some()) {
                 return none_is_lost.store(false, Ordering::Relaxed);
             }
             match unknown.as_ref().filter(|_| is_missing) {
                 Some(pack) => self.findings.add_object(pack, &oid, || what, name),
+                None if is_missing => self.findings.add_missing(key, what, name),
                 None => self.findings.add(key, what, name),
             }
         })?;

@@ -39,6 +39,9 @@ impl fmt::Display for Finding {
 /// An emptied bucket misses every object: more findings than these are only counted.
 pub const MAX_FINDINGS: usize = 1000;
 
+/// Of so many keys the names are kept, which takes some 10 MB.
+const MAX_KEYS: usize = 100_000;
+
 /// What has been found so far, by many threads.
 #[derive(Default)]
 pub(crate) struct Findings(Mutex<Inner>);
@@ -48,7 +51,8 @@ pub(crate) struct Findings(Mutex<Inner>);
 struct Inner {
     found: Vec<Finding>,
     count: u64,
-    /// All keys that something is wrong with.
+    /// All keys that something is wrong with, except that there may be more missing ones than
+    /// [`MAX_KEYS`]: who repairs a mirror sees by itself that they are not there.
     keys: BTreeSet<String>,
     /// Files of many objects: which finding, and which objects of it.
     files: HashMap<String, (Option<usize>, HashSet<Oid>)>,
@@ -68,6 +72,35 @@ impl Findings {
     ) {
         let (key, what) = (key.into(), what.into());
         self.lock().push(Finding { key, what, reached_by, objects: 0 });
+    }
+
+    /// A key that is not there. Of these there may be millions.
+    pub(crate) fn add_missing(
+        &self,
+        key: impl Into<String>,
+        what: impl Into<String>,
+        reached_by: Option<String>,
+    ) {
+        let (key, what) = (key.into(), what.into());
+        let mut inner = self.lock();
+        let finding = Finding { key, what, reached_by, objects: 0 };
+        if inner.keys.len() < MAX_KEYS {
+            inner.push(finding);
+        } else {
+            inner.push_nameless(finding);
+        }
+    }
+
+    /// Adds what somebody else has found.
+    pub(crate) fn absorb(&self, others: Findings) {
+        let (found, count, mut keys) = others.finish();
+        let mut inner = self.lock();
+        let more = count - found.len() as u64;
+        for finding in found {
+            inner.push(finding);
+        }
+        inner.count += more;
+        inner.keys.append(&mut keys);
     }
 
     /// A finding that was reported may be this key's fault as well.
@@ -133,8 +166,12 @@ impl Findings {
 
 impl Inner {
     fn push(&mut self, finding: Finding) -> Option<usize> {
-        self.count += 1;
         self.keys.insert(finding.key.clone());
+        self.push_nameless(finding)
+    }
+
+    fn push_nameless(&mut self, finding: Finding) -> Option<usize> {
+        self.count += 1;
         if self.found.len() == MAX_FINDINGS {
             return None;
         }
@@ -165,6 +202,20 @@ mod tests {
             "pack: broken at 12, so 2 objects are unreadable (reached by refs/heads/a)",
         ];
         assert_eq!((words, count), (wanted.map(str::to_owned).to_vec(), 3));
+    }
+
+    #[test]
+    fn millions_of_missing_keys_are_counted_and_take_no_memory() {
+        let findings = Findings::default();
+        (0..MAX_KEYS + 5).for_each(|n| findings.add_missing(format!("{n}"), "missing", None));
+        findings.add("HEAD", "missing", None);
+        let all = Findings::default();
+        all.add("info/refs", "damaged", None);
+        all.absorb(findings);
+        let (found, count, keys) = all.finish();
+        assert_eq!((found.len(), count as usize), (MAX_FINDINGS, MAX_KEYS + 7));
+        assert_eq!(keys.len(), MAX_KEYS + 2);
+        assert!(keys.contains("HEAD"));
     }
 
     #[test]

@@ -56,9 +56,10 @@ use super::known::Known;
 use super::pass::Pass;
 use super::past::Past;
 use super::survey::{Survey, Surveyed, Surveyor};
-use super::walk::{Elsewhere, Pointers, Problem, Reached, Seen, Stored, Walk};
+use super::walk::{Elsewhere, Pointers, Problem, Reached, Stored, Walk};
 use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{Kind, Oid};
+use crate::git::oids::ManyOids;
 use crate::git::refs::{Head, Ref, parse_head_file, parse_info_refs};
 use crate::lfs::Remembered;
 use crate::progress::{Progress, Silent};
@@ -297,10 +298,16 @@ fn past_tips(
 ) -> Result<Vec<(Oid, String)>, MirrorError> {
     let problems = Mutex::new(Vec::new());
     let today = today.iter().map(|(oid, _)| *oid);
-    let tips = past.tips(store, options.concurrency, &options.cancel, today, &|key, what| {
-        let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.push(format!("{key}: {what}"));
-    })?;
+    let tips = past.tips(
+        store,
+        (options.concurrency, options.memory_bytes),
+        &options.cancel,
+        today,
+        &|key, what| {
+            let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+            problems.push(format!("{key}: {what}"));
+        },
+    )?;
     let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !problems.is_empty() {
         return Err(not_whole(store, &problems));
@@ -425,7 +432,7 @@ struct Keep {
 #[derive(Default)]
 struct Live {
     /// All that is reached, or of a survey the loose objects that no pack holds.
-    objects: Seen,
+    objects: ManyOids,
     /// Of a survey: the objects of all listed packs, which are sound.
     packed: Option<Known>,
     /// LFS objects that pointers name.

@@ -1,5 +1,6 @@
 //! What past publications need: roots for `verify` and `gc` beside the refs of today (`history`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -50,27 +51,42 @@ impl Past {
         }
     }
 
-    /// Objects that only past publications name, each once. `bad` hears of snapshots that can't be read.
+    /// Objects that only past publications name, each once. `bad` hears of snapshots that can't be read,
+    /// and of those whose objects no longer fit in `memory_bytes`.
     pub(crate) fn tips(
         &self,
         store: &dyn Store,
-        threads: usize,
+        (threads, memory_bytes): (usize, u64),
         cancel: &Cancel,
         today: impl Iterator<Item = Oid>,
         bad: &(dyn Fn(Key, String) + Sync),
     ) -> Result<Vec<Tip>, MirrorError> {
+        // Each takes up to twelve times its length, as what is published does.
+        let largest = self.kept.iter().map(|entry| entry.len).max().unwrap_or(0).max(1);
+        let fit = (history::max_bytes(memory_bytes) / largest).max(1);
+        let threads = threads.min(usize::try_from(fit).unwrap_or(usize::MAX));
         let found = Mutex::new((today.collect::<HashSet<Oid>>(), Vec::new()));
+        let left_bytes = AtomicU64::new(memory_bytes / 4);
         for_each(&self.kept, threads, "history", |entry| {
             if cancel.is_cancelled() {
                 return Err(MirrorError::Interrupted);
             }
-            match history::read(store, entry.name)? {
+            match history::read(store, entry, memory_bytes)? {
                 Ok(then) => {
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     let (seen, tips) = &mut *found;
                     for (oid, kind, name) in tips_of(&then) {
-                        if seen.insert(oid) {
-                            tips.push((oid, kind, format!("{name} at {}", entry.name)));
+                        if !seen.contains(&oid) {
+                            let tip = (oid, kind, format!("{name} at {}", entry.name));
+                            let takes = (tip.2.len() + size_of::<Tip>() + size_of::<Oid>()) as u64;
+                            if !take(&left_bytes, takes) {
+                                let mib = memory_bytes >> 20;
+                                let what = "with it past publications name more objects than";
+                                bad(entry.key(), format!("{what} --memory {mib} is enough for"));
+                                break;
+                            }
+                            seen.insert(oid);
+                            tips.push(tip);
                         }
                     }
                 }
@@ -80,6 +96,12 @@ impl Past {
         })?;
         Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner).1)
     }
+}
+
+/// Takes so many bytes, if as many are left.
+fn take(left: &AtomicU64, bytes: u64) -> bool {
+    let less = |left: u64| left.checked_sub(bytes);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
 }
 
 /// What refs and HEAD name.

@@ -37,9 +37,11 @@ pub struct Publication {
     pub changes: Vec<RefChange>,
 }
 
-/// All publications that are kept, the oldest first; two of them are in memory at a time.
+/// All publications that are kept, the oldest first; two of them are in memory at a time, for which
+/// `memory_bytes` must be enough.
 pub fn publications(
     store: &dyn Store,
+    memory_bytes: u64,
     cancel: &Cancel,
     each: &mut dyn FnMut(Publication),
 ) -> Result<(), MirrorError> {
@@ -48,7 +50,7 @@ pub fn publications(
         if cancel.is_cancelled() {
             return Err(MirrorError::Interrupted);
         }
-        let (refs, changes) = match history::read(store, entry.name)? {
+        let (refs, changes) = match history::read(store, &entry, memory_bytes)? {
             Ok(then) => {
                 let (refs, changes) = (then.refs.len(), before.changes(&then));
                 before = Published::of(then);
@@ -131,8 +133,8 @@ pub fn prove(
     };
     let entries = history::list(store)?;
     let entry = history::find(&entries, at).map_err(|what| refused(&what))?;
-    let refs = history::read(store, entry.name)?
-        .map_err(|what| refused(&format!("{} is damaged: {what}", entry.key())))?;
+    let refs = history::read(store, entry, options.memory_bytes)?
+        .map_err(|what| refused(&format!("{} cannot be read: {what}", entry.key())))?;
     let problems = Mutex::new((0u64, String::new()));
     let tell = |what: String| {
         let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +205,7 @@ pub fn restore(
     let started = Instant::now();
     let fence = Fence::read(store)?;
     let recorded = Recorded::read(store)?;
-    let published = Published::read(store, publish::MAX_REFS_BYTES)?;
+    let published = Published::read(store, publish::max_file_bytes(options.memory_bytes))?;
     let proven = prove(store, at, options, progress)?;
     let (name, refs) = (proven.name.clone(), proven.refs.clone());
     let (changes, lfs_missing) = (published.changes(&refs), proven.lfs_missing.clone());

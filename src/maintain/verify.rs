@@ -35,7 +35,7 @@ use super::past::{Past, tips_of};
 pub use super::sample::Sample;
 use super::sample::Sampler;
 use super::survey::{Survey, Surveyed, Surveyor};
-use super::walk::{Pointers, Problem, Walk, io_error};
+use super::walk::{MISSING, Pointers, Problem, Walk, io_error};
 use crate::git::refs::{Advertisement, Head, Ref, info_refs, parse_head_file, parse_info_refs};
 use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
@@ -92,7 +92,7 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// How much is wrong in all.
     pub finding_count: u64,
-    /// All keys that something is wrong with.
+    /// All keys that something is wrong with; where more than 100,000 are missing, not all of these.
     pub damaged: BTreeSet<String>,
     /// What is no fault, but worth knowing.
     pub notices: Vec<String>,
@@ -223,9 +223,15 @@ fn past_tips(
 ) -> Result<Vec<Tip>, MirrorError> {
     let past = Past::list_if_possible(store, keep)?;
     let today = today.iter().map(|(oid, ..)| *oid);
-    past.tips(store, options.concurrency, &options.cancel, today, &|key, what| {
-        findings.add(key.as_str(), what, None);
-    })
+    past.tips(
+        store,
+        (options.concurrency, options.memory_bytes),
+        &options.cancel,
+        today,
+        &|key, what| {
+            findings.add(key.as_str(), what, None);
+        },
+    )
 }
 
 /// So long after the refs a run may write its state.
@@ -396,22 +402,26 @@ impl Verification<'_> {
             elsewhere: &|oid, kind| known.linked(oid, kind),
         };
         self.progress.phase("reading loose objects");
-        let problems = Mutex::new(Vec::new());
-        let reached = walk.run(&from, &|problem| {
-            problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+        let (problems, of_packs) = (Findings::default(), Mutex::new(None));
+        let reached = walk.run(&from, &|Problem { key, what, via, .. }| {
+            if via as usize >= self.tips.len() {
+                let mut of_packs = of_packs.lock().unwrap_or_else(PoisonError::into_inner);
+                of_packs.get_or_insert(format!("{key}: {what}"));
+            } else if what == MISSING {
+                problems.add_missing(key, what, self.name_of(via));
+            } else {
+                problems.add(key, what, self.name_of(via));
+            }
         })?;
-        let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
         // An object that a pack names may hang on garbage alone.
-        if let Some(problem) = problems.iter().find(|p| p.via as usize >= self.tips.len()) {
-            return Ok(self.look_closer(&format!("{}: {}", problem.key, problem.what)));
+        if let Some(what) = of_packs.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(self.look_closer(&what));
         }
         let sums = known.sum_up();
         if sums.absent + sums.of_wrong_kind > 0 {
             return Ok(self.look_closer(&format!("{sums:?}")));
         }
-        for Problem { key, what, via, .. } in problems {
-            self.findings.add(key, what, self.name_of(via));
-        }
+        self.findings.absorb(problems);
         report.objects = known.len() as u64 + reached.objects.len() as u64;
         drop((known, outside, reached.objects));
         let mut wanted = reached.lfs;

@@ -6,7 +6,7 @@
 //! so that a sweep or a few read each block once.
 //!
 //! **Memory**: a set of the oids seen (about 24 bytes an object), what is still to be visited
-//! (at most 28 bytes an object), loose objects of `memory_bytes` altogether, and the packs' blocks and
+//! (40 bytes an object, but few: [`MAX_WAITING`]), loose objects of `memory_bytes` altogether, and the packs' blocks and
 //! bases within as much. Blobs are never held; a commit, tree or tag over `memory_bytes` is reported as a
 //! problem, not read.
 //!
@@ -18,12 +18,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::DefaultHashBuilder;
-
 use super::links::{TreeEntry, tree_links};
 use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
 use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
-use crate::git::oids::{OidList, OidMap, OidSet};
+use crate::git::oids::{ManyOids, OidList, OidMap};
 use crate::pack::loose::{LooseError, LooseReader};
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -52,6 +50,12 @@ pub(crate) enum Pointers {
     /// Loose ones; these are the pointers of the packs.
     Known(OidMap<LfsPointer>),
 }
+
+/// So many links are taken in at once: a tree may have a million.
+const LINKS_AT_ONCE: usize = 1024;
+
+/// When so many loose objects wait, whoever finds another blob visits it at once.
+const MAX_WAITING: usize = 16 << 10;
 
 /// The two queues, by their place in arrays.
 const LOOSE: usize = 0;
@@ -92,8 +96,8 @@ impl Stored {
     }
 }
 
-/// Objects that were seen: a table whose hash is fast.
-pub(crate) type Seen = OidSet<DefaultHashBuilder>;
+/// What a [`Problem`] says of an object that is not there.
+pub(crate) const MISSING: &str = "missing";
 
 /// Something that a ref reaches and that is not as it must be.
 pub(crate) struct Problem {
@@ -109,7 +113,7 @@ pub(crate) struct Problem {
 
 /// What was reached.
 pub(crate) struct Reached {
-    pub(crate) objects: Seen,
+    pub(crate) objects: ManyOids,
     /// LFS objects that pointers name: their size, and through which tip.
     pub(crate) lfs: HashMap<[u8; 32], (u64, u32)>,
 }
@@ -127,7 +131,7 @@ struct Item {
 
 /// The queue. Guarded by [`Shared::state`].
 struct State {
-    seen: Seen,
+    seen: ManyOids,
     /// A stack: depth first keeps it short.
     loose: Vec<Item>,
     packed: BTreeMap<Place, Item>,
@@ -142,6 +146,20 @@ struct State {
     /// Bytes of the loose objects that are held.
     held_bytes: u64,
     error: Option<MirrorError>,
+}
+
+impl State {
+    fn queued(&self) -> [usize; 2] {
+        [self.loose.len(), self.packed.len()]
+    }
+
+    /// The last loose item, if there are too many and it is a blob that is not held in memory.
+    fn take_from_full(&mut self) -> Option<Item> {
+        if self.loose.len() <= MAX_WAITING {
+            return None;
+        }
+        self.loose.pop_if(|item| item.kind == Some(Kind::Blob) && !item.attributes)
+    }
 }
 
 struct Shared<'w, 'e> {
@@ -164,7 +182,7 @@ impl Walk<'_> {
         let shared = Shared {
             walk: self,
             state: Mutex::new(State {
-                seen: Seen::default(),
+                seen: ManyOids::default(),
                 loose: Vec::new(),
                 packed: BTreeMap::new(),
                 deferred: Vec::new(),
@@ -281,18 +299,44 @@ impl Shared<'_, '_> {
 
     fn add(&self, items: impl Iterator<Item = Item>) {
         let is_here = |item: &Item| !(self.walk.elsewhere)(&item.oid, item.kind);
-        let items: Vec<Item> = items.filter(is_here).collect();
+        let mut items = items.filter(is_here);
+        loop {
+            let some: Vec<Item> = items.by_ref().take(LINKS_AT_ONCE).collect();
+            if some.is_empty() {
+                return;
+            }
+            self.add_some(some);
+        }
+    }
+
+    fn add_some(&self, items: Vec<Item>) {
         let mut state = self.state();
-        let queued = |state: &State| [state.loose.len(), state.packed.len()];
-        let before = queued(&state);
+        let mut before = state.queued();
         for item in items {
             if state.seen.add(item.oid) {
                 self.sort_in(&mut state, item);
             }
+            if let Some(item) = state.take_from_full() {
+                self.wake(state, before);
+                // Nothing hangs on a blob, so this goes no deeper.
+                if let Err(error) = self.visit_loose(item) {
+                    self.state().error.get_or_insert(error);
+                }
+                state = self.state();
+                before = state.queued();
+            }
+            if state.error.is_some() || self.walk.cancel.is_cancelled() {
+                break;
+            }
         }
-        // As many as have something to do: this worker takes the next item itself.
-        let added = [LOOSE, PACKED].map(|queue| queued(&state)[queue] - before[queue]);
-        let wake = [LOOSE, PACKED].map(|queue| added[queue].min(state.waiting[queue]));
+        self.wake(state, before);
+    }
+
+    /// As many as have something to do: this worker takes the next item itself.
+    fn wake(&self, state: MutexGuard<'_, State>, before: [usize; 2]) {
+        let now = state.queued();
+        let wake = [LOOSE, PACKED]
+            .map(|queue| now[queue].saturating_sub(before[queue]).min(state.waiting[queue]));
         drop(state);
         for queue in [LOOSE, PACKED] {
             (0..wake[queue]).for_each(|_| self.changed[queue].notify_one());
@@ -320,7 +364,7 @@ impl Shared<'_, '_> {
         let packed = walk.packs.find(&item.oid).is_some();
         let stored = if packed { None } else { walk.stored.map(|s| s.len_of(&item.oid)) };
         if let (true, Some(None)) = (walk.blobs_exist, stored) {
-            return self.tell(item, loose::key(&item.oid).as_str(), "missing");
+            return self.tell(item, loose::key(&item.oid).as_str(), MISSING);
         }
         let may_point = stored.flatten().is_none_or(|len| len <= MAX_LOOSE_POINTER);
         match &walk.pointers {
@@ -371,7 +415,7 @@ impl Shared<'_, '_> {
         let what = match outcome {
             Ok(()) => return Ok(()),
             Err(ReadError::Store(error)) if !error.is_not_found() => return Err(error.into()),
-            Err(ReadError::Store(_)) => "missing".to_owned(),
+            Err(ReadError::Store(_)) => MISSING.to_owned(),
             Err(ReadError::Damaged(what)) => what,
             Err(ReadError::TooLarge(bytes)) => too_large(bytes),
         };
@@ -411,7 +455,7 @@ impl Shared<'_, '_> {
         if !must_read {
             // Only where nothing can be listed.
             match walk.store.head(&key)? {
-                None => self.tell(item, key.as_str(), "missing"),
+                None => self.tell(item, key.as_str(), MISSING),
                 Some(info) if info.len <= u64::from(MAX_LOOSE_POINTER) => {
                     if matches!(walk.pointers, Pointers::IfAttributes) {
                         self.state().deferred.push(item);
@@ -424,7 +468,7 @@ impl Shared<'_, '_> {
         match self.read_loose(item) {
             Ok(()) => Ok(()),
             Err(ReadError::Store(error)) if error.is_not_found() => {
-                self.tell(item, key.as_str(), "missing");
+                self.tell(item, key.as_str(), MISSING);
                 Ok(())
             }
             Err(ReadError::Store(error)) => Err(error.into()),
@@ -452,9 +496,12 @@ impl Shared<'_, '_> {
             return Err(ReadError::TooLarge(size));
         }
         let is_held = !is_blob || size < needed;
-        let _room = is_held.then(|| self.take_room(size));
+        // A pointer is small, and this thread may hold the tree that names it.
+        let _room = (is_held && size >= MAX_POINTER_LEN as u64).then(|| self.take_room(size));
         let mut hasher = ObjectHasher::new(item.oid.format(), kind, size);
-        let mut content = Vec::new();
+        // What is not written to takes no memory, whatever the header claims.
+        let room = if is_held { usize::try_from(size).unwrap_or(0) } else { 0 };
+        let mut content = Vec::with_capacity(room);
         let mut piece = [0; 16 << 10];
         loop {
             let len = match reader.read(&mut piece) {
@@ -497,9 +544,11 @@ impl Shared<'_, '_> {
                 self.add([child(oid, kind)].into_iter());
             }
             Kind::Tree => {
-                let entries: Option<Vec<_>> = tree_links(content, item.oid.format()).collect();
-                let entries = entries.ok_or("not a valid tree")?.into_iter();
-                self.add(entries.filter_map(|TreeEntry { oid, kind, attributes }| {
+                let entries = || tree_links(content, item.oid.format());
+                if !entries().all(|entry| entry.is_some()) {
+                    return Err("not a valid tree".into());
+                }
+                self.add(entries().flatten().filter_map(|TreeEntry { oid, kind, attributes }| {
                     Some(Item { attributes, ..child(oid, kind?) })
                 }));
             }

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::options::Options;
 use crate::git::object::{Kind, ObjectFormat, Oid};
+use crate::git::oids::ManyOids;
 use crate::git::refs::Advertisement;
-use crate::maintain::walk::{Elsewhere, Pointers, Problem, Seen, Walk};
+use crate::maintain::walk::{Elsewhere, Pointers, Problem, Walk};
 use crate::repository::error::MirrorError;
 use crate::repository::packed::{self, Packs};
 use crate::run::MIN_MEMORY_BYTES;
@@ -63,7 +64,7 @@ impl<'m> Part<'m> {
         tips: &[(Oid, Option<Kind>)],
         elsewhere: Elsewhere<'_>,
         problem: &(dyn Fn(Problem) + Sync),
-    ) -> Result<Seen, MirrorError> {
+    ) -> Result<ManyOids, MirrorError> {
         let walk = Walk {
             store: &**self.from.store(),
             packs,
@@ -81,7 +82,7 @@ impl<'m> Part<'m> {
     }
 
     /// What `wants` reach and `haves` do not.
-    fn choose(&self, packs: &Packs, wants: &[Oid], haves: &[Oid]) -> Result<Seen, MirrorError> {
+    fn choose(&self, packs: &Packs, wants: &[Oid], haves: &[Oid]) -> Result<ManyOids, MirrorError> {
         let tips = |oids: &[Oid]| oids.iter().map(|oid| (*oid, None)).collect::<Vec<_>>();
         let first_bad = Mutex::new(None);
         let bad = |Problem { key, what, .. }: Problem| {
@@ -91,10 +92,10 @@ impl<'m> Part<'m> {
         let is_commit_link = |kind: Option<Kind>| !matches!(kind, Some(Kind::Tree | Kind::Blob));
         // The target has all of it, so what this mirror is missing there does not matter.
         let shared = match haves.is_empty() {
-            true => Seen::default(),
+            true => ManyOids::default(),
             false => self.walk(packs, &tips(haves), &|_, kind| !is_commit_link(kind), &|_| ())?,
         };
-        let border = Mutex::new(Seen::default());
+        let border = Mutex::new(ManyOids::default());
         if !shared.is_empty() {
             let stops = |oid: &Oid, kind| {
                 let is_shared = shared.contains(oid);
@@ -106,10 +107,10 @@ impl<'m> Part<'m> {
             self.walk(packs, &tips(wants), &stops, &|_| ())?;
         }
         let border: Vec<Oid> =
-            border.into_inner().unwrap_or_else(PoisonError::into_inner).keys().collect();
+            border.into_inner().unwrap_or_else(PoisonError::into_inner).iter().collect();
         let is_parent = |_: &Oid, kind| kind == Some(Kind::Commit);
         let known = match border.is_empty() {
-            true => Seen::default(),
+            true => ManyOids::default(),
             false => self.walk(packs, &tips(&border), &is_parent, &|_| ())?,
         };
         let is_there = |oid: &Oid, _| shared.contains(oid) || known.contains(oid);

@@ -22,6 +22,7 @@ use time::macros::format_description;
 use super::error::MirrorError;
 use super::files;
 use super::listing;
+use super::publish::max_file_bytes;
 use crate::git::refs::{
     Advertisement, Head, head_file, info_refs, parse_head_file, parse_info_refs,
 };
@@ -33,8 +34,8 @@ pub(crate) const FOLDER: &str = "mirror_state/refs/";
 /// What the file begins with.
 const MAGIC: &str = "mirror-git-to-s3 refs 1 ";
 
-/// As long as an `info/refs` may be, and a little for the rest.
-const MAX_BYTES: u64 = super::publish::MAX_REFS_BYTES + (64 << 10);
+/// What a snapshot has beside an `info/refs`, at most.
+const BESIDE_REFS_BYTES: u64 = 64 << 10;
 
 const HEADERS: ObjectHeaders = ObjectHeaders::immutable("text/plain");
 
@@ -86,6 +87,8 @@ impl Name {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: Name,
+    /// Its length in bytes.
+    pub(crate) len: u64,
     /// By the store's clock.
     written: Option<SystemTime>,
 }
@@ -105,10 +108,12 @@ impl Entry {
 pub(crate) fn list(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
     let mut entries = Vec::new();
     listing::pages(store, FOLDER, |page| {
-        entries.extend(page.into_iter().filter_map(|ObjectInfo { key, last_modified, .. }| {
-            let name = Name::parse(key.as_str().strip_prefix(FOLDER)?)?;
-            Some(Entry { name, written: last_modified })
-        }));
+        entries.extend(page.into_iter().filter_map(
+            |ObjectInfo { key, len, last_modified, .. }| {
+                let name = Name::parse(key.as_str().strip_prefix(FOLDER)?)?;
+                Some(Entry { name, len, written: last_modified })
+            },
+        ));
         Ok::<_, MirrorError>(())
     })?;
     entries.sort_by_key(|entry| entry.name);
@@ -135,12 +140,24 @@ pub(crate) fn divide(
     (strip(kept), strip(old))
 }
 
-/// What was published then. The inner error: what is wrong with the file.
+/// The most bytes of a snapshot that are read with so much working memory.
+pub(crate) fn max_bytes(memory_bytes: u64) -> u64 {
+    max_file_bytes(memory_bytes) + BESIDE_REFS_BYTES
+}
+
+/// What was published then. The inner error: what is wrong with the file, or that `memory_bytes` are not
+/// enough for it ([`max_bytes`]).
 pub(crate) fn read(
     store: &dyn Store,
-    name: Name,
+    entry: &Entry,
+    memory_bytes: u64,
 ) -> Result<Result<Advertisement, String>, StoreError> {
-    Ok(match files::get(store, &name.key(), None, MAX_BYTES)? {
+    let max_bytes = max_bytes(memory_bytes);
+    if entry.len > max_bytes {
+        let (len, mib) = (entry.len, memory_bytes >> 20);
+        return Ok(Err(format!("it has {len} bytes, more than --memory {mib} is enough for")));
+    }
+    Ok(match files::get(store, &entry.key(), None, max_bytes)? {
         Some((file, _)) => parse(&file),
         None => Err("missing".into()),
     })
@@ -208,8 +225,17 @@ pub(crate) fn note_published(
     store: &dyn Store,
     published: &Advertisement,
 ) -> Result<(), MirrorError> {
+    let file = write(published);
+    let is_noted = |last: &Entry| {
+        // Another length is another file.
+        Ok::<_, MirrorError>(
+            last.len == file.len() as u64
+                && files::get(store, &last.key(), None, last.len)?
+                    .is_some_and(|(stored, _)| stored == file),
+        )
+    };
     if let Some(last) = list(store)?.last()
-        && read(store, last.name)?.is_ok_and(|last| last == *published)
+        && is_noted(last)?
     {
         return Ok(());
     }
@@ -248,6 +274,11 @@ mod tests {
         Advertisement::of(refs, Head::Branch(name))
     }
 
+    fn read_back(store: &MemoryStore, name: Name) -> Result<Advertisement, String> {
+        let listed = list(store).unwrap();
+        read(store, listed.iter().find(|entry| entry.name == name).unwrap(), 8 << 20).unwrap()
+    }
+
     fn names(store: &MemoryStore) -> Vec<String> {
         list(store).unwrap().iter().map(|entry| entry.name.to_string()).collect()
     }
@@ -259,7 +290,7 @@ mod tests {
         let listed = list(&store).unwrap();
         assert_eq!(listed.iter().map(|entry| entry.name).collect::<Vec<_>>(), written);
         for (byte, name) in (0..12).zip(written) {
-            assert_eq!(read(&store, name).unwrap(), Ok(refs(byte)));
+            assert_eq!(read_back(&store, name), Ok(refs(byte)));
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
     }
@@ -280,7 +311,7 @@ mod tests {
         let store = MemoryStore::new();
         store.inject(Fault::new(StoreErrorKind::ConditionFailed).on(Operation::Put).after_effect());
         let name = note(&store, &refs(1)).unwrap();
-        assert_eq!(read(&store, name).unwrap(), Ok(refs(1)));
+        assert_eq!(read_back(&store, name), Ok(refs(1)));
     }
 
     #[test]
@@ -293,6 +324,34 @@ mod tests {
             flipped[at] ^= 1;
             assert!(parse(&flipped).is_err(), "flipped at {at}");
         }
+    }
+
+    #[test]
+    fn snapshot_that_is_too_long_for_the_memory_is_not_read() {
+        let store = MemoryStore::new();
+        note(&store, &refs(1)).unwrap();
+        let entry = &list(&store).unwrap()[0];
+        let larger = Entry { len: max_bytes(8 << 20) + 1, ..entry.clone() };
+        let refused = read(&store, &larger, 8 << 20).unwrap().unwrap_err();
+        assert!(refused.contains("more than --memory 8 is enough for"), "{refused}");
+        assert_eq!(read(&store, entry, 8 << 20).unwrap(), Ok(refs(1)));
+    }
+
+    #[test]
+    fn what_is_noted_already_is_not_noted_again_and_what_is_damaged_is() {
+        let store = MemoryStore::new();
+        let name = note(&store, &refs(1)).unwrap();
+        note_published(&store, &refs(1)).unwrap();
+        assert_eq!(names(&store).len(), 1);
+        note_published(&store, &refs(2)).unwrap();
+        assert_eq!(names(&store).len(), 2);
+        let last = list(&store).unwrap().last().unwrap().name;
+        let mut damaged = write(&refs(2));
+        *damaged.last_mut().unwrap() ^= 1;
+        store.put(&last.key(), &damaged, HEADERS, None).unwrap();
+        note_published(&store, &refs(2)).unwrap();
+        assert_eq!(names(&store).len(), 3);
+        assert_eq!(read_back(&store, name), Ok(refs(1)));
     }
 
     #[test]
@@ -314,6 +373,7 @@ mod tests {
         let now = SystemTime::now();
         let entry = |days: u32| Entry {
             name: Name { at: OffsetDateTime::from(now - days * day), number: 1 },
+            len: 0,
             written: None,
         };
         let ages = |entries: &[Entry]| -> Vec<u64> {
@@ -335,7 +395,7 @@ mod tests {
 
     #[test]
     fn time_finds_what_was_published_then() {
-        let at = |text: &str| Entry { name: Name::parse(text).unwrap(), written: None };
+        let at = |text: &str| Entry { name: Name::parse(text).unwrap(), len: 0, written: None };
         let entries = ["20260101T000000Z", "20260102T000000Z", "20260102T000000Z-2"].map(at);
         let found = |at: &str| find(&entries, at).map(|entry| entry.name.to_string());
         for (at, wanted) in [

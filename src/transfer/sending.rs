@@ -19,13 +19,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use hashbrown::DefaultHashBuilder;
 use zlib_rs::crc32::crc32;
 
 use super::prove::SMALL_BYTES;
 use crate::git::checksum::Checksum;
 use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name, hash_object};
-use crate::git::oids::OidSet;
+use crate::git::oids::ManyOids;
 use crate::pack::deflate::Deflater;
 use crate::pack::entry::{EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::gather::{PACK_LEVEL, entry_header, entry_of_loose};
@@ -55,7 +54,7 @@ pub(crate) struct Chosen {
     pub(crate) packs: Packs,
     /// What they are named with.
     pub(crate) format: ObjectFormat,
-    pub(crate) objects: OidSet<DefaultHashBuilder>,
+    pub(crate) objects: ManyOids,
     pub(crate) concurrency: usize,
     pub(crate) memory_bytes: u64,
 }
@@ -184,7 +183,7 @@ impl Chosen {
             self.send_pack(number, out)?;
         }
         let is_loose = |oid: &Oid| self.packs.find(oid).is_none();
-        let mut loose: Vec<Oid> = self.objects.keys().filter(is_loose).collect();
+        let mut loose: Vec<Oid> = self.objects.iter().filter(is_loose).collect();
         loose.sort_unstable();
         self.send_loose(&loose, out)?;
         out.finish()

@@ -10,7 +10,7 @@ use super::storing::{Bring, Copied, Storing};
 use crate::git::object::{ObjectFormat, Oid};
 use crate::git::refs::{Advertisement, Head, format_of};
 use crate::repository::error::MirrorError;
-use crate::repository::publish::{MAX_REFS_BYTES, Published};
+use crate::repository::publish::{Published, max_file_bytes};
 use crate::repository::state::{self, Recorded};
 use crate::source::{LfsSource, Source, SourceError, SourceErrorKind};
 use crate::store::Store;
@@ -19,6 +19,7 @@ use crate::store::Store;
 pub struct MirrorSource {
     store: Arc<dyn Store>,
     is_listed: bool,
+    max_refs_bytes: u64,
     /// Instead of what is published now.
     then: Option<Advertisement>,
 }
@@ -26,12 +27,23 @@ pub struct MirrorSource {
 impl MirrorSource {
     /// The mirror in `store`, which must be able to list its keys. Nothing is read yet.
     pub fn new(store: Box<dyn Store>) -> Self {
-        MirrorSource { store: Arc::from(store), is_listed: true, then: None }
+        MirrorSource {
+            store: Arc::from(store),
+            is_listed: true,
+            max_refs_bytes: max_file_bytes(64 << 20),
+            then: None,
+        }
     }
 
     /// The same with the refs of the past, of which all objects are there still.
     pub fn at(store: Box<dyn Store>, then: Advertisement) -> Self {
         MirrorSource { then: Some(then), ..MirrorSource::new(store) }
+    }
+
+    /// The same; refs are read as far as they fit so much working memory.
+    #[must_use]
+    pub fn with_memory(self, memory_bytes: u64) -> Self {
+        MirrorSource { max_refs_bytes: max_file_bytes(memory_bytes), ..self }
     }
 
     /// A store that cannot list its keys, such as a web server: what there is must be walked to.
@@ -102,8 +114,8 @@ impl Source for MirrorSource {
         {
             return Ok(then.clone());
         }
-        let published =
-            Published::read(&*self.store, MAX_REFS_BYTES).map_err(|error| self.failed(&error))?;
+        let published = Published::read(&*self.store, self.max_refs_bytes)
+            .map_err(|error| self.failed(&error))?;
         if !published.exists() {
             return Err(SourceError {
                 kind: SourceErrorKind::Fatal,

@@ -48,7 +48,7 @@ fn restore_at(store: &dyn Store, at: &str) -> Result<Restored, MirrorError> {
 
 fn listed(store: &MemoryStore) -> Vec<Publication> {
     let mut listed = Vec::new();
-    publications(store, &Cancel::default(), &mut |one| listed.push(one)).unwrap();
+    publications(store, 64 << 20, &Cancel::default(), &mut |one| listed.push(one)).unwrap();
     listed
 }
 
