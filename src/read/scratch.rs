@@ -100,7 +100,7 @@ impl Store for Scratch {
     }
 
     fn limits(&self) -> Limits {
-        Limits { min_part_bytes: 1, max_parts: 10_000, max_copy_bytes: u64::MAX }
+        Limits { min_part_bytes: 1, max_copy_bytes: u64::MAX, ..Limits::S3 }
     }
 
     fn get(

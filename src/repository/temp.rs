@@ -333,26 +333,43 @@ pub(crate) fn sweep_all(store: &dyn Store) -> Result<Swept, StoreError> {
         }
         Ok::<_, StoreError>(())
     })?;
-    let mut swept = dead.len() + store.remove_leftovers()?;
+    let (mut swept, mut is_left) = (store.remove_leftovers()?, false);
     for OpenUpload { upload, initiated } in store.list_uploads(TEMP_PREFIX)? {
         if TempKey::parse(upload.key.clone()).is_some_and(|key| key.is_dead(initiated, now)) {
-            store.abort_upload(&upload)?;
-            swept += 1;
+            match is_allowed(store.abort_upload(&upload))? {
+                true => swept += 1,
+                false => is_left = true,
+            }
         }
     }
-    delete(store, dead)?;
-    let mut is_left = false;
+    match delete(store, &dead)? {
+        true => swept += dead.len(),
+        false => is_left = true,
+    }
     if !dead_notes.is_empty() {
         let noted = sweep_noted(store, dead_notes, &live_notes)?;
         swept += noted.deleted;
-        is_left = noted.is_left;
+        is_left |= noted.is_left;
     }
     Ok(Swept { deleted: swept, is_left })
 }
 
-fn delete(store: &dyn Store, dead: Vec<TempKey>) -> Result<(), StoreError> {
-    let keys: Vec<Key> = dead.into_iter().map(|temporary| temporary.key).collect();
-    if keys.is_empty() { Ok(()) } else { store.delete(&keys) }
+/// Who may not delete was told so by the run that left something, and not by each one after it.
+fn is_allowed(outcome: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::Denied => {
+            log::info!("leftovers of an earlier run stay in the bucket: {error}");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// False: that is not allowed.
+fn delete(store: &dyn Store, dead: &[TempKey]) -> Result<bool, StoreError> {
+    let keys: Vec<Key> = dead.iter().map(|temporary| temporary.key.clone()).collect();
+    if keys.is_empty() { Ok(true) } else { is_allowed(store.delete(&keys)) }
 }
 
 /// Aborts the uploads that dead runs have noted, and deletes the notes.
@@ -378,7 +395,11 @@ fn sweep_noted(
             continue;
         };
         if let Some(id) = &id {
-            store.abort_upload(&Upload { key: key.clone(), id: id.clone() })?;
+            let upload = Upload { key: key.clone(), id: id.clone() };
+            if !is_allowed(store.abort_upload(&upload))? {
+                is_left = true;
+                continue;
+            }
             aborted += 1;
         }
         let others: Vec<&Note> = alive.iter().filter(|other| other.key == key).collect();
@@ -386,18 +407,26 @@ fn sweep_noted(
             is_left = true;
             continue;
         }
+        let mut is_over = true;
         for OpenUpload { upload, initiated } in store.list_uploads(key.as_str())? {
             let is_noted = others.iter().any(|other| other.id.as_ref() == Some(&upload.id));
             if upload.key == key && !is_noted && began_right_after(written, initiated) {
-                store.abort_upload(&upload)?;
-                aborted += 1;
+                match is_allowed(store.abort_upload(&upload))? {
+                    true => aborted += 1,
+                    false => is_over = false,
+                }
             }
         }
-        done.push(temporary);
+        match is_over {
+            true => done.push(temporary),
+            false => is_left = true,
+        }
     }
-    let notes = done.len();
-    delete(store, done)?;
-    Ok(Swept { deleted: aborted + notes, is_left })
+    match delete(store, &done)? {
+        true => aborted += done.len(),
+        false => is_left = true,
+    }
+    Ok(Swept { deleted: aborted, is_left })
 }
 
 fn began_right_after(noted: Option<SystemTime>, begun: Option<SystemTime>) -> bool {

@@ -166,12 +166,18 @@ pub struct Limits {
     pub max_parts: u32,
     /// The largest source of one `copy` (S3: 5 GiB); above, [`Store::copy_part`].
     pub max_copy_bytes: u64,
+    /// The largest pack that one `put` stores (S3: 5 GiB, and no part is as large).
+    pub max_put_bytes: u64,
 }
 
 impl Limits {
     /// Amazon S3's: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
-    pub const S3: Limits =
-        Limits { min_part_bytes: 5 << 20, max_parts: 10_000, max_copy_bytes: 5 << 30 };
+    pub const S3: Limits = Limits {
+        min_part_bytes: 5 << 20,
+        max_parts: 10_000,
+        max_copy_bytes: 5 << 30,
+        max_put_bytes: 5 << 30,
+    };
 }
 
 /// Requests and bytes by what S3 bills them as (<https://aws.amazon.com/s3/pricing/>). Each try counts.

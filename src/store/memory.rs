@@ -798,7 +798,7 @@ mod tests {
 
     #[test]
     fn pretended_limits_are_enforced() {
-        let limits = Limits { min_part_bytes: 3, max_parts: 2, max_copy_bytes: 4 };
+        let limits = Limits { min_part_bytes: 3, max_parts: 2, max_copy_bytes: 4, ..Limits::S3 };
         let store = MemoryStore::new().with_limits(limits);
         assert_eq!(store.limits(), limits);
         let upload = store.create_upload(&key("a"), TEXT).unwrap();

@@ -377,7 +377,8 @@ fn copy_of(store: &MemoryStore, limits: Limits) -> MemoryStore {
 }
 
 /// Bodies of 1,000 bytes and more are copied by the store.
-const SMALL: Limits = Limits { min_part_bytes: 1000, max_parts: 1000, max_copy_bytes: 5000 };
+const SMALL: Limits =
+    Limits { min_part_bytes: 1000, max_parts: 1000, max_copy_bytes: 5000, max_put_bytes: 0 };
 
 /// A mirror, and a repository whose next run compacts it.
 struct Due {

@@ -262,6 +262,10 @@ fn only_the_refs_that_were_asked_for_are_published() {
 #[test]
 fn the_storage_class_goes_with_every_object() {
     let (world, repo) = (World::new(), all_sorts());
+    // More than a part, so that it is an upload.
+    let mut noise = vec![0; 9 << 20];
+    fastrand::Rng::with_seed(3).fill(&mut noise);
+    repo.commit("refs/heads/main", &[("noise", &noise)]);
     let (_server, url) = serve(&repo, Default::default());
     for layout in ["loose", "pack"] {
         world.mirror(&url, layout, &["--storage-class", "STANDARD", "--layout", layout]);

@@ -354,7 +354,8 @@ fn large_object_and_deltas_against_it_pass_in_parts() {
 
 #[test]
 fn object_above_the_limit_of_one_copy_is_copied_in_parts() {
-    let limits = Limits { min_part_bytes: 1 << 20, max_parts: 1000, max_copy_bytes: 5 << 20 };
+    let limits =
+        Limits { min_part_bytes: 1 << 20, max_parts: 1000, max_copy_bytes: 5 << 20, ..Limits::S3 };
     let store = MemoryStore::new().with_limits(limits);
     let content: Vec<u8> = noise(1).take(12 << 20).collect();
     let mut builder = PackBuilder::new();
@@ -369,7 +370,8 @@ fn object_above_the_limit_of_one_copy_is_copied_in_parts() {
 /// that must be made in parts.
 #[test]
 fn pack_above_the_limits_of_one_copy_and_of_small_parts_is_stored_whole() {
-    let limits = Limits { min_part_bytes: 1 << 20, max_parts: 32, max_copy_bytes: 7 << 20 };
+    let limits =
+        Limits { min_part_bytes: 1 << 20, max_parts: 32, max_copy_bytes: 7 << 20, ..Limits::S3 };
     let mut noise = noise(1);
     let mut builder = PackBuilder::new();
     builder.level(1);

@@ -323,7 +323,12 @@ fn damaged_snapshot_is_a_finding_and_gc_deletes_nothing() {
     assert!(check(&store).findings.iter().any(|finding| finding.key == key));
     assert!(collect(&store).unwrap_err().to_string().contains(&key));
     assert!(listed(&store)[0].refs.is_err());
-    assert!(restore_at(&store, &snapshots(&store)[0]).unwrap_err().to_string().contains("damaged"));
+    assert!(
+        restore_at(&store, &snapshots(&store)[0])
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be read")
+    );
 }
 
 fn text_of(command: &mut Command, code: i32) -> String {

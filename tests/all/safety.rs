@@ -133,7 +133,12 @@ fn keys_and_uploads_of_others_below_our_folders_stay() {
 
 /// A store that copies at most 1,000 bytes at once, so that a pack's final key is an upload.
 fn small_copies() -> MemoryStore {
-    MemoryStore::new().with_limits(Limits { min_part_bytes: 1, max_copy_bytes: 1000, ..Limits::S3 })
+    MemoryStore::new().with_limits(Limits {
+        min_part_bytes: 1,
+        max_copy_bytes: 1000,
+        max_put_bytes: 1000,
+        ..Limits::S3
+    })
 }
 
 fn packed(repo: &Repo, store: &dyn Store) -> Result<Summary, MirrorError> {

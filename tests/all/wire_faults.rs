@@ -342,6 +342,10 @@ fn who_loses_a_race_is_told_with_11_though_the_store_ignores_conditions() {
 fn temporary_keys_of_a_live_run_are_not_cleared_away_by_another() {
     for layout in LAYOUTS {
         let world = World::new(1);
+        // More than a part.
+        let mut noise = vec![0; 9 << 20];
+        fastrand::Rng::with_seed(5).fill(&mut noise);
+        world.repo.commit("refs/heads/main", &[("noise", &noise)]);
         let other = Mutex::new(world.command(layout, &world.s3.endpoint()));
         let once = AtomicBool::new(false);
         // An upload is open, and a part of it on its way.

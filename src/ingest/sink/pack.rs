@@ -10,8 +10,12 @@
 //! their bases, so that each block is read about once. A base that is a delta itself is rebuilt down
 //! its chain from the nearest ancestor in memory, each link by one thread at a time.
 //!
-//! Then the index is written, the pack is copied to its name, which is its trailer checksum because
-//! a dumb reader stores it under that name, and the list `objects/info/packs` names it.
+//! Then the pack is copied to its name, which is its trailer checksum because a dumb reader stores it
+//! under that name, the index is written, and the list `objects/info/packs` names it.
+//!
+//! A pack that does not fill one part, as most increments don't, is held until all of it is resolved, and
+//! then is one PUT under its name: no temporary key, no copy, nothing to delete. If something of it was
+//! deferred, it goes the long way.
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Read};
@@ -63,10 +67,8 @@ impl<'e> Pack<'e> {
         objects: u32,
         wants: &[Oid],
     ) -> Result<Self, MirrorError> {
-        let temporary = env.temp.key("pack");
-        let upload = env.temp.create_upload(&temporary, PACK)?;
         let upload = PackUpload {
-            object: Arc::new(LargeObject::new(upload, true)),
+            object: None,
             parts: Parts::of_at_least(env.store.limits(), env.budget.part),
             room: 0,
         };
@@ -116,9 +118,18 @@ impl<'e> Pack<'e> {
         self.stored.get().ok_or_else(early)
     }
 
+    /// Is all of it in hand, and nothing of it to be read back?
+    fn is_whole_in_hand(&self, engine: &Engine<'_>) -> Result<bool, MirrorError> {
+        if !self.upload().rest(engine, self.store.limits().max_put_bytes) {
+            return Ok(false);
+        }
+        engine.wait_idle()?;
+        Ok(engine.ask(|scheduler| scheduler.unresolved()) == 0)
+    }
+
     /// Makes the temporary key readable.
     fn complete(&self, engine: &Engine<'_>) -> Result<Upload, MirrorError> {
-        let object = self.upload().send_last(engine);
+        let object = self.upload().send_last(engine)?;
         engine.wait_idle()?;
         let upload = object.ledger.upload.clone();
         let store = engine.env.store;
@@ -273,19 +284,17 @@ impl Sink for Pack<'_> {
         len: u64,
     ) -> Result<Option<StoredPack>, MirrorError> {
         let (env, store) = (engine.env, engine.env.store);
+        let is_in_hand = self.is_whole_in_hand(engine)?;
         if self.objects == 0 {
-            let upload = self.upload().give_up(engine);
-            engine.wait_idle()?;
-            store.abort_upload(&upload)?;
-            env.temp.upload_ended(&upload);
-            env.temp.forget(&upload.key);
             let absent: Vec<Oid> = self.named().wanted.iter().copied().collect();
             engine.on_network(|| env.must_have(&absent))?;
             return Ok(None);
         }
-        let temporary = self.complete(engine)?.key;
-        let (file, budget) = ((temporary.clone(), len), env.budget.parts);
-        let _ = self.stored.set(StoredPackReader::new(self.store, env.format, file, budget));
+        let temporary = if is_in_hand { None } else { Some(self.complete(engine)?.key) };
+        if let Some(temporary) = &temporary {
+            let (file, budget) = ((temporary.clone(), len), env.budget.parts);
+            let _ = self.stored.set(StoredPackReader::new(self.store, env.format, file, budget));
+        }
         let deferred = engine.tell(hands, |scheduler| scheduler.pack_stored());
         log::debug!("{deferred} deltas were deferred to the second pass");
         engine.wait_idle()?;
@@ -307,8 +316,14 @@ impl Sink for Pack<'_> {
             // that is there is not written again.
             let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
             if !has_pack || store.head(&index_key)?.is_none() {
-                if !has_pack {
-                    copy_any_size(env.temp, &temporary, &pack_key, len, PACK)?;
+                match &temporary {
+                    _ if has_pack => {}
+                    Some(temporary) => copy_any_size(env.temp, temporary, &pack_key, len, PACK)?,
+                    None => {
+                        let body = std::mem::take(&mut self.upload().parts.body);
+                        store.put(&pack_key, &body, PACK, None)?;
+                        env.progress.stored(len);
+                    }
                 }
                 let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
                 let mut index = BufWriter::with_capacity(64 << 10, index);
@@ -319,7 +334,9 @@ impl Sink for Pack<'_> {
                 index.finish()?;
                 engine.count_stored(u64::from(self.objects), len);
             }
-            env.temp.delete(&temporary)?;
+            if let Some(temporary) = &temporary {
+                env.temp.delete(temporary)?;
+            }
             Ok(Some(StoredPack { name, objects: u64::from(self.objects), bytes: len }))
         })
     }
@@ -327,7 +344,8 @@ impl Sink for Pack<'_> {
 
 /// The pack's bytes on their way into a multipart upload. Only the reader touches it.
 struct PackUpload {
-    object: Arc<LargeObject>,
+    /// Begun with the first part that leaves.
+    object: Option<Arc<LargeObject>>,
     parts: Parts,
     /// For the part that is being filled.
     room: u64,
@@ -342,32 +360,62 @@ impl PackUpload {
             self.room = room;
         }
         self.parts.push(bytes);
-        if let Some((number, body)) = self.parts.take_full() {
-            self.send(engine, number, body);
+        match self.parts.take_full() {
+            Some((number, body)) => self.send(engine, number, body).map(drop),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn send(&mut self, engine: &Engine<'_>, number: u32, body: Vec<u8>) {
-        self.object.ledger.sent();
-        let (object, room) = (Arc::clone(&self.object), std::mem::take(&mut self.room));
-        engine.request(Job::Part { object, number, body, room });
+    fn send(
+        &mut self,
+        engine: &Engine<'_>,
+        number: u32,
+        body: Vec<u8>,
+    ) -> Result<Arc<LargeObject>, MirrorError> {
+        let object = self.begun(engine)?;
+        object.ledger.sent();
+        let (part_of, room) = (Arc::clone(&object), std::mem::take(&mut self.room));
+        engine.request(Job::Part { object: part_of, number, body, room });
+        Ok(object)
     }
 
-    /// Nothing of it will be stored: gives back the room of the part in hand.
-    fn give_up(&mut self, engine: &Engine<'_>) -> Upload {
-        let room = std::mem::take(&mut self.room);
-        engine.ask(|scheduler| scheduler.part_ended(room));
-        self.object.ledger.upload.clone()
+    fn begun(&mut self, engine: &Engine<'_>) -> Result<Arc<LargeObject>, MirrorError> {
+        let object = match self.object.take() {
+            Some(object) => object,
+            None => {
+                let temp = engine.env.temp;
+                let temporary = temp.key("pack");
+                let upload = engine.on_network(|| temp.create_upload(&temporary, PACK))?;
+                Arc::new(LargeObject::new(upload, true))
+            }
+        };
+        Ok(Arc::clone(self.object.insert(object)))
     }
 
-    fn send_last(&mut self, engine: &Engine<'_>) -> Arc<LargeObject> {
+    /// The pack has ended. Is all of it in hand, and no more than that? Then nothing else wants room for
+    /// parts, and what it has is given back.
+    fn rest(&mut self, engine: &Engine<'_>, max_bytes: u64) -> bool {
+        let is_in_hand = self.object.is_none() && self.parts.body.len() as u64 <= max_bytes;
+        if is_in_hand {
+            let room = std::mem::take(&mut self.room);
+            engine.ask(|scheduler| scheduler.part_ended(room));
+        }
+        is_in_hand
+    }
+
+    fn send_last(&mut self, engine: &Engine<'_>) -> Result<Arc<LargeObject>, MirrorError> {
         let limits = engine.env.store.limits();
         let parts = std::mem::replace(&mut self.parts, Parts::of_at_least(limits, 0));
-        if let Some((number, body)) = parts.take_last() {
-            self.send(engine, number, body);
+        match parts.take_last() {
+            Some((number, body)) => {
+                if self.room == 0 {
+                    engine.take_part(body.len() as u64)?;
+                    self.room = body.len() as u64;
+                }
+                self.send(engine, number, body)
+            }
+            None => self.begun(engine),
         }
-        Arc::clone(&self.object)
     }
 }
 
