@@ -5,10 +5,11 @@
 //! is looked up in argh's own table of options first. Errors name options, never their values: a
 //! value may be a URL with a password in it. Of other words only plain ones are named.
 
-use argh::{FlagInfo, FlagInfoKind};
+use argh::{FlagInfo, FlagInfoKind, FromArgs};
 
 use super::error::CliError;
 use super::help::help_texts;
+use super::urls;
 
 /// What the words ask for.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,6 +132,28 @@ fn value_of(name: &str, next: Option<&String>, flags: &[FlagInfo<'_>]) -> Result
 fn is_plain_word(word: &str) -> bool {
     let is_plain = |c: u8| c.is_ascii_lowercase() || c == b'-';
     (2..=16).contains(&word.len()) && word.bytes().all(is_plain)
+}
+
+/// Lets argh fill the fields. Its errors quote values: userinfo is taken out of them.
+pub(super) fn from_args<T: FromArgs>(words: &[String]) -> Result<T, CliError> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    T::from_args(&["mirror-git-to-s3"], &words).map_err(|exit| {
+        let text = urls::without_userinfo(exit.output.trim());
+        CliError::new(match text.strip_prefix("Error parsing option") {
+            Some(rest) => format!("cannot use option{rest}"),
+            None => text,
+        })
+    })
+}
+
+/// argh's table has no `Clone`.
+pub(super) fn copy_of(flag: &FlagInfo<'static>) -> FlagInfo<'static> {
+    let FlagInfo { long, short, description, .. } = *flag;
+    let kind = match flag.kind {
+        FlagInfoKind::Switch => FlagInfoKind::Switch,
+        FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
+    };
+    FlagInfo { kind, long, short, description, ..FlagInfo::default() }
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use argh::ArgsInfo;
 
 use super::args::{CatalogArgs, MirrorArgs};
-use super::argv::{self, Argv};
-use super::command::{CatalogCommand, Command, Environment, catalog, from_args, public_url};
+use super::argv::{self, Argv, from_args};
+use super::command::{CatalogCommand, Command};
 use super::error::CliError;
 use super::help;
-use super::urls::TargetUrl;
+use super::settings::{Environment, output, settings};
+use super::urls::{self, TargetUrl};
+use crate::run::Cancel;
 
 /// `list`.
 pub(super) fn list(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
@@ -59,16 +61,42 @@ fn parse(words: &[String], env: &Environment<'_>, help: &'static str) -> Result<
     catalog(targets, public_url, args.count, args.concurrency, like, env).map(Parsed::Catalog)
 }
 
+pub(super) fn public_url(given: &[String]) -> Result<Option<String>, CliError> {
+    match given {
+        [] => Ok(None),
+        [one] => urls::endpoint(one, "--public-url").map(Some),
+        _ => Err(CliError::new("--public-url was given twice")),
+    }
+}
+
+/// What `list` and `index` do, with the settings of `like`.
+pub(super) fn catalog(
+    targets: Vec<urls::TargetUrl>,
+    public_url: Option<String>,
+    count: bool,
+    concurrency: Option<usize>,
+    like: MirrorArgs,
+    env: &Environment<'_>,
+) -> Result<Box<CatalogCommand>, CliError> {
+    if public_url.is_some() && targets.len() > 1 {
+        return Err(CliError::new("--public-url belongs to one --target"));
+    }
+    let concurrency = concurrency.unwrap_or(64);
+    Ok(Box::new(CatalogCommand {
+        targets,
+        public_url,
+        count,
+        concurrency,
+        settings: settings(&like, env, concurrency)?,
+        output: output(like, env)?,
+        cancel: Cancel::default(),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::parse;
-    use std::ffi::OsString;
-
-    fn run(line: &str) -> Result<Command, String> {
-        let words = line.split_whitespace().map(OsString::from);
-        parse(words, &|_| None, &mut std::io::empty()).map_err(|error| error.to_string())
-    }
+    use crate::cli::testing::command as run;
 
     #[test]
     fn unusable_command_lines_are_refused() {

@@ -7,10 +7,11 @@ use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 use super::args::{
     CatalogArgs, ExportArgs, GcArgs, ImportArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs,
 };
-use super::argv::{self, Argv};
-use super::command::{Command, agent_flags, copy_of};
+use super::argv::{self, Argv, copy_of};
+use super::command::Command;
 use super::error::CliError;
 use super::help;
+use super::lfs_agent::agent_flags;
 
 pub(super) fn completions(words: &[String]) -> Result<Command, CliError> {
     let generate = match words {

@@ -601,7 +601,7 @@ mod tests {
     use crate::cli::args::{
         CatalogArgs, ExportArgs, GcArgs, ImportArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs,
     };
-    use crate::cli::command::agent_flags;
+    use crate::cli::lfs_agent::agent_flags;
     use crate::exit_code::ExitCode;
     use argh::{ArgsInfo, FlagInfo};
 

@@ -3,12 +3,12 @@
 use argh::FromArgs;
 
 use super::args::MirrorArgs;
-use super::argv::{self, Argv};
-use super::command::{
-    Command, Environment, HelperCommand, InstallCommand, from_args, mirror_url, output, settings,
-};
+use super::argv::{self, Argv, from_args};
+use super::command::{Command, HelperCommand, InstallCommand};
 use super::error::CliError;
 use super::help;
+use super::mirror_url::mirror_url;
+use super::settings::{Environment, output, settings};
 
 /// `remote-helper REMOTE URL`: what git calls `git-remote-mirror` with. A remote without a URL of its own
 /// is named by its URL (gitremote-helpers(7)).

@@ -6,14 +6,16 @@ use std::time::Duration;
 use argh::ArgsInfo;
 
 use super::args::{GcArgs, MirrorArgs, RefsArgs, RestoreArgs, VerifyArgs};
-use super::argv::{self, Argv};
+use super::argv::{self, Argv, from_args};
 use super::command::{
-    Command, Environment, GcCommand, MaintainedMirror, Maintenance, MaintenanceTarget, RefsCommand,
-    RestoreCommand, VerifyCommand, from_args, output, pairs, settings, shared_means, warning,
+    Command, GcCommand, MaintainedMirror, Maintenance, MaintenanceTarget, RefsCommand,
+    RestoreCommand, VerifyCommand,
 };
 use super::error::CliError;
 use super::help;
 use super::manifest::Pair;
+use super::pairs::{pairs, warning};
+use super::settings::{Environment, output, settings, shared_means};
 use super::urls::{self, SourceUrl, TargetUrl};
 use crate::run::Cancel;
 
@@ -237,14 +239,11 @@ fn target(text: &str, http: bool) -> Result<MaintenanceTarget, CliError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::cli::parse;
     use std::ffi::OsString;
 
-    fn run(line: &str) -> Result<Command, String> {
-        let words = line.split_whitespace().map(OsString::from);
-        parse(words, &|_| None, &mut std::io::empty()).map_err(|error| error.to_string())
-    }
+    use super::*;
+    use crate::cli::parse;
+    use crate::cli::testing::command as run;
 
     fn grace(text: &str) -> Result<Duration, String> {
         match run(&format!("gc --target s3://b/p --grace {text}"))? {

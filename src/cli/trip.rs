@@ -3,13 +3,12 @@
 use argh::ArgsInfo;
 
 use super::args::{ExportArgs, ImportArgs, MirrorArgs};
-use super::argv::{self, Argv};
-use super::command::{
-    Command, Environment, ExportCommand, ImportCommand, from_args, mirror, output, settings,
-    shared_means,
-};
+use super::argv::{self, Argv, from_args};
+use super::command::{Command, ExportCommand, ImportCommand};
 use super::error::CliError;
 use super::help;
+use super::mirror::mirror;
+use super::settings::{Environment, output, settings, shared_means};
 use super::urls::TargetUrl;
 use crate::run::Cancel;
 
@@ -107,14 +106,8 @@ fn as_mirror_args(args: &ImportArgs) -> MirrorArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::parse;
+    use crate::cli::testing::command as run;
     use crate::cli::urls::SourceUrl;
-    use std::ffi::OsString;
-
-    fn run(line: &str) -> Result<Command, String> {
-        let words = line.split_whitespace().map(OsString::from);
-        parse(words, &|_| None, &mut std::io::empty()).map_err(|error| error.to_string())
-    }
 
     #[test]
     fn export_names_its_file_or_standard_output() {
