@@ -168,3 +168,43 @@ pub(super) fn content_type(headers: &HeaderMap) -> String {
     let media = value.unwrap_or_default().split(';').next().unwrap_or_default();
     media.trim().to_ascii_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_a_kind() {
+        let kind = |status: u16| refusal(StatusCode::from_u16(status).unwrap(), false, None).0;
+        for status in [401, 403, 404, 407] {
+            assert_eq!(kind(status), SourceErrorKind::Denied, "{status}");
+        }
+        for status in [408, 429, 500, 502, 503, 504, 522] {
+            assert_eq!(kind(status), SourceErrorKind::Transient { retry_after: None }, "{status}");
+        }
+        for status in [204, 400, 405, 410, 415, 501] {
+            assert_eq!(kind(status), SourceErrorKind::Fatal, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_source_error_is_found_again_in_an_io_error() {
+        let error = std::io::Error::other(transient("x", "y".into()));
+        assert!(SourceError::from_io(&error).is_some());
+    }
+
+    #[test]
+    fn a_redirect_never_leaves_https_and_never_brings_a_login() {
+        let target = |from: &str, to: &str| {
+            let response = Response::builder().status(301).header(header::LOCATION, to);
+            let response = response.body(Body::builder().data("")).unwrap();
+            redirect_target(&response, &Url::parse(from).unwrap())
+        };
+        let error = target("https://h/x/info/refs?a=hush", "http://h/y").unwrap_err().to_string();
+        assert!(error.contains("from https to http") && !error.contains("hush"), "{error}");
+        let found = target("http://h/a/info/refs", "https://u:p@other/b/info/refs#c").unwrap();
+        assert_eq!(found.unwrap().as_str(), "https://other/b/info/refs");
+        let found = target("https://h/a/info/refs", "../b/refs?x").unwrap();
+        assert_eq!(found.unwrap().as_str(), "https://h/a/b/refs?x");
+    }
+}

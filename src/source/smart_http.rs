@@ -6,8 +6,11 @@
 //! the source's own host alone ([`auth`](super::auth)). No error and no log line shows userinfo, a
 //! query or a header.
 
+mod answer;
+mod gzip;
+
 use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,8 +19,11 @@ use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
 use ureq::{AsSendBody, Body, BodyReader};
 use url::Url;
-use zlib_rs::{Deflate, DeflateFlush, Status};
 
+use self::answer::{
+    Limited, PackStream, drain, from_io, from_protocol, not_smart, plain_words, read_start,
+};
+use self::gzip::gzip;
 use crate::git::bundle::read_header;
 use crate::git::bundle_uri;
 use crate::git::fetch_v0::CapabilitiesV0;
@@ -25,10 +31,10 @@ use crate::git::fetch_v2::{Deepen, ShallowInfo};
 use crate::git::handshake::{self, Greeting};
 use crate::git::lfs_pointer::lfs_url;
 use crate::git::object::Oid;
-use crate::git::pkt_line::{PacketError, Packets, clean_text};
+use crate::git::pkt_line::Packets;
 use crate::git::refs::{Advertised, Advertisement, Head, max_refs_bytes};
-use crate::git::sideband::{Demux, SidebandError};
-use crate::git::{ProtocolError, fetch_v0, fetch_v2};
+use crate::git::sideband::Demux;
+use crate::git::{fetch_v0, fetch_v2};
 use crate::http::{self, Client};
 pub use crate::run::retry::Policy;
 use crate::run::retry::{Backoff, sleep, with_retry};
@@ -36,8 +42,8 @@ use crate::source::auth::{Auth, Credentials};
 use crate::source::error::{SourceError, SourceErrorKind};
 pub use crate::source::exchange::USER_AGENT;
 use crate::source::exchange::{
-    MAX_REDIRECTS, content_type, fatal, from_ureq, redirect_target, refusal, shown, transient,
-    unanswered, warn_of_skipped,
+    MAX_REDIRECTS, content_type, fatal, redirect_target, refusal, shown, unanswered,
+    warn_of_skipped,
 };
 use crate::source::interface::{LfsSource, Seed, Source};
 use crate::source::lfs::{LfsServer, default_endpoint};
@@ -644,105 +650,11 @@ impl Source for SmartHttp {
     }
 }
 
-/// Refs that end with an error when they are too many for the memory.
-struct Limited<R> {
-    inner: R,
-    limit: u64,
-    left: u64,
-}
-
-impl<R> Limited<R> {
-    fn new(inner: R, limit: u64) -> Self {
-        Limited { inner, limit, left: limit }
-    }
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 && !buffer.is_empty() {
-            return Err(io::Error::other(TooManyRefs(self.limit)));
-        }
-        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.inner.read(&mut buffer[..want])?;
-        self.left -= read as u64;
-        Ok(read)
-    }
-}
-
-/// More refs than the memory is for.
-#[derive(Debug, thiserror::Error)]
-#[error("the source has more than {0} bytes of refs: more than --memory allows; raise it")]
-struct TooManyRefs(u64);
-
-/// Who hears the server's progress.
-type Words<'a> = Box<dyn FnMut(&str) + Send + 'a>;
-
-/// The pack's bytes; its errors are [`SourceError`]s.
-struct PackStream<'a> {
-    demux: Demux<BodyReader<'static>, Words<'a>>,
-    place: String,
-    broken: Arc<AtomicBool>,
-}
-
-impl Read for PackStream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.demux.read(buffer).map_err(|error| match error.kind() {
-            // Not a failure: `read` is to be called again.
-            io::ErrorKind::Interrupted => error,
-            kind => {
-                self.broken.store(true, Ordering::Relaxed);
-                io::Error::new(kind, from_io(&self.place, error))
-            }
-        })?;
-        if got == 0 && !buffer.is_empty() {
-            drain(self.demux.input());
-        }
-        Ok(got)
-    }
-}
-
 fn distinct(oids: &[Oid]) -> Vec<Oid> {
     let mut oids = oids.to_vec();
     oids.sort_unstable();
     oids.dedup();
     oids
-}
-
-/// Reads an answer to its end after its last packet: only then does its connection go back to the
-/// pool. There is nothing to read but HTTP's own last chunk; a server that sends more loses the
-/// connection.
-fn drain(body: &mut impl Read) {
-    // Whatever happens here, the answer was read already.
-    let _ = io::copy(&mut body.take(256), &mut io::sink());
-}
-
-/// An error from a body: of the side-bands, or of the connection.
-fn from_io(place: &str, error: io::Error) -> SourceError {
-    if let Some(many) = error.get_ref().and_then(|inner| inner.downcast_ref::<TooManyRefs>()) {
-        return fatal(place, many.to_string());
-    }
-    match SidebandError::from_io(&error) {
-        Some(cut @ SidebandError::Truncated) => transient(place, cut.to_string()),
-        Some(SidebandError::Server(words)) => from_server(place, words),
-        Some(other) => fatal(place, other.to_string()),
-        None => from_ureq(place, &ureq::Error::from(error)),
-    }
-}
-
-fn from_protocol(place: &str, error: ProtocolError) -> SourceError {
-    match error {
-        ProtocolError::Packet(PacketError::Io(error)) => from_io(place, error),
-        ProtocolError::Packet(cut @ PacketError::Truncated) => transient(place, cut.to_string()),
-        ProtocolError::Packet(PacketError::Server(words)) => from_server(place, &words),
-        other => fatal(place, other.to_string()),
-    }
-}
-
-/// An `ERR` packet.
-fn from_server(place: &str, words: &str) -> SourceError {
-    // A ref moved, or went away, between the advertisement and the request: the next run sees it.
-    let make = if words.contains("not our ref") { transient } else { fatal };
-    make(place, format!("the server says: {words}"))
 }
 
 /// Is this the same server? On another port there may be another one; https instead of http, both on
@@ -751,58 +663,6 @@ fn is_same_host(one: &Url, other: &Url) -> bool {
     let usual = one.port().is_none() && other.port().is_none();
     one.host_str() == other.host_str()
         && (usual || one.port_or_known_default() == other.port_or_known_default())
-}
-
-/// The server's own words beside a status, if they are plain text.
-fn plain_words(response: Response<Body>) -> String {
-    if content_type(response.headers()) != "text/plain" {
-        return String::new();
-    }
-    let start = read_start(&mut response.into_body().into_reader()).unwrap_or_default();
-    let words = clean_text(&start, 200);
-    if words.is_empty() { words } else { format!(" ({words})") }
-}
-
-/// Up to 200 bytes, enough to tell what an answer is.
-fn read_start(body: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut start = Vec::with_capacity(200);
-    body.take(200).read_to_end(&mut start)?;
-    Ok(start)
-}
-
-/// What an answer is that is no smart server's.
-fn not_smart(place: &str, content_type: &str, start: &[u8]) -> SourceError {
-    let is_hex = |byte: &u8| byte.is_ascii_hexdigit();
-    let dumb = start.iter().take(40).filter(|byte| is_hex(byte)).count() == 40
-        || (start.is_empty() && content_type == "text/plain");
-    let message = if dumb {
-        "the server speaks only git's dumb protocol; mirroring needs the smart one".to_owned()
-    } else if content_type == "text/html" || start.trim_ascii_start().starts_with(b"<") {
-        "the response is a web page, not a git repository: check the URL, and whether it requires authentication"
-            .to_owned()
-    } else {
-        let what = clean_text(content_type.as_bytes(), 60);
-        format!("not a git repository: the response has the type {what:?}")
-    };
-    fatal(place, message)
-}
-
-/// `bytes` as a gzip member (RFC 1952). None if they don't get smaller.
-fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
-    // Magic, deflate, no flags, no time, no extra flags, unknown system.
-    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-    let mut deflated = vec![0; bytes.len()];
-    let mut deflate = Deflate::new(6, false, 15);
-    match deflate.compress(bytes, &mut deflated, DeflateFlush::Finish) {
-        Ok(Status::StreamEnd) => {}
-        _ => return None,
-    }
-    let len = usize::try_from(deflate.total_out()).ok()?;
-    out.extend_from_slice(&deflated[..len]);
-    out.extend_from_slice(&zlib_rs::crc32::crc32(0, bytes).to_le_bytes());
-    // The length modulo 2^32, by the format.
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    Some(out)
 }
 
 #[cfg(test)]
@@ -854,53 +714,5 @@ mod tests {
             let found = source(own).unwrap().configured_lfs(file.as_bytes());
             assert_eq!(found.is_some(), followed, "{own} {named}: {found:?}");
         }
-    }
-
-    #[test]
-    fn gzip_is_read_back_by_an_inflater_and_given_up_when_it_does_not_help() {
-        let bytes = b"0032have 1111111111111111111111111111111111111111\n".repeat(100);
-        let zipped = gzip(&bytes).unwrap();
-        assert!(zipped.len() < bytes.len() / 10);
-        let mut out = vec![0; bytes.len()];
-        let mut inflate = zlib_rs::Inflate::new(true, 31);
-        let status = inflate.decompress(&zipped, &mut out, zlib_rs::InflateFlush::Finish);
-        assert_eq!(status, Ok(Status::StreamEnd));
-        assert_eq!(out, bytes);
-        assert_eq!(gzip(b"x"), None);
-    }
-
-    #[test]
-    fn each_status_has_a_kind() {
-        let kind = |status: u16| refusal(StatusCode::from_u16(status).unwrap(), false, None).0;
-        for status in [401, 403, 404, 407] {
-            assert_eq!(kind(status), SourceErrorKind::Denied, "{status}");
-        }
-        for status in [408, 429, 500, 502, 503, 504, 522] {
-            assert_eq!(kind(status), SourceErrorKind::Transient { retry_after: None }, "{status}");
-        }
-        for status in [204, 400, 405, 410, 415, 501] {
-            assert_eq!(kind(status), SourceErrorKind::Fatal, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_source_error_is_found_again_in_an_io_error() {
-        let error = io::Error::other(transient("x", "y".into()));
-        assert!(SourceError::from_io(&error).is_some());
-    }
-
-    #[test]
-    fn a_redirect_never_leaves_https_and_never_brings_a_login() {
-        let target = |from: &str, to: &str| {
-            let response = Response::builder().status(301).header(header::LOCATION, to);
-            let response = response.body(Body::builder().data("")).unwrap();
-            redirect_target(&response, &Url::parse(from).unwrap())
-        };
-        let error = target("https://h/x/info/refs?a=hush", "http://h/y").unwrap_err().to_string();
-        assert!(error.contains("from https to http") && !error.contains("hush"), "{error}");
-        let found = target("http://h/a/info/refs", "https://u:p@other/b/info/refs#c").unwrap();
-        assert_eq!(found.unwrap().as_str(), "https://other/b/info/refs");
-        let found = target("https://h/a/info/refs", "../b/refs?x").unwrap();
-        assert_eq!(found.unwrap().as_str(), "https://h/a/b/refs?x");
     }
 }
