@@ -82,9 +82,16 @@ impl Endpoints {
         &self,
         sources: impl Iterator<Item = &'s SourceUrl>,
     ) -> Result<(), CliError> {
-        let file = self.settings.source_header_file.as_ref();
-        let Some(file) = file.filter(|_| self.auth.has_unscoped_headers()) else { return Ok(()) };
-        let hosts: BTreeSet<String> = sources.filter_map(SourceUrl::host).collect();
+        let Some(file) = self.settings.source_header_file.as_ref() else { return Ok(()) };
+        let sources: Vec<&SourceUrl> = sources.collect();
+        let urls: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        for section in self.auth.sections_without(urls.iter().map(String::as_str)) {
+            log::info!("{}: no source here is below [{section}]", file.display());
+        }
+        let Some(file) = Some(file).filter(|_| self.auth.has_unscoped_headers()) else {
+            return Ok(());
+        };
+        let hosts: BTreeSet<String> = sources.into_iter().filter_map(SourceUrl::host).collect();
         let (Some(first), Some(last)) = (hosts.first(), hosts.last()) else { return Ok(()) };
         if hosts.len() == 1 {
             return Ok(());

@@ -223,6 +223,8 @@ pub struct ImportCommand {
 pub struct AgentCommand {
     /// Where the mirror is read from.
     pub mirror: MirrorUrl,
+    /// A password that others on this machine can see.
+    pub warning: Option<String>,
     /// How to reach it.
     pub settings: Settings,
     /// What is said on standard error.

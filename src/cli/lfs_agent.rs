@@ -40,11 +40,19 @@ pub(super) fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Comma
     };
     let url =
         url.ok_or_else(|| CliError::new("lfs-agent needs the mirror's URL as its first argument"))?;
+    let mirror = match url.as_str() {
+        "mirror::" => MirrorUrl::OfRemote,
+        url => mirror_url(url, "lfs-agent")?,
+    };
+    let is_seen = matches!(&mirror, MirrorUrl::Http(url) if url.has_password());
+    let warning = is_seen.then(|| {
+        "the URL contains a password, which everyone on this machine can see in the list of \
+         processes: use ~/.netrc"
+            .to_owned()
+    });
     Ok(Command::LfsAgent(Box::new(AgentCommand {
-        mirror: match url.as_str() {
-            "mirror::" => MirrorUrl::OfRemote,
-            url => mirror_url(url, "lfs-agent")?,
-        },
+        mirror,
+        warning,
         settings: settings(&args, env, 2)?,
         output: output(args, env)?,
     })))
@@ -75,6 +83,8 @@ mod tests {
         assert_eq!(command.output.verbosity, Verbosity::Info);
         let command = agent("lfs-agent https://u:hunter2@h/p").unwrap();
         assert!(!format!("{command:?}").contains("hunter2"));
+        assert!(command.warning.unwrap().contains("list of processes"));
+        assert_eq!(agent("lfs-agent https://u@h/p").unwrap().warning, None);
         for (line, words) in [
             ("lfs-agent", "needs the mirror's URL"),
             ("lfs-agent --region r", "needs the mirror's URL"),

@@ -109,6 +109,11 @@ mod tests {
         let warning = |line: &str| run(line, &[], "").unwrap().warning.unwrap_or_default();
         assert_eq!(warning(PAIR), "");
         assert_eq!(warning("--source https://me@h/r --target s3://b/p"), "");
+        let mail = "first.last%40a-long-name.example";
+        assert_eq!(warning(&format!("--source https://{mail}@h/r --target s3://b/p")), "");
+        let token = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
+        let said = warning(&format!("--source https://{token}@h/r --target s3://b/p"));
+        assert!(said.contains("list of processes") && !said.contains(token), "{said}");
         let said = warning("--source https://me:hush@h/r --target s3://b/p");
         assert!(said.contains("list of processes") && !said.contains("hush"), "{said}");
         let dir = tempfile::tempdir().unwrap();

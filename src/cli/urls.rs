@@ -71,6 +71,9 @@ impl SourceUrl {
     }
 }
 
+/// Users have shorter names, and hosts' access tokens are longer.
+const MIN_TOKEN_LEN: usize = 20;
+
 impl SourceUrl {
     /// The URL as it was given, with the secret in it: for the source alone, never for people.
     pub fn with_userinfo(&self) -> String {
@@ -98,9 +101,13 @@ impl SourceUrl {
         matches!(self, SourceUrl::Stdin | SourceUrl::TripStdin)
     }
 
-    /// Does it hold a password?
+    /// Does it hold a password, or a token in place of the user?
     pub fn has_password(&self) -> bool {
-        matches!(self, SourceUrl::Http { userinfo: Some(userinfo), .. } if userinfo.contains(':'))
+        let is_secret = |login: &str| {
+            let of_token = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+            login.contains(':') || (login.len() >= MIN_TOKEN_LEN && login.bytes().all(of_token))
+        };
+        matches!(self, SourceUrl::Http { userinfo: Some(userinfo), .. } if is_secret(userinfo))
     }
 }
 

@@ -46,6 +46,9 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 /// Speaks with git-lfs until it says `terminate` or goes away. `Err` is a usage error.
 pub fn run(command: &AgentCommand) -> Result<ExitCode, CliError> {
     logging::start(&command.output, Screen::default());
+    if let Some(warning) = &command.warning {
+        log::warn!("{warning}");
+    }
     let mirror = match &command.mirror {
         MirrorUrl::OfRemote => None,
         mirror => Some(Mirror::open(&Endpoints::new(&command.settings)?, mirror)?),
@@ -53,7 +56,8 @@ pub fn run(command: &AgentCommand) -> Result<ExitCode, CliError> {
     let folder = incomplete_folder();
     let (stdin, stdout) = (io::stdin().lock(), io::stdout().lock());
     let settings = &command.settings;
-    match (Agent { mirror, settings, folder, output: stdout }.serve(stdin)) {
+    let path = folder.path.clone();
+    match (Agent { mirror, settings, folder: path, output: stdout }.serve(stdin)) {
         Ok(()) => Ok(ExitCode::Done),
         Err(error) => {
             log::error!("cannot communicate with git-lfs: {error}");
@@ -338,7 +342,7 @@ fn remote_url(name: &str) -> Result<String, CliError> {
 
 /// `lfs/incomplete` of the git directory that git-lfs works for, or the user's cache. A folder that
 /// others may write to is never used: they could plant files there.
-fn incomplete_folder() -> PathBuf {
+fn incomplete_folder() -> Folder {
     let asked = std::process::Command::new("git")
         .args(["rev-parse", "--git-common-dir"])
         .stderr(std::process::Stdio::null())
@@ -348,19 +352,45 @@ fn incomplete_folder() -> PathBuf {
         Path::new(text.trim_end_matches('\n')).canonicalize().ok()
     });
     let folder = git_dir.map(|dir| dir.join("lfs").join("incomplete"));
-    folder.unwrap_or_else(|| cache_folder(|name| std::env::var_os(name).map(PathBuf::from)))
+    match folder {
+        Some(path) => Folder { path, own: None },
+        None => cache_folder(|name| std::env::var_os(name).map(PathBuf::from)),
+    }
+}
+
+/// Where downloads are until they are whole.
+struct Folder {
+    path: PathBuf,
+    /// What this process alone knows, and what goes when it ends.
+    own: Option<PathBuf>,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // git-lfs has moved away what was whole.
+        if let Some(own) = &self.own {
+            let _ = std::fs::remove_dir_all(own);
+        }
+    }
 }
 
 /// Where the user's caches are (XDG Base Directory Specification). Without a home it is a folder that
 /// nobody else can have made: a download that is interrupted begins anew.
-fn cache_folder(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+fn cache_folder(var: impl Fn(&str) -> Option<PathBuf>) -> Folder {
     let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
     let own = || {
         let name = format!("mirror-git-to-s3-{:016x}", std::hash::RandomState::new().hash_one(0));
         std::env::temp_dir().join(name)
     };
-    cache.unwrap_or_else(own).join("mirror-git-to-s3").join("lfs")
+    let (own, base) = match cache {
+        Some(cache) => (None, cache),
+        None => {
+            let own = own();
+            (Some(own.clone()), own)
+        }
+    };
+    Folder { path: base.join("mirror-git-to-s3").join("lfs"), own }
 }
 
 /// An object that has come in part: its file, which this process alone writes, and its hash so far.
@@ -483,7 +513,7 @@ mod tests {
     fn outside_a_repository_what_is_incomplete_lies_in_the_users_cache() {
         let with = |vars: &[(&str, &str)]| {
             let found = |name: &str| vars.iter().find(|(known, _)| *known == name);
-            cache_folder(|name| found(name).map(|(_, path)| PathBuf::from(path)))
+            cache_folder(|name| found(name).map(|(_, path)| PathBuf::from(path))).path.clone()
         };
         let home = ("HOME", "/home/a");
         assert_eq!(with(&[home]), Path::new("/home/a/.cache/mirror-git-to-s3/lfs"));
@@ -492,6 +522,16 @@ mod tests {
         // Nobody can have put a link there before.
         let [one, other] = [0, 1].map(|_| with(&[("XDG_CACHE_HOME", "c")]));
         assert!(one != other && one.is_absolute(), "{one:?}");
+    }
+
+    #[test]
+    fn folder_of_a_user_without_a_home_goes_when_the_agent_ends() {
+        let folder = cache_folder(|_| None);
+        let own = folder.own.clone().unwrap();
+        drop(Partial::open(&folder.path, &"a".repeat(64)).unwrap());
+        assert!(own.exists());
+        drop(folder);
+        assert!(!own.exists());
     }
 
     #[test]

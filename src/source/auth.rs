@@ -100,6 +100,14 @@ impl Auth {
         headers
     }
 
+    /// The sections that none of `urls` is below: their lines go nowhere but, perhaps, to LFS servers.
+    pub fn sections_without<'u>(&self, urls: impl Iterator<Item = &'u str>) -> Vec<String> {
+        let urls: Vec<Url> = urls.filter_map(|url| Url::parse(url).ok()).collect();
+        let scopes = self.sections.iter().filter_map(|section| section.url.as_ref());
+        let unused = scopes.filter(|scope| !urls.iter().any(|url| is_below(scope, url)));
+        unused.map(|scope| scope.to_string()).collect()
+    }
+
     /// Are there header lines that go to every source?
     pub fn has_unscoped_headers(&self) -> bool {
         self.sections.iter().any(|section| section.url.is_none() && !section.headers.is_empty())
@@ -400,6 +408,17 @@ mod tests {
         macdef init\nmachine evil login x password y\n\n\
         machine git.example\n\tlogin other\n\tpassword \"two words \\\" #1\" # why\n\
         default login anonymous password guest";
+
+    #[test]
+    fn sections_that_no_source_is_below_are_named() {
+        let text = "[https://git.example/team/]\nA: b\n[https://other.example]\nC: d\n";
+        let sections = parse_headers(Path::new("file"), text).unwrap();
+        let auth = Auth { sections: sections.into(), ..Auth::default() };
+        let without = |urls: &[&str]| auth.sections_without(urls.iter().copied());
+        assert_eq!(without(&["https://git.example/team/a"]), ["https://other.example/"]);
+        assert_eq!(without(&["https://git.example/teams/a"]).len(), 2);
+        assert_eq!(without(&["https://git.example/team/a", "https://other.example/b"]).len(), 0);
+    }
 
     #[cfg(unix)]
     #[test]

@@ -816,3 +816,25 @@ fn a_role_that_cannot_be_had_now_is_worth_another_try_and_a_refused_one_is_not()
         assert_eq!(keys.requests(), if kind == StoreErrorKind::Denied { 1 } else { 2 });
     }
 }
+
+#[test]
+fn what_a_bucket_keeps_of_what_is_deleted_is_read_from_headers() {
+    let until = "x-amz-object-lock-retain-until-date";
+    for (headers, wanted) in [
+        ("", None),
+        ("x-amz-version-id: null\r\n", None),
+        ("x-amz-version-id: v1\r\n", Some(None)),
+        ("x-amz-version-id: v1\r\nUNTIL: 2030-01-02T03:04:05.678Z\r\n", Some(Some(1_893_553_445))),
+        ("x-amz-version-id: v1\r\nUNTIL: soon\r\n", Some(None)),
+        // A lock without versions there is not.
+        ("UNTIL: 2030-01-02T03:04:05Z\r\n", None),
+    ] {
+        let headers = headers.replace("UNTIL", until);
+        let s3 = Canned::new(&[&answer("200 OK", &headers, "")]);
+        let kept = s3.store().kept(&Key::new("objects/aa/bb").unwrap()).unwrap();
+        let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(kept.map(|kept| kept.locked_until.map(seconds)), wanted, "{headers}");
+    }
+    let s3 = Canned::new(&[&answer("404 Not Found", "", "")]);
+    assert_eq!(s3.store().kept(&Key::new("objects/aa/bb").unwrap()).unwrap(), None);
+}
