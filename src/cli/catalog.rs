@@ -42,7 +42,7 @@ fn parse(words: &[String], env: &Environment<'_>, help: &'static str) -> Result<
         Argv::Words(words) => from_args::<CatalogArgs>(&words)?,
     };
     if args.target.is_empty() {
-        return Err(CliError::new("no --target"));
+        return Err(CliError::new("--target is required"));
     }
     let targets =
         args.target.iter().map(|text| TargetUrl::parse(text)).collect::<Result<_, _>>()?;
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn unusable_command_lines_are_refused() {
         for (line, wanted) in [
-            ("list", "no --target"),
+            ("list", "--target is required"),
             ("list --target https://h/m", "target: expected s3://"),
             ("index --target s3://b --target s3://c", "index takes one --target"),
             ("list --target s3://b --target s3://c --public-url https://h", "--public-url belongs"),

@@ -88,7 +88,7 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
             .to_owned(),
     };
     format!(
-        "{target}: {} {} objects{duplicates}, {} files of packs{bundles} and {} LFS objects, {} bytes{kept}{forgotten}{history}; {} too \
+        "{target}: {} {} objects{duplicates}, {} pack files{bundles} and {} LFS objects, {} bytes{kept}{forgotten}{history}; {} too \
          new, {reachable}, {} requests, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
         summary.loose,

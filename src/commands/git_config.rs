@@ -60,7 +60,7 @@ fn trust_of(value: &str) -> Result<Trust, CliError> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(Trust::Index),
         "false" | "no" | "off" | "0" | "" => Ok(Trust::Nothing),
-        _ => Err(CliError::new("mirror.trustIndex: want true or false")),
+        _ => Err(CliError::new("mirror.trustIndex: expected true or false")),
     }
 }
 

@@ -270,7 +270,7 @@ fn parse_section(line: &str) -> Result<Url, &'static str> {
             && url.query().is_none()
             && url.fragment().is_none()
     };
-    url.filter(plain).ok_or("not a section: want [https://HOST/PATH]")
+    url.filter(plain).ok_or("not a section: expected [https://HOST/PATH]")
 }
 
 fn parse_headers(path: &Path, text: &str) -> Result<Vec<Section>, AuthError> {
