@@ -1,7 +1,8 @@
 //! The scheduler alone, through random packs, budgets and completions: it always ends, and right.
 //!
-//! No thread and no time: what is in flight is a list, and what ends next is drawn from it. A failure
-//! prints its seed; `SIMULATION_SEED=n cargo test --lib simulation` runs that one alone, and
+//! No thread and no time: what is in flight is a list, and what ends next is drawn from it. In some runs
+//! one of these fails: then nothing new is begun, and what else is in flight still ends and is told, as the
+//! engine's threads do. A simulation that goes wrong prints its seed; `SIMULATION_SEED=n cargo test --lib simulation` runs that one alone, and
 //! `SIMULATIONS=1000000` as many as that.
 
 use super::cache::Bytes;
@@ -122,6 +123,10 @@ struct World<'p> {
     pack_is_stored: bool,
     spilled: u32,
     next: usize,
+    /// How many more things end before one fails; `None`: none does.
+    fails_after: Option<u64>,
+    /// The run has failed: no command is carried out any more.
+    is_over: bool,
 }
 
 impl World<'_> {
@@ -130,6 +135,9 @@ impl World<'_> {
     }
 
     fn drain(&mut self) {
+        if self.is_over {
+            return;
+        }
         while let Some(command) = self.scheduler.next() {
             match command {
                 Command::Resolve(unit) => {
@@ -286,10 +294,22 @@ impl World<'_> {
         Done { kind: Kind::Blob, oid: made.oid, buffer: 0, start, len: made.len as usize }
     }
 
+    /// Does what has just ended end by a failure?
+    fn fails(&mut self) -> bool {
+        let Some(left) = self.fails_after.filter(|_| !self.is_over) else { return false };
+        self.fails_after = left.checked_sub(1);
+        self.is_over = left == 0;
+        self.is_over
+    }
+
     /// Ends one thing that is in flight.
     fn end_one(&mut self) {
         let at = self.random.below(self.flights.len() as u64) as usize;
-        match self.flights.swap_remove(at) {
+        let ended = self.flights.swap_remove(at);
+        if self.fails() {
+            return;
+        }
+        match ended {
             Flight::Unit(unit) => {
                 let mut start = 0;
                 let mut done = Vec::new();
@@ -359,6 +379,7 @@ fn simulate(seed: u64) {
         readable,
         uploads: readable,
     };
+    let fails_after = random.chance(20).then(|| random.below(2 * pack.len() as u64));
     let mut world = World {
         pack: &pack,
         limits,
@@ -370,13 +391,15 @@ fn simulate(seed: u64) {
         pack_is_stored: false,
         spilled: 0,
         next: 0,
+        fails_after,
+        is_over: false,
     };
     let mut steps = 0;
     let mut step = |world: &World<'_>| {
         steps += 1;
         assert!(steps < 100_000, "it does not end: {}", world.scheduler.describe());
     };
-    while world.next < pack.len() {
+    while world.next < pack.len() && !world.is_over {
         step(&world);
         let reads = world.flights.is_empty() || world.random.chance(60);
         if !reads || !world.read() {
@@ -387,6 +410,10 @@ fn simulate(seed: u64) {
         step(&world);
         world.end_one();
     }
+    if world.is_over {
+        // Everyone has left; whatever the scheduler still holds goes with it.
+        return;
+    }
     assert!(world.scheduler.is_idle() && world.scheduler.has_no_parts());
     if !readable {
         world.pack_is_stored = true;
@@ -395,6 +422,9 @@ fn simulate(seed: u64) {
         while !world.flights.is_empty() {
             step(&world);
             world.end_one();
+        }
+        if world.is_over {
+            return;
         }
     }
     assert!(world.scheduler.is_idle());
