@@ -487,6 +487,10 @@ impl Shared<'_, '_> {
         let stream = ResumingReader::new(self.walk.store, loose::key(&item.oid), 0);
         let mut reader = LooseReader::new(stream).map_err(loose_error)?;
         let (kind, size) = (reader.kind(), reader.size());
+        // Before room is taken: this thread may hold the tree that calls this a blob.
+        if let Some(wanted) = item.kind.filter(|wanted| *wanted != kind) {
+            return Err(ReadError::Damaged(format!("it is a {kind}, but a {wanted} is expected")));
+        }
         let is_blob = kind == Kind::Blob;
         let needed = if item.attributes { self.walk.memory_bytes } else { MAX_POINTER_LEN as u64 };
         if is_blob && size >= needed && !self.walk.read_blobs {

@@ -392,15 +392,15 @@ impl PackUpload {
         Ok(Arc::clone(self.object.insert(object)))
     }
 
-    /// The pack has ended. Is all of it in hand, and no more than that? Then nothing else wants room for
-    /// parts, and what it has is given back.
+    /// The pack has ended. If all of it is in hand, nothing else wants room for parts, and what it has is
+    /// given back. Is it, and is it no more than that?
     fn rest(&mut self, engine: &Engine<'_>, max_bytes: u64) -> bool {
-        let is_in_hand = self.object.is_none() && self.parts.body.len() as u64 <= max_bytes;
+        let is_in_hand = self.object.is_none();
         if is_in_hand {
             let room = std::mem::take(&mut self.room);
             engine.ask(|scheduler| scheduler.part_ended(room));
         }
-        is_in_hand
+        is_in_hand && self.parts.body.len() as u64 <= max_bytes
     }
 
     fn send_last(&mut self, engine: &Engine<'_>) -> Result<Arc<LargeObject>, MirrorError> {
