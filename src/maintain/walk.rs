@@ -487,10 +487,6 @@ impl Shared<'_, '_> {
         let stream = ResumingReader::new(self.walk.store, loose::key(&item.oid), 0);
         let mut reader = LooseReader::new(stream).map_err(loose_error)?;
         let (kind, size) = (reader.kind(), reader.size());
-        // Before room is taken: this thread may hold the tree that calls this a blob.
-        if let Some(wanted) = item.kind.filter(|wanted| *wanted != kind) {
-            return Err(ReadError::Damaged(format!("it is a {kind}, but a {wanted} is expected")));
-        }
         let is_blob = kind == Kind::Blob;
         let needed = if item.attributes { self.walk.memory_bytes } else { MAX_POINTER_LEN as u64 };
         if is_blob && size >= needed && !self.walk.read_blobs {
@@ -499,7 +495,9 @@ impl Shared<'_, '_> {
         if !is_blob && size > self.walk.memory_bytes {
             return Err(ReadError::TooLarge(size));
         }
-        let is_held = !is_blob || size < needed;
+        // What is called something else is only hashed: this thread may hold the tree that does so.
+        let is_called = item.kind.is_none_or(|wanted| wanted == kind);
+        let is_held = is_called && (!is_blob || size < needed);
         // A pointer is small, and this thread may hold the tree that names it.
         let _room = (is_held && size >= MAX_POINTER_LEN as u64).then(|| self.take_room(size));
         let mut hasher = ObjectHasher::new(item.oid.format(), kind, size);
