@@ -18,5 +18,7 @@ pub mod memory;
 pub(crate) mod pages;
 pub mod retry;
 pub mod s3;
+#[cfg(test)]
+mod testing;
 
 pub use interface::*;

@@ -778,6 +778,17 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
+            name: "bucket: large trees that call other large trees files, to verify",
+            begin: |lab| {
+                misnamed_trees(lab);
+                lab.verify();
+                lab.options(&["--memory", "8", "--concurrency", "4"]);
+            },
+            exit: 1,
+            says: "missing",
+            seconds: 60,
+        },
+        Attack {
             name: "source: as many refs as are let in",
             begin: |lab| {
                 let (pack, tip) = small_repository(b"content");
@@ -1054,16 +1065,51 @@ fn publication(lab: &Lab, number: u32, bytes: u64) {
 /// A mirror with so many trees, each of `entries` files whose objects are missing. `object` says which
 /// they are.
 fn loose_trees(lab: &mut Lab, trees: u64, entries: u64, object: impl Fn(u64) -> u64) {
-    let tree = |tree: u64| -> Vec<u8> {
-        let entry = |n: u64| {
-            let oid = [&object(tree * entries + n).to_le_bytes()[..], &[7; 12]].concat();
-            [format!("100644 {n:07}\0").as_bytes(), &oid].concat()
-        };
-        (0..entries).flat_map(entry).collect()
-    };
-    let root: Vec<u8> = (0..trees)
-        .flat_map(|n| [format!("40000 {n:03}\0").as_bytes(), &oid("tree", &tree(n))].concat())
+    let trees: Vec<Vec<u8>> = (0..trees)
+        .map(|tree| files((0..entries).map(|n| missing(object(tree * entries + n)))))
         .collect();
+    mirror_trees(lab, &trees, &trees);
+}
+
+/// A mirror with trees of 2.6 MiB, whose files are trees of 1 MiB, between as many missing objects as
+/// a queue holds and more: `--memory 8` is enough for three of the former, and for none of the latter
+/// beside them.
+fn misnamed_trees(lab: &mut Lab) {
+    let called_files: Vec<Vec<u8>> = (0..40)
+        .map(|tree| files((0..28_000).map(|n| missing(((n % 100 + 1) << 40) | (tree << 20)))))
+        .collect();
+    let trees: Vec<Vec<u8>> = (0..6)
+        .map(|tree| {
+            files((0..76_000).map(|n| match n % 1900 {
+                0 => oid("tree", &called_files[(n / 1900) as usize]),
+                _ => missing((tree << 20) | n),
+            }))
+        })
+        .collect();
+    let all = [&trees[..], &called_files[..]].concat();
+    mirror_trees(lab, &trees, &all);
+}
+
+/// The oid of an object that is nowhere.
+fn missing(number: u64) -> [u8; 20] {
+    let mut oid = [7; 20];
+    oid[..8].copy_from_slice(&number.to_le_bytes());
+    oid
+}
+
+/// A tree of files.
+fn files(objects: impl Iterator<Item = [u8; 20]>) -> Vec<u8> {
+    let entry =
+        |(n, oid): (usize, [u8; 20])| [format!("100644 {n:07}\0").as_bytes(), &oid].concat();
+    objects.enumerate().flat_map(entry).collect()
+}
+
+/// A mirror in the loose layout of one commit, whose tree holds `trees`, and of `stored`.
+fn mirror_trees(lab: &mut Lab, trees: &[Vec<u8>], stored: &[Vec<u8>]) {
+    let entry = |(n, tree): (usize, &Vec<u8>)| {
+        [format!("40000 {n:03}\0").as_bytes(), &oid("tree", tree)].concat()
+    };
+    let root: Vec<u8> = trees.iter().enumerate().flat_map(entry).collect();
     let hex: String = oid("tree", &root).iter().map(|byte| format!("{byte:02x}")).collect();
     let commit = format!("tree {hex}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nm\n");
     let tip: String =
@@ -1072,8 +1118,8 @@ fn loose_trees(lab: &mut Lab, trees: u64, entries: u64, object: impl Fn(u64) -> 
     pack.level(1);
     pack.object(1, commit.as_bytes());
     pack.object(2, &root);
-    for n in 0..trees {
-        pack.object(2, &tree(n));
+    for tree in stored {
+        pack.object(2, tree);
     }
     let source = format!("{}/r.git", lab.serve(serve_pack(pack.build(), tip)));
     let target = lab.target();

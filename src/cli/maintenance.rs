@@ -15,7 +15,9 @@ use super::error::CliError;
 use super::help;
 use super::manifest::Pair;
 use super::pairs::{pairs, warning};
-use super::settings::{Environment, output, settings, shared_means};
+use super::settings::{
+    Environment, fields_of, output, settings, shared_means, store_args, written_args,
+};
 use super::urls::{self, SourceUrl, TargetUrl};
 use crate::run::Cancel;
 
@@ -26,16 +28,12 @@ macro_rules! as_mirror_args {
     ($args:ident) => {
         as_mirror_args!($args, MirrorArgs::default())
     };
-    ($args:ident, $others:expr) => {
+    ($args:ident, $others:expr) => {{
+        let others = store_args!($args, $others);
         MirrorArgs {
             target: $args.target,
             concurrency: $args.concurrency,
             memory: $args.memory,
-            endpoint_url: $args.endpoint_url,
-            region: $args.region,
-            profile: $args.profile,
-            addressing_style: $args.addressing_style,
-            ca_bundle: $args.ca_bundle,
             quiet: $args.quiet,
             verbose: $args.verbose,
             json: $args.json,
@@ -44,9 +42,9 @@ macro_rules! as_mirror_args {
             shard: $args.shard,
             jobs: $args.jobs,
             metrics_file: $args.metrics_file,
-            ..$others
+            ..others
         }
-    };
+    }};
 }
 
 pub(super) fn verify(
@@ -75,11 +73,7 @@ pub(super) fn verify(
             let of_what_is_written = MirrorArgs {
                 source: args.source,
                 source_header_file: args.source_header_file,
-                storage_class: args.storage_class,
-                sse: args.sse,
-                sse_kms_key_id: args.sse_kms_key_id,
-                acl: args.acl,
-                ..MirrorArgs::default()
+                ..written_args!(args, MirrorArgs::default())
             };
             let args = as_mirror_args!(args, of_what_is_written);
             // A web server lists nothing.
@@ -143,22 +137,13 @@ pub(super) fn restore(
             let dry_run = args.dry_run;
             let args = MirrorArgs {
                 target: args.target,
-                storage_class: args.storage_class,
-                sse: args.sse,
-                sse_kms_key_id: args.sse_kms_key_id,
-                acl: args.acl,
                 concurrency: args.concurrency,
                 memory: args.memory,
-                endpoint_url: args.endpoint_url,
-                region: args.region,
-                profile: args.profile,
-                addressing_style: args.addressing_style,
-                ca_bundle: args.ca_bundle,
                 quiet: args.quiet,
                 verbose: args.verbose,
                 json: args.json,
                 progress: args.progress,
-                ..MirrorArgs::default()
+                ..store_args!(args, written_args!(args, MirrorArgs::default()))
             };
             let maintenance = maintenance(args, false, env, stdin)?;
             if into.clone().map(MaintenanceTarget::Store).as_ref()

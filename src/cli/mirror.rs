@@ -9,7 +9,9 @@ use super::command::{CatalogCommand, MirrorCommand};
 use super::error::CliError;
 use super::manifest::Pair;
 use super::pairs::{pairs, warning};
-use super::settings::{Environment, Settings, output, settings, shared_means};
+use super::settings::{
+    Environment, Settings, fields_of, output, settings, shared_means, store_args, written_args,
+};
 use super::urls;
 use crate::git::refs::RefFilter;
 use crate::mirror::{Layout, Options};
@@ -57,19 +59,8 @@ fn index_of_run(
         [one] => urls::TargetUrl::parse(one)?,
         _ => return Err(CliError::new("--index was given twice")),
     };
-    let like = MirrorArgs {
-        endpoint_url: args.endpoint_url.clone(),
-        region: args.region.clone(),
-        profile: args.profile.clone(),
-        addressing_style: args.addressing_style,
-        ca_bundle: args.ca_bundle.clone(),
-        storage_class: args.storage_class.clone(),
-        sse: args.sse.clone(),
-        sse_kms_key_id: args.sse_kms_key_id.clone(),
-        acl: args.acl.clone(),
-        quiet: true,
-        ..MirrorArgs::default()
-    };
+    let quiet = MirrorArgs { quiet: true, ..MirrorArgs::default() };
+    let like = store_args!(args, written_args!(args, quiet));
     let public_url = public_url(&args.public_url)?;
     catalog(vec![target], public_url, false, Some(concurrency), like, env).map(Some)
 }

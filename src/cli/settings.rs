@@ -118,6 +118,29 @@ impl Environment<'_> {
     }
 }
 
+/// `MirrorArgs` with fields of the same names of another command's arguments, which argh can't share.
+macro_rules! fields_of {
+    ($args:ident, [$($field:ident),+], $others:expr) => {
+        MirrorArgs { $($field: $args.$field.clone(),)+ ..$others }
+    };
+}
+
+/// How a command reaches the store that it reads.
+macro_rules! store_args {
+    ($args:ident, $others:expr) => {
+        fields_of!($args, [endpoint_url, region, profile, addressing_style, ca_bundle], $others)
+    };
+}
+
+/// How a command writes to its store.
+macro_rules! written_args {
+    ($args:ident, $others:expr) => {
+        fields_of!($args, [storage_class, sse, sse_kms_key_id, acl], $others)
+    };
+}
+
+pub(super) use {fields_of, store_args, written_args};
+
 pub(super) fn settings(
     args: &MirrorArgs,
     env: &Environment<'_>,

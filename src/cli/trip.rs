@@ -8,7 +8,9 @@ use super::command::{Command, ExportCommand, ImportCommand};
 use super::error::CliError;
 use super::help;
 use super::mirror::mirror;
-use super::settings::{Environment, output, settings, shared_means};
+use super::settings::{
+    Environment, fields_of, output, settings, shared_means, store_args, written_args,
+};
 use super::urls::TargetUrl;
 use crate::run::Cancel;
 
@@ -18,19 +20,15 @@ pub(super) fn export(words: &[String], env: &Environment<'_>) -> Result<Command,
         Argv::Version => return Ok(Command::Print(help::version())),
         Argv::Words(words) => from_args::<ExportArgs>(&words)?,
     };
-    let common = MirrorArgs {
+    let others = MirrorArgs {
         concurrency: args.concurrency,
         memory: args.memory,
-        endpoint_url: args.endpoint_url,
-        region: args.region,
-        profile: args.profile,
-        addressing_style: args.addressing_style,
-        ca_bundle: args.ca_bundle,
         quiet: args.quiet,
         verbose: args.verbose,
         json: args.json,
         ..MirrorArgs::default()
     };
+    let common = store_args!(args, others);
     let (concurrency, memory_bytes) = shared_means(&common, 1)?;
     Ok(Command::Export(Box::new(ExportCommand {
         target: TargetUrl::parse(&args.target)?,
@@ -78,7 +76,7 @@ pub(super) fn import(words: &[String], env: &Environment<'_>) -> Result<Command,
 }
 
 fn as_mirror_args(args: &ImportArgs) -> MirrorArgs {
-    MirrorArgs {
+    let others = MirrorArgs {
         target: vec![args.target.clone()],
         no_lfs: args.no_lfs,
         force: args.force,
@@ -86,21 +84,13 @@ fn as_mirror_args(args: &ImportArgs) -> MirrorArgs {
         dry_run: args.dry_run,
         concurrency: args.concurrency,
         memory: args.memory,
-        endpoint_url: args.endpoint_url.clone(),
-        region: args.region.clone(),
-        profile: args.profile.clone(),
-        addressing_style: args.addressing_style,
-        ca_bundle: args.ca_bundle.clone(),
-        storage_class: args.storage_class.clone(),
-        sse: args.sse.clone(),
-        sse_kms_key_id: args.sse_kms_key_id.clone(),
-        acl: args.acl.clone(),
         quiet: args.quiet,
         verbose: args.verbose,
         json: args.json,
         progress: args.progress,
         ..MirrorArgs::default()
-    }
+    };
+    store_args!(args, written_args!(args, others))
 }
 
 #[cfg(test)]

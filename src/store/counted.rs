@@ -220,8 +220,7 @@ impl<S: Store> Store for Counted<S> {
 mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
+    use crate::store::testing::TEXT;
 
     #[test]
     fn every_request_counts_in_its_class_and_bytes_go_both_ways() {

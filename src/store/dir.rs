@@ -370,12 +370,7 @@ impl Store for DirStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
-
-    fn key(name: &str) -> Key {
-        Key::new(name).unwrap()
-    }
+    use crate::store::testing::{TEXT, key};
 
     #[test]
     #[cfg(unix)]

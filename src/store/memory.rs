@@ -742,12 +742,7 @@ impl Read for Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
-
-    fn key(name: &str) -> Key {
-        Key::new(name).unwrap()
-    }
+    use crate::store::testing::{TEXT, key};
 
     #[test]
     fn the_nth_matching_request_fails_and_no_other() {

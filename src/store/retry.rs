@@ -323,12 +323,7 @@ mod tests {
 
     use super::super::memory::{Fault, MemoryStore, Operation};
     use super::*;
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
-
-    fn key(name: &str) -> Key {
-        Key::new(name).unwrap()
-    }
+    use crate::store::testing::{TEXT, key};
 
     /// A store without real waits, and how long it would have waited in all.
     fn retry(store: &MemoryStore, policy: Policy) -> (Retry<MemoryStore>, Arc<Mutex<Duration>>) {

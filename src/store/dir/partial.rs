@@ -244,13 +244,8 @@ fn parse_name(name: &str) -> Option<(&'static str, &str)> {
 mod tests {
     use super::*;
     use crate::store::dir::DirStore;
-    use crate::store::{Condition, Key, ObjectHeaders, Store};
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
-
-    fn key(name: &str) -> Key {
-        Key::new(name).unwrap()
-    }
+    use crate::store::testing::{TEXT, key};
+    use crate::store::{Condition, Store};
 
     #[test]
     fn the_temporary_folder_is_no_key_and_goes_with_the_store() {

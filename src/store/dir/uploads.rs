@@ -116,14 +116,9 @@ fn read_key(upload: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
     use crate::store::dir::DirStore;
-    use crate::store::{ObjectHeaders, Store};
-
-    const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
-
-    fn key(name: &str) -> Key {
-        Key::new(name).unwrap()
-    }
+    use crate::store::testing::{TEXT, key};
 
     #[test]
     fn an_open_upload_outlives_the_store_and_can_be_found() {
