@@ -23,7 +23,7 @@ use crate::store::dir::DirStore;
 use crate::store::http_read::HttpRead;
 use crate::store::retry::{Policy, Retry};
 use crate::store::s3::{Addressing, S3Config, S3Store};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Key, Store, StoreError, StoreErrorKind};
 use crate::transfer::{MirrorSource, TripSource};
 
 /// Where requests are signed for if nothing says it.
@@ -37,7 +37,8 @@ struct Place {
     credentials: Provider,
 }
 
-/// What all repositories of a run share.
+/// What all repositories of a run share; so do clones.
+#[derive(Clone)]
 pub struct Endpoints {
     settings: Settings,
     /// For sources and what belongs to them.
@@ -223,6 +224,22 @@ impl Endpoints {
         cancel: &Cancel,
     ) -> Result<Box<dyn Store>, StoreError> {
         self.open_at(url, self.place(url)?, cancel)
+    }
+
+    /// A target that `url` lies inside and that has `key`, as far as these credentials can see.
+    pub fn find_around(&self, url: &TargetUrl, key: &Key, cancel: &Cancel) -> Option<TargetUrl> {
+        let has_it = |outer: &TargetUrl| match outer {
+            // A store would make a folder of its own there.
+            TargetUrl::Dir(path) => path.join(key.as_str()).is_file(),
+            TargetUrl::S3 { .. } => match self.open_store(outer, cancel).map(|s| s.head(key)) {
+                Ok(Ok(found)) => found.is_some(),
+                Ok(Err(error)) | Err(error) => {
+                    log::debug!("looking around {url}: {error}");
+                    false
+                }
+            },
+        };
+        url.parents().find(has_it)
     }
 
     /// Where readers find what is below `url`, if nothing stands before the store: what git clones.

@@ -37,7 +37,7 @@ use crate::store::{Store, Usage};
 use crate::transfer::storing::Bring;
 pub use crate::transfer::{MirrorSource, TripSource};
 use fetch::Fetched;
-pub use options::Options;
+pub use options::{Around, Options};
 use part::Part;
 use plan::Plan;
 pub use some::store_objects;

@@ -15,7 +15,6 @@ use super::settings::{
 use super::urls;
 use crate::git::refs::RefFilter;
 use crate::mirror::{Layout, Options};
-use crate::run::Cancel;
 
 pub(super) fn mirror(
     args: MirrorArgs,
@@ -103,7 +102,7 @@ fn options(args: &MirrorArgs, jobs: usize) -> Result<Options, CliError> {
         max_packs: args.max_packs.unwrap_or(defaults.max_packs),
         max_object_bytes: args.max_object_size.unwrap_or(defaults.max_object_bytes),
         keep_history: args.keep_history,
-        cancel: Cancel::default(),
+        ..defaults
     })
 }
 

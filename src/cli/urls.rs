@@ -195,7 +195,7 @@ impl TargetUrl {
     }
 
     /// The targets that this one lies inside.
-    pub(super) fn parents(&self) -> impl Iterator<Item = TargetUrl> + use<> {
+    pub fn parents(&self) -> impl Iterator<Item = TargetUrl> + use<> {
         let up = |target: &TargetUrl| match target {
             TargetUrl::S3 { prefix, .. } if prefix.is_empty() => None,
             TargetUrl::S3 { bucket, prefix } => {

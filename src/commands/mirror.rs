@@ -17,8 +17,8 @@ use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::maintain::verify::VerifyOptions;
 use crate::mirror::{
-    MirrorError, MirrorSource, Options, Summary, TripSource, mirror, mirror_mirror, mirror_trip,
-    store_objects,
+    Around, MirrorError, MirrorSource, Options, Summary, TripSource, mirror, mirror_mirror,
+    mirror_trip, store_objects,
 };
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
 use crate::repair;
@@ -26,8 +26,8 @@ use crate::report::{self, Report};
 use crate::run::Cancel;
 use crate::signals::{self, Interruption};
 use crate::source::Source;
-use crate::store::Store;
 use crate::store::http_read::HttpRead;
+use crate::store::{Key, Store};
 
 /// Mirrors all pairs of `command`. `Err` is a usage error: nothing was begun.
 pub fn run(command: &MirrorCommand) -> Result<ExitCode, CliError> {
@@ -226,13 +226,25 @@ impl Work<'_> {
     /// What one repository is mirrored with. With `--timeout` it has connections of its own, and
     /// somebody who watches the clock.
     fn begin(&self, pair: &Pair) -> (Option<Deadline>, Options, Result<Ends, MirrorError>) {
+        let options = |endpoints: &Endpoints, cancel: &Cancel| {
+            let (endpoints, cancel, target) =
+                (endpoints.clone(), cancel.clone(), pair.target.clone());
+            let find = {
+                let cancel = cancel.clone();
+                move |key: &Key| {
+                    endpoints.find_around(&target, key, &cancel).map(|outer| outer.to_string())
+                }
+            };
+            Options { cancel, around: Around::new(find), ..self.options.clone() }
+        };
         let Some(limit) = self.timeout else {
             let cancel = &self.options.cancel;
-            return (None, self.options.clone(), open(&self.endpoints, pair, cancel));
+            let options = options(&self.endpoints, cancel);
+            return (None, options, open(&self.endpoints, pair, cancel));
         };
         let cancel = self.options.cancel.child();
-        let options = Options { cancel: cancel.clone(), ..self.options.clone() };
         let endpoints = self.endpoints.apart();
+        let options = options(&endpoints, &cancel);
         let ends = open(&endpoints, pair, &cancel);
         let (source, store) = (endpoints.source_client(), endpoints.store_client());
         match Deadline::start(limit, cancel, source.clone(), store.clone()) {

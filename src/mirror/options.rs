@@ -1,10 +1,13 @@
 //! What a run is to do.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::git::refs::RefFilter;
 use crate::repository::layout::LayoutOption as Layout;
 use crate::run::Cancel;
+use crate::store::Key;
 
 /// What a run is to do.
 #[derive(Clone, Debug)]
@@ -41,8 +44,34 @@ pub struct Options {
     pub keep_history: Option<Duration>,
     /// Larger objects, LFS objects too, are refused before any work is done on them.
     pub max_object_bytes: u64,
+    /// Finds the mirror that the target lies inside, if any; asked by a first run alone.
+    pub around: Around,
     /// To stop the run.
     pub cancel: Cancel,
+}
+
+/// Answers the URL of whatever the target lies inside that has a key. A store cannot tell: it knows
+/// nothing above its prefix.
+#[derive(Clone, Default)]
+pub struct Around(Option<Arc<FindAround>>);
+
+type FindAround = dyn Fn(&Key) -> Option<String> + Send + Sync;
+
+impl Around {
+    /// `find` is called at most once in a run.
+    pub fn new(find: impl Fn(&Key) -> Option<String> + Send + Sync + 'static) -> Self {
+        Around(Some(Arc::new(find)))
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<String> {
+        self.0.as_ref().and_then(|find| find(key))
+    }
+}
+
+impl fmt::Debug for Around {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Around(..)" } else { "Around" })
+    }
 }
 
 impl Default for Options {
@@ -63,6 +92,7 @@ impl Default for Options {
             max_packs: 20,
             keep_history: None,
             max_object_bytes: 5 << 40,
+            around: Around::default(),
             cancel: Cancel::default(),
         }
     }

@@ -12,7 +12,10 @@ use crate::repository::publish::{self, Published, RefChange};
 use crate::repository::state::Recorded;
 use crate::repository::{objects, peeled, state};
 use crate::source::Source;
-use crate::store::Store;
+use crate::store::{Key, Store, StoreError};
+
+/// Folders below a new mirror that a run looks into.
+const MAX_LOOKED_AT: usize = 8;
 
 /// What a run is to bring about.
 pub(super) struct Plan {
@@ -46,6 +49,9 @@ impl Plan {
         let recorded = Recorded::read(store)?;
         if !options.move_source {
             refuse_another_source(store, source, recorded.as_ref())?;
+        }
+        if recorded.is_none() && !published.exists() {
+            refuse_nested(store, options)?;
         }
         refuse_another_format(store, &published, recorded.as_ref(), advertised.format)?;
         if !options.force {
@@ -161,6 +167,34 @@ fn refuse_another_source(
          run once with --move-source",
         store.describe()
     )))
+}
+
+/// Two mirrors of which one lies inside the other: neither could tell whose a key is. Only a first run
+/// looks, and what it may not see it cannot refuse.
+fn refuse_nested(store: &dyn Store, options: &Options) -> Result<(), MirrorError> {
+    let nested = match options.around.find(&Key::new(state::KEY).expect("a valid key")) {
+        Some(outer) => format!("lies inside the mirror {outer}"),
+        None => match mirror_below(store) {
+            Some(folder) => format!("has the mirror {}/{folder} inside", store.describe()),
+            None => return Ok(()),
+        },
+    };
+    Err(MirrorError::Guard(format!(
+        "{} {nested}: each mirror needs its own prefix; nothing was written",
+        store.describe()
+    )))
+}
+
+/// A folder directly below that is a mirror, among the first few.
+fn mirror_below(store: &dyn Store) -> Option<String> {
+    let unseen = |error: StoreError| log::debug!("looking for mirrors below: {error}");
+    let page = store.list_folders("", None).map_err(unseen).ok()?;
+    let is_mirror = |folder: &String| {
+        let state = Key::new(format!("{folder}/{}", state::KEY)).ok();
+        let found = state.map(|state| store.head(&state).map_err(unseen));
+        matches!(found, Some(Ok(Some(_))))
+    };
+    page.names.into_iter().take(MAX_LOOKED_AT).find(is_mirror)
 }
 
 /// Names of another length would be strangers to everything that is stored, and readers could not
