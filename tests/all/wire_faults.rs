@@ -156,13 +156,14 @@ fn some_requests_fail(layout: &str, percent: u8, rounds: u64) {
         let (before, begun) = ((proxy.requests(), proxy.faults()), Instant::now());
         world.run(layout, &proxy.url).assert_code(0);
         world.assert_cloned();
-        // A fault costs a repeated request, and one more where the answer may have been lost.
+        // A fault costs a repeated request, and one more where the answer may have been lost; where it
+        // was of the beginning of an upload, the next run lists what is left.
         let cheap = counting.requests();
         plain.run(layout, &counting.url).assert_code(0);
         let needed = counting.requests() - cheap;
         let (sent, faults) = (proxy.requests() - before.0, proxy.faults() - before.1);
         assert!(
-            sent >= needed && sent <= needed + 2 * faults,
+            sent >= needed && sent <= needed + 2 * faults + 2 * met.min(1),
             "{sent} of {needed}, {faults} faults"
         );
         assert!(begun.elapsed() < Duration::from_secs(120));
