@@ -571,7 +571,8 @@ impl Drop for Busy<'_, '_, '_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.busy -= 1;
-        let idle = state.busy == 0;
+        // Whoever waits for an item was woken when it came.
+        let idle = state.busy == 0 && state.queued() == [0, 0];
         if std::thread::panicking() {
             let words = "a worker of the walk panicked".to_owned();
             state.error.get_or_insert(MirrorError::Internal(words));
