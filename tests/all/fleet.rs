@@ -176,7 +176,7 @@ fn script(text: &str, dir: &Path, env: &[(&str, String)]) -> Output {
     let program = Path::new(env!("CARGO_BIN_EXE_mirror-git-to-s3"));
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", program.parent().unwrap().display());
-    let mut command = Command::new("sh");
+    let mut command = Command::new("/bin/sh");
     command.args(["-euc", text]).current_dir(dir).env("PATH", path).env("HOME", dir);
     command.envs(env.iter().map(|(name, value)| (name, value))).output().expect("sh runs")
 }

@@ -925,7 +925,7 @@ impl Home {
         let path = std::env::var_os("PATH").expect("a PATH");
         let folders = [program.parent().unwrap().to_owned()].into_iter();
         let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
-        let mut command = Command::new("sh");
+        let mut command = Command::new("/bin/sh");
         command
             .env_clear()
             .env("PATH", path)

@@ -345,6 +345,10 @@ fn run_cgi(root: &Path, options: &Options, seen: &Seen, body: &[u8], out: &mut T
         .env("GIT_HTTP_EXPORT_ALL", "1")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        // Noise is not smaller however long it takes.
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "core.compression")
+        .env("GIT_CONFIG_VALUE_0", "1")
         .env("REQUEST_METHOD", &seen.method)
         .env("PATH_INFO", percent_decode(seen.path()))
         .env("QUERY_STRING", seen.query())
