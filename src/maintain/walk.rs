@@ -489,7 +489,9 @@ impl Shared<'_, '_> {
         let (kind, size) = (reader.kind(), reader.size());
         let is_blob = kind == Kind::Blob;
         let needed = if item.attributes { self.walk.memory_bytes } else { MAX_POINTER_LEN as u64 };
-        if is_blob && size >= needed && !self.walk.read_blobs {
+        // Only where a blob is expected: what answers for a tip or a tree must prove that it is one.
+        let is_a_leaf = is_blob && item.kind == Some(Kind::Blob);
+        if is_a_leaf && size >= needed && !self.walk.read_blobs {
             return Ok(());
         }
         if !is_blob && size > self.walk.memory_bytes {

@@ -167,6 +167,31 @@ fn large_repo() -> Repo {
     repo
 }
 
+/// What a cache that mixes up its answers does.
+#[test]
+fn gc_deletes_nothing_where_a_large_blob_answers_for_a_commit() {
+    let repo = sample();
+    let large = vec![b'x'; 5000];
+    let tip = repo.commit("refs/heads/main", &[("a", b"new\n"), ("large", &large)]);
+    let store = MemoryStore::new();
+    run_mirror(&repo, &store).unwrap();
+    let loose = |oid: &str| format!("objects/{}/{}", &oid[..2], &oid[2..]);
+    let blob = store.bytes(&loose(&repo.rev("main:large").unwrap())).unwrap();
+    for victim in ["main", "main^{tree}"] {
+        let victim = loose(&repo.rev(victim).unwrap());
+        let was = store.bytes(&victim).unwrap();
+        put(&store, &victim, &blob);
+        let before = store.keys();
+        assert!(collect(&store).is_err(), "{victim}");
+        assert_eq!(store.keys(), before);
+        let quick = VerifyOptions { quick: true, ..VerifyOptions::default() };
+        assert!(!verify(&store, &quick).unwrap().is_sound(), "{victim}");
+        put(&store, &victim, &was);
+    }
+    collect(&store).unwrap();
+    assert!(store.bytes(&loose(&tip)).is_some());
+}
+
 #[test]
 fn upload_under_a_final_key_of_a_killed_run_is_aborted_by_the_next() {
     let repo = large_repo();
