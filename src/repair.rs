@@ -113,7 +113,8 @@ pub fn repair(
             }
         }
         let hidden = now.damaged.union(&replaced).cloned().collect();
-        match fetch(source.all, store, hidden, options, progress) {
+        let unproven = mender.unproven(&now.damaged)?;
+        match fetch(source.all, store, hidden, unproven, options, progress) {
             Ok(()) => {}
             Err(MirrorError::Source(error)) => {
                 source_error = Some(error.to_string());
@@ -160,22 +161,29 @@ pub fn mirror_in_full(
     }
     let mut written = BTreeSet::new();
     let mut run = |damaged: &BTreeSet<String>| {
-        let hidden = with_halves(damaged.union(&mended.replaced).cloned().collect());
+        let mut hidden = with_halves(damaged.union(&mended.replaced).cloned().collect());
+        hidden.extend(mender.unproven(damaged)?);
         let view = Distrust::new(store, hidden.clone());
         let summary = source(&view, options, progress)?;
         written.extend(hidden.difference(&view.still_hidden()).cloned());
         Ok::<_, MirrorError>(summary)
     };
     let mut summary = run(&now)?;
-    for _ in 1..ROUNDS {
+    for round in 1.. {
         // The source may be missing LFS objects for good; anything else may have hidden more.
-        if !now.iter().any(|key| !key.starts_with("lfs/")) {
+        let is_more = |key: &&String| !key.starts_with("lfs/");
+        if !now.iter().any(|key| is_more(&key)) {
             break;
         }
         let last = std::mem::replace(&mut now, look()?.damaged);
         damaged.extend(now.iter().cloned());
-        if now.is_empty() || now == last {
-            break;
+        let Some(left) = now.iter().find(is_more) else { break };
+        if now == last || round == ROUNDS {
+            return Err(MirrorError::Mirror(format!(
+                "{}: what the source has is published, but {left} is still damaged or missing; \
+                 verify names all that is",
+                store.describe()
+            )));
         }
         let again = run(&now)?;
         summary.objects_written += again.objects_written;
@@ -224,15 +232,17 @@ fn fetch(
     source: &Mirroring<'_>,
     store: &dyn Store,
     damaged: BTreeSet<String>,
+    unproven: BTreeSet<String>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(), MirrorError> {
-    let hidden = with_halves(damaged);
+    let mut hidden = with_halves(damaged);
     let has_packs = !store.list("objects/pack/", None)?.objects.is_empty()
         || hidden.iter().any(|key| key.starts_with("objects/pack/"));
     let layout = if has_packs { Layout::Pack } else { Layout::Loose };
     let only_state = hidden.iter().all(|key| key.starts_with("mirror_state/"));
     let options = Options { layout, full: !only_state, dry_run: false, ..options.clone() };
+    hidden.extend(unproven);
     let view = Distrust::new(store, hidden);
     source(&view, &options, progress).map(drop)
 }

@@ -6,25 +6,32 @@
 //! taken back.
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 
 use super::bundle_check;
 use super::compact::Compaction;
-use super::inventory::whole_packs;
+use super::inventory::{self, whole_packs};
 use super::pass::Pass;
 use super::rebuild::rebuild;
 use super::salvage::salvage;
-use crate::git::object::Oid;
+use super::walk::{io_error, loose_error};
+use crate::git::object::{ObjectHasher, Oid, check_name};
 use crate::git::refs::parse_info_refs;
+use crate::pack::loose::LooseReader;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 use crate::repository::files;
+use crate::repository::listing;
 use crate::repository::loose;
-use crate::repository::packed::{self, Packs};
+use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::packs;
 use crate::repository::publish;
+use crate::repository::resuming::ResumingReader;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
+use crate::run::threads::for_each;
 use crate::store::{Key, ObjectHeaders, Store};
 
 /// As git's own http-backend serves it (`http-backend.c`, `get_idx_file`).
@@ -81,6 +88,70 @@ impl Mender<'_> {
         mended.any |= self.drop_loose(damaged)?;
         mended.any |= !bundle_check::take_back(self.store, damaged)?.is_empty();
         Ok(mended)
+    }
+
+    /// Keys that a run in full must not take for stored: packs that are not listed, since nobody reads
+    /// them, and, if a loose object is `damaged`, all loose ones that are not what their names say. Damage
+    /// behind a damaged object is not found by following links. Reads all loose objects.
+    pub fn unproven(&self, damaged: &BTreeSet<String>) -> Result<BTreeSet<String>, MirrorError> {
+        let listed = packed::listed_names(self.store, |_, _| {})?;
+        let is_listed = |stem: &str| listed.iter().any(|name| stem.ends_with(name.as_str()));
+        let mut found = BTreeSet::new();
+        listing::pages(self.store, "objects/pack/", |page| {
+            let keys = page.into_iter().map(|info| info.key.to_string());
+            found.extend(keys.filter(|key| {
+                let stem = key.strip_suffix(".pack").or_else(|| key.strip_suffix(".idx"));
+                stem.is_some_and(|stem| !is_listed(stem))
+            }));
+            Ok::<_, MirrorError>(())
+        })?;
+        if damaged.iter().any(|key| loose::oid_of_key(key).is_some()) {
+            found.extend(self.broken_loose()?);
+        }
+        Ok(found)
+    }
+
+    fn broken_loose(&self) -> Result<BTreeSet<String>, MirrorError> {
+        self.progress.phase("reading loose objects");
+        let oids = Mutex::new(Vec::new());
+        inventory::pages(self.store, listing::OBJECTS, self.concurrency, self.cancel, &|page| {
+            let found = page.iter().filter_map(|info| loose::oid_of_key(info.key.as_str()));
+            oids.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            Ok(())
+        })?;
+        let oids = oids.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let broken = Mutex::new(BTreeSet::new());
+        for_each(&oids, self.concurrency, "read", |oid| {
+            if self.cancel.is_cancelled() {
+                return Err(MirrorError::Interrupted);
+            }
+            if !self.is_right(oid)? {
+                let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+                broken.insert(loose::key(oid).to_string());
+            }
+            Ok(())
+        })?;
+        Ok(broken.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Is the loose object what its name says? Its content passes and takes no memory.
+    fn is_right(&self, oid: &Oid) -> Result<bool, MirrorError> {
+        let read = || {
+            let stream = ResumingReader::new(self.store, loose::key(oid), 0);
+            let mut reader = LooseReader::new(stream).map_err(loose_error)?;
+            let mut hasher = ObjectHasher::new(oid.format(), reader.kind(), reader.size());
+            let mut piece = [0; 16 << 10];
+            loop {
+                match reader.read(&mut piece).map_err(io_error)? {
+                    0 => return Ok(check_name(hasher.finish(), oid).is_ok()),
+                    len => hasher.update(&piece[..len]),
+                }
+            }
+        };
+        match read() {
+            Err(ReadError::Store(error)) if !error.is_not_found() => Err(error.into()),
+            read => Ok(read.unwrap_or(false)),
+        }
     }
 
     fn index_of(&self, name: &str, key: &Key) -> Result<Option<Vec<u8>>, MirrorError> {

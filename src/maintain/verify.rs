@@ -130,7 +130,7 @@ pub fn verify_with(
     if let Some((refs, head)) = read_refs(store, max_refs_bytes, &findings)? {
         let state = match &head {
             Some(head) => check_state(store, &refs, head, max_refs_bytes, &findings)?,
-            None => State::default(),
+            None => read_state(store, &findings)?.as_ref().map(State::of).unwrap_or_default(),
         };
         report.refs = refs.len();
         let mut tips = tips_of(&Advertisement::of(refs, head.unwrap_or(Head::Absent)));
@@ -141,6 +141,9 @@ pub fn verify_with(
             bundle_check::check(store, quick, &options.cancel, &findings)?;
         }
         report.notices.extend(state.unfinished.filter(|_| findings.count() == 0));
+    } else {
+        // A repair must know of it.
+        read_state(store, &findings)?;
     }
     (report.findings, report.finding_count, report.damaged) = findings.finish();
     report.store_requests = store.requests() - requests_before;
@@ -158,6 +161,16 @@ struct State {
     unfinished: Option<String>,
 }
 
+impl State {
+    fn of(recorded: &Recorded) -> State {
+        State {
+            keep_history: recorded.keep_history(),
+            has_bundles: recorded.has_bundles(),
+            unfinished: None,
+        }
+    }
+}
+
 /// The state must be readable, or no run begins and gc deletes nothing; and it must not be another
 /// mirror's. A run writes it right after it has published, so it gets the time for that.
 fn check_state(
@@ -169,11 +182,10 @@ fn check_state(
 ) -> Result<State, MirrorError> {
     let mut known = State::default();
     for is_last in [false, true] {
-        match Recorded::read(store) {
-            Ok(None) => break,
-            Ok(Some(state)) => {
-                known.keep_history = state.keep_history();
-                known.has_bundles = state.has_bundles();
+        match read_state(store, findings)? {
+            None => break,
+            Some(state) => {
+                known = State::of(&state);
                 if state.describes(refs, Some(head)) != Some(false) {
                     break;
                 }
@@ -203,14 +215,20 @@ fn check_state(
                 findings.add("info/refs", what, None);
                 findings.blame(state::KEY);
             }
-            Err(MirrorError::Mirror(what)) => {
-                findings.add(state::KEY, what, None);
-                break;
-            }
-            Err(error) => return Err(error),
         }
     }
     Ok(known)
+}
+
+/// What the last run has recorded. A finding if that can't be read.
+fn read_state(store: &dyn Store, findings: &Findings) -> Result<Option<Recorded>, MirrorError> {
+    match Recorded::read(store) {
+        Err(MirrorError::Mirror(what)) => {
+            findings.add(state::KEY, what, None);
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// What only past publications name. One that can't be read is a finding.

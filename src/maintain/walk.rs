@@ -600,7 +600,7 @@ fn too_large(bytes: u64) -> String {
     format!("not read: it needs {} MiB of memory; see --memory", bytes.div_ceil(1 << 20))
 }
 
-fn loose_error(error: LooseError) -> ReadError {
+pub(crate) fn loose_error(error: LooseError) -> ReadError {
     match error {
         LooseError::Io(error) => io_error(error),
         other => ReadError::Damaged(other.to_string()),

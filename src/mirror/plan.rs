@@ -10,7 +10,7 @@ use crate::ingest::thin;
 use crate::repository::error::MirrorError;
 use crate::repository::publish::{self, Published, RefChange};
 use crate::repository::state::Recorded;
-use crate::repository::{objects, peeled, state};
+use crate::repository::{history, objects, peeled, state};
 use crate::source::Source;
 use crate::store::{Key, Store, StoreError};
 
@@ -67,7 +67,7 @@ impl Plan {
         check_refs_fit(&wanted, options.memory_bytes)?;
         let changes = published.changes(&wanted);
         if !options.force {
-            guard(&published, &wanted)?;
+            guard(&published, recorded.as_ref(), &wanted)?;
         }
         let unchanged = changes.is_empty() && published.exists();
         warn_of_empty(store, &wanted);
@@ -78,7 +78,19 @@ impl Plan {
             })?;
         }
         let kept = recorded.as_ref().and_then(Recorded::keep_history);
-        let keeps_history = options.keep_history.or(kept).is_some_and(|keep| !keep.is_zero());
+        // A state that was lost, or written again since, does not say it; the snapshots do.
+        let keeps_history = match options.keep_history.or(kept) {
+            Some(keep) => !keep.is_zero(),
+            None if options.full || recorded.is_none() => history::is_kept(store)?,
+            None => false,
+        };
+        if keeps_history && options.keep_history.or(kept).is_none() {
+            log::warn!(
+                "{}: past publications are kept, but for how long is no longer recorded: run once \
+                 with --keep-history",
+                store.describe()
+            );
+        }
         let full = options.full;
         Ok(Plan {
             published,
@@ -250,8 +262,15 @@ fn refuse_emptied(
 }
 
 /// An emptied or hijacked source must not empty the mirror.
-fn guard(published: &Published, wanted: &Advertisement) -> Result<(), MirrorError> {
-    let (had, has) = (published.refs.len(), wanted.refs.len());
+fn guard(
+    published: &Published,
+    recorded: Option<&Recorded>,
+    wanted: &Advertisement,
+) -> Result<(), MirrorError> {
+    // Where refs are damaged, the state still says how many there were.
+    let before = recorded.and_then(|state| state.refs).unwrap_or(0);
+    let had = if published.exists() { published.refs.len() } else { before };
+    let has = wanted.refs.len();
     let lost_all = had > 0 && has == 0;
     let lost_most = had >= 10 && has < had.div_ceil(2);
     if lost_all || lost_most {

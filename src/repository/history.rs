@@ -104,6 +104,19 @@ impl Entry {
     }
 }
 
+/// Is there any snapshot, as far as can be listed?
+pub(crate) fn is_kept(store: &dyn Store) -> Result<bool, MirrorError> {
+    match store.list(FOLDER, None) {
+        Ok(page) => Ok(!page.objects.is_empty()),
+        Err(error)
+            if matches!(error.kind, StoreErrorKind::Unsupported | StoreErrorKind::Denied) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// All snapshots, the oldest first.
 pub(crate) fn list(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
     let mut entries = Vec::new();

@@ -653,3 +653,94 @@ local_git::also_with_sha256! {
     of_a_damaged_pack_only_what_is_broken_is_asked_for_and_its_past_stays,
     pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged,
 }
+
+/// Behind a damaged commit no link leads to the next.
+#[test]
+fn history_whose_commits_are_all_damaged_is_mended_at_once() {
+    let world = World::new();
+    let damaged = || {
+        let store = world.mirrored(Layout::Loose);
+        for n in 0..8 {
+            damage(&store, &world.key_of(&format!("main~{n}")), Some(b""));
+        }
+        store
+    };
+    let store = damaged();
+    let report = world.repair(&store).unwrap();
+    assert!(report.after.is_sound(), "{:?}", report.after.findings);
+    let store = damaged();
+    world.mirror_in_full(&store, Layout::Loose);
+    let after = verify(&store, &verifying()).unwrap();
+    assert!(after.is_sound(), "{:?}", after.findings);
+    world.assert_clones(&store);
+}
+
+/// What an earlier repair has replaced is there until gc comes, and the source sends the same again.
+#[test]
+fn full_run_does_not_list_a_damaged_pack_that_nobody_reads() {
+    let world = World::new();
+    let packed = world.mirrored(Layout::Pack);
+    let pack = listed_pack(&packed);
+    let mut bytes = packed.bytes(&format!("{pack}.pack")).unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let store = world.mirrored(Layout::Loose);
+    put(&store, &format!("{pack}.pack"), &bytes);
+    put(&store, &format!("{pack}.idx"), &packed.bytes(&format!("{pack}.idx")).unwrap());
+    assert!(verify(&store, &verifying()).unwrap().is_sound());
+    world.mirror_in_full(&store, Layout::Pack);
+    assert_eq!(listed_pack(&store), pack, "the test shows nothing");
+    let after = verify(&store, &verifying()).unwrap();
+    assert!(after.is_sound(), "{:?}", after.findings);
+    world.assert_clones(&store);
+}
+
+#[test]
+fn state_that_is_damaged_beside_damaged_refs_is_mended() {
+    let world = World::new();
+    for other in ["HEAD", "info/refs"] {
+        let store = world.mirrored(Layout::Loose);
+        damage(&store, other, Some(b"bad"));
+        damage(&store, "mirror_state/state.json", Some(b"bad"));
+        let report = world.repair(&store).unwrap();
+        assert!(report.after.is_sound(), "{other}: {:?}", report.after.findings);
+        for key in [other, "mirror_state/state.json"] {
+            assert!(report.mended.iter().any(|mended| mended == key), "{:?}", report.mended);
+        }
+    }
+}
+
+#[test]
+fn emptied_source_does_not_replace_damaged_refs() {
+    let world = World::new();
+    let store = world.mirrored(Layout::Loose);
+    damage(&store, "info/refs", Some(b"bad"));
+    world.repo.git(&["update-ref", "-d", "refs/heads/main"]);
+    world.repo.git(&["tag", "-d", "v1"]);
+    let error = world.repair(&store).unwrap_err();
+    assert!(matches!(error, MirrorError::Guard(_)), "{error}");
+    assert_eq!(store.bytes("info/refs").as_deref(), Some(&b"bad"[..]));
+}
+
+#[test]
+fn full_run_without_a_state_keeps_the_packs_of_past_publications() {
+    for state in [None, Some(&b"bad"[..])] {
+        let world = World::new();
+        let store = MemoryStore::new();
+        let options = Options { layout: Layout::Pack, ..with_history() };
+        mirror(&world.source(), &store, &options, &Silent).unwrap();
+        world.repo.git(&["update-ref", "refs/heads/main", "main~3"]);
+        world.repo.commit("refs/heads/main", &[("other", b"another end\n")]);
+        mirror(&world.source(), &store, &options, &Silent).unwrap();
+        world.repo.git(&["reflog", "expire", "--expire=now", "--all"]);
+        world.repo.git(&["gc", "-q", "--prune=now"]);
+        damage(&store, "mirror_state/state.json", state);
+        world.mirror_in_full(&store, Layout::Pack);
+        let after = verify(&store, &verifying()).unwrap();
+        assert!(after.is_sound(), "{state:?}: {:?}", after.findings);
+        // The state of that run does not say how long, and the next one in full keeps them as well.
+        world.mirror_in_full(&store, Layout::Pack);
+        let after = verify(&store, &verifying()).unwrap();
+        assert!(after.is_sound(), "{state:?}: {:?}", after.findings);
+    }
+}
