@@ -33,7 +33,7 @@ pub(super) fn salvage(
     let input = || Input { len: member.len, index: &member.index };
     let mut stream = ResumingReader::new(store, key, 0);
     let broken = broken_entries(&mut stream, &input()).map_err(unwrap_error)?;
-    let (lost, all) = (broken.len(), member.index.object_count() as usize);
+    let (lost, all) = (broken.offsets.len(), member.index.object_count() as usize);
     if lost == all {
         return Ok(nothing(name, "no entry of it is sound"));
     }

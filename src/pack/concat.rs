@@ -26,6 +26,7 @@ use zlib_rs::crc32::crc32;
 
 use super::entry::{EntryKind, FIRST_ENTRY, MAX_HEADER_LEN, parse_header};
 use super::index::{Fanout, IndexEntry, IndexReader};
+use super::inflate::Inflater;
 use crate::git::checksum::Checksum;
 use crate::git::object::{ObjectFormat, Oid};
 
@@ -104,8 +105,8 @@ pub struct Plan<'i> {
     /// Of each input, the offsets of entries that an earlier one has.
     dropped: Vec<BTreeSet<u64>>,
     count: u32,
-    /// The one pack is damaged.
-    by_entry: bool,
+    /// The one pack is damaged, and this is where its last entry ends.
+    by_entry: Option<u64>,
 }
 
 /// The new pack.
@@ -170,14 +171,15 @@ impl<'i> Plan<'i> {
             }
         }
         let count = u32::try_from(count).map_err(|_| ConcatError::TooMany)?;
-        Ok(Plan { format, inputs, dropped, count, by_entry: false })
+        Ok(Plan { format, inputs, dropped, count, by_entry: None })
     }
 
-    /// A damaged pack without these entries: [`broken_entries`].
-    pub fn of_sound_entries(input: Input<'i>, broken: BTreeSet<u64>) -> Result<Self, ConcatError> {
+    /// A damaged pack without its broken entries: [`broken_entries`].
+    pub fn of_sound_entries(input: Input<'i>, broken: Broken) -> Result<Self, ConcatError> {
+        let Broken { offsets, end } = broken;
         let plan = Plan::new(input.index.format(), vec![input])?;
-        let count = plan.count.saturating_sub(u32::try_from(broken.len()).unwrap_or(u32::MAX));
-        Ok(Plan { dropped: vec![broken], count, by_entry: true, ..plan })
+        let count = plan.count.saturating_sub(u32::try_from(offsets.len()).unwrap_or(u32::MAX));
+        Ok(Plan { dropped: vec![offsets], count, by_entry: Some(end), ..plan })
     }
 
     /// How many objects the new pack has.
@@ -197,8 +199,8 @@ impl<'i> Plan<'i> {
         let mut moved = Vec::new();
         for number in 0..self.inputs.len() {
             let stream = open(number)?;
-            if self.by_entry {
-                let mut body = Body::begin_damaged(stream, number, &self.inputs[number])?;
+            if let Some(end) = self.by_entry {
+                let mut body = Body::begin_damaged(stream, number, &self.inputs[number], end)?;
                 moved.push(self.copy_entries(&mut body, &moved, &mut out)?);
                 continue;
             }
@@ -226,9 +228,9 @@ impl<'i> Plan<'i> {
         let mut places = Vec::with_capacity(entries.len() - dropped.len());
         let last = entries.iter().rposition(|entry| !dropped.contains(&entry.offset));
         let visited = match (self.by_entry, last) {
-            (false, _) => entries.len(),
+            (None, _) => entries.len(),
             // Behind the last that is kept it may end.
-            (true, last) => last.map_or(0, |last| last + 1),
+            (Some(_), last) => last.map_or(0, |last| last + 1),
         };
         for (at, entry) in entries.iter().enumerate().take(visited) {
             let end = entries.get(at + 1).map_or(body.end, |next| next.offset);
@@ -255,7 +257,7 @@ impl<'i> Plan<'i> {
                 crc = crc32(crc, bytes);
                 out.write(bytes)
             })?;
-            if self.by_entry && was != entry.crc32 {
+            if self.by_entry.is_some() && was != entry.crc32 {
                 return Err(damaged(input, format!("{} has just changed", entry.oid)));
             }
             places.push(Place { old: entry.offset, new, crc32: crc });
@@ -349,7 +351,7 @@ struct Body<'r> {
     stream: Box<dyn Read + 'r>,
     input: usize,
     checksum: Checksum,
-    /// Where the trailer begins.
+    /// Where the last entry ends.
     end: u64,
     trailer: Oid,
     piece: Vec<u8>,
@@ -389,15 +391,15 @@ impl<'r> Body<'r> {
         Ok(body)
     }
 
-    /// Of a pack of which nothing is believed but single entries.
+    /// Of a pack of which nothing is believed but single entries; `end`: where the last one ends.
     fn begin_damaged(
         stream: Box<dyn Read + 'r>,
         number: usize,
         input: &Input<'_>,
+        end: u64,
     ) -> Result<Self, ConcatError> {
         let trailer = input.index.pack_trailer();
         let checksum = Checksum::new(trailer.format());
-        let end = end_of_entries(input);
         let piece = vec![0; PIECE_LEN];
         let mut body = Body { stream, input: number, checksum, end, trailer, piece };
         body.fill(&mut [0; FIRST_ENTRY as usize])?;
@@ -467,14 +469,20 @@ impl<'r> Body<'r> {
     }
 }
 
-fn end_of_entries(input: &Input<'_>) -> u64 {
-    input.len.saturating_sub(input.index.format().raw_len() as u64)
+/// What of a damaged pack is not sound.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Where the broken entries begin.
+    pub offsets: BTreeSet<u64>,
+    /// Where the last entry ends, unless it is broken.
+    end: u64,
 }
 
-/// The offsets of those entries that are not what the pack's index says by their CRC-32, and of all deltas
-/// that stand on one of them. `stream` is the pack from its first byte on; where it ends, all that
-/// follows is broken. 48 bytes of memory an object.
-pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<BTreeSet<u64>> {
+/// Those entries that are not what the pack's index says by their CRC-32, and all deltas that stand on one
+/// of them. `stream` is the pack from its first byte on; where it ends, all that follows is broken.
+/// An entry ends where the next one begins, and the last one where zlib says: the pack's length tells
+/// nothing, because its trailer may be cut, or followed by more. 48 bytes of memory an object.
+pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<Broken> {
     let format = input.index.format();
     let mut entries: Vec<IndexEntry> = input.index.entries().collect();
     entries.sort_unstable_by_key(|entry| entry.offset);
@@ -484,32 +492,31 @@ pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<BT
     let mut piece = vec![0; PIECE_LEN];
     let mut at = 0;
     for (number, entry) in entries.iter().enumerate() {
-        let end = entries.get(number + 1).map_or(end_of_entries(input), |next| next.offset);
-        let (mut crc, mut head) = (0, Vec::new());
-        let mut is_there = at <= entry.offset && entry.offset < end;
-        if is_there {
+        let next = entries.get(number + 1).map(|next| next.offset);
+        let mut found = None;
+        if at <= entry.offset && next.is_none_or(|next| entry.offset < next) {
             // What is in no entry is passed over.
-            is_there = each_piece(stream, entry.offset - at, &mut piece, |_| ())?
-                && each_piece(stream, end - entry.offset, &mut piece, |bytes| {
-                    crc = crc32(crc, bytes);
-                    let wanted = MAX_HEADER_LEN - head.len();
-                    head.extend_from_slice(&bytes[..bytes.len().min(wanted)]);
-                })?;
-            at = end;
-        }
-        if !is_there || crc != entry.crc32 {
-            broken.insert(entry.offset);
-        } else {
-            match parse_header(&head, entry.offset, format).ok().flatten().map(|(h, _)| h.kind) {
-                Some(EntryKind::Object(_)) => {}
-                Some(EntryKind::OfsDelta { base_offset }) => {
-                    deltas.push((entry.offset, Some(base_offset)));
-                }
-                Some(EntryKind::RefDelta { base }) => {
-                    deltas.push((entry.offset, input.index.lookup(&base)));
-                }
-                None => drop(broken.insert(entry.offset)),
+            if each_piece(stream, entry.offset - at, &mut piece, |_| ())? {
+                found = match next {
+                    Some(next) => read_entry(stream, next - entry.offset, &mut piece)?,
+                    None => read_last(stream, entry.offset, format, &mut piece)?,
+                };
             }
+            at = next.or(found.as_ref().map(|found| entry.offset + found.len)).unwrap_or(at);
+        }
+        let Some(Found { head, .. }) = found.filter(|found| found.crc32 == entry.crc32) else {
+            broken.insert(entry.offset);
+            continue;
+        };
+        match parse_header(&head, entry.offset, format).ok().flatten().map(|(h, _)| h.kind) {
+            Some(EntryKind::Object(_)) => {}
+            Some(EntryKind::OfsDelta { base_offset }) => {
+                deltas.push((entry.offset, Some(base_offset)));
+            }
+            Some(EntryKind::RefDelta { base }) => {
+                deltas.push((entry.offset, input.index.lookup(&base)));
+            }
+            None => drop(broken.insert(entry.offset)),
         }
     }
     let begins = |offset: u64| entries.binary_search_by_key(&offset, |e| e.offset).is_ok();
@@ -520,7 +527,64 @@ pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<BT
             stands || !broken.insert(*offset)
         });
         if broken.len() == before {
-            return Ok(broken);
+            return Ok(Broken { offsets: broken, end: at });
+        }
+    }
+}
+
+/// An entry as it stands in a damaged pack.
+struct Found {
+    /// So much of it that its header is there.
+    head: Vec<u8>,
+    len: u64,
+    crc32: u32,
+}
+
+/// The entry of `len` bytes that `stream` begins with; `None`: the stream has ended before.
+fn read_entry(stream: &mut dyn Read, len: u64, piece: &mut [u8]) -> io::Result<Option<Found>> {
+    let (mut crc, mut head) = (0, Vec::new());
+    let is_whole = each_piece(stream, len, piece, |bytes| {
+        crc = crc32(crc, bytes);
+        let wanted = MAX_HEADER_LEN - head.len();
+        head.extend_from_slice(&bytes[..bytes.len().min(wanted)]);
+    })?;
+    Ok(is_whole.then_some(Found { head, len, crc32: crc }))
+}
+
+/// The entry that `stream` begins with, up to the end of its zlib stream; `None`: it is cut or damaged.
+/// Inflates no more than its header says, into one piece of memory.
+fn read_last(
+    stream: &mut dyn Read,
+    offset: u64,
+    format: ObjectFormat,
+    piece: &mut [u8],
+) -> io::Result<Option<Found>> {
+    let mut head = Vec::with_capacity(MAX_HEADER_LEN);
+    each_piece(stream, MAX_HEADER_LEN as u64, piece, |bytes| head.extend_from_slice(bytes))?;
+    let Ok(Some((header, used))) = parse_header(&head, offset, format) else { return Ok(None) };
+    let (mut inflater, mut inflated) = (Inflater::new(), vec![0; PIECE_LEN]);
+    let (mut crc, mut input) = (crc32(0, &head[..used]), &head[used..]);
+    loop {
+        let Ok(step) = inflater.step(input, &mut inflated) else { return Ok(None) };
+        let (consumed, rest) = input.split_at(step.consumed);
+        crc = crc32(crc, consumed);
+        input = rest;
+        if inflater.total_out() > header.inflated_len {
+            return Ok(None);
+        }
+        if step.ended {
+            let len = used as u64 + inflater.total_in();
+            return Ok(Some(Found { head, len, crc32: crc }));
+        }
+        // Each round takes, makes or reads something, or the entry has no end.
+        if step.produced == 0 && input.is_empty() {
+            let read = stream.read(piece)?;
+            input = &piece[..read];
+            if read == 0 {
+                return Ok(None);
+            }
+        } else if step.produced == 0 && step.consumed == 0 {
+            return Ok(None);
         }
     }
 }

@@ -14,7 +14,7 @@ use mirror_git_to_s3::git::object::Oid;
 use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MIN_MEMORY_BYTES, MirrorError, Options, Summary, mirror};
-use mirror_git_to_s3::pack::concat::{ConcatError, Input, Output, Plan};
+use mirror_git_to_s3::pack::concat::{ConcatError, Input, Output, Plan, broken_entries};
 use mirror_git_to_s3::pack::index::{IndexReader, parse_index, write_sorted};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
@@ -67,7 +67,15 @@ fn concatenated(
 ) -> Result<(Vec<u8>, Vec<u8>, u64), ConcatError> {
     let inputs = packs.iter().zip(indices);
     let inputs = inputs.map(|(pack, index)| Input { len: pack.len() as u64, index }).collect();
-    let plan = Plan::new(local_git::format(), inputs)?;
+    written(&Plan::new(local_git::format(), inputs)?, packs, ends)
+}
+
+/// A plan's new pack, its index, and how many bytes were copied.
+fn written(
+    plan: &Plan<'_>,
+    packs: &[Vec<u8>],
+    ends: Option<u64>,
+) -> Result<(Vec<u8>, Vec<u8>, u64), ConcatError> {
     let mut out = Copying { packs, out: Vec::new(), ends, copied: 0 };
     let written = plan.write(|at| Ok(Box::new(Cursor::new(&packs[at][..]))), &mut out)?;
     assert_eq!(written.len, out.out.len() as u64);
@@ -231,6 +239,88 @@ fn pack_that_has_an_object_twice_is_named_and_refused() {
     let error = concatenated(&packs, &indices, None).expect_err("refused");
     let two = Oid::from_bytes(oid("blob", b"two"));
     assert!(matches!(error, ConcatError::Twice { input: 1, oid } if oid == two), "{error:?}");
+}
+
+/// What is sound of a pack of which nothing is believed but its index, as a new pack; and the offsets
+/// of what is not.
+fn salvaged(pack: &[u8], index: &IndexReader<Vec<u8>>) -> (Vec<u8>, BTreeSet<u64>) {
+    let input = || Input { len: pack.len() as u64, index };
+    let broken = broken_entries(&mut &pack[..], &input()).unwrap();
+    let offsets = broken.offsets.clone();
+    let plan = Plan::of_sound_entries(input(), broken).unwrap();
+    let (new, new_index, _) = written(&plan, &[pack.to_vec()], None).unwrap();
+    assert!(git_index(&new, true) == new_index, "another index than git's");
+    (new, offsets)
+}
+
+/// Packs that end with an entry of each kind: short, longer than what is read at once, and deltas.
+fn packs_by_their_last_entry() -> Vec<(&'static str, u64, Vec<u8>)> {
+    let text = noise(3000, 1);
+    let other = [&text[..], b"and more"].concat();
+    let begun = || {
+        let mut pack = PackBuilder::new();
+        let at = pack.blob(&text);
+        pack.blob(b"between");
+        (pack, at)
+    };
+    let with = |what, add: &dyn Fn(&mut PackBuilder, u64) -> u64| {
+        let (mut pack, base) = begun();
+        let last = add(&mut pack, base);
+        (what, last, pack.build())
+    };
+    vec![
+        with("empty blob", &|pack, _| pack.blob(b"")),
+        with("short blob", &|pack, _| pack.blob(b"short")),
+        with("long blob", &|pack, _| pack.blob(&noise(200_000, 2))),
+        with("blob that inflates far", &|pack, _| pack.blob(&vec![7; 3_000_000])),
+        with("OFS_DELTA", &|pack, base| pack.ofs_delta(base, &delta(&text, &other))),
+        with("REF_DELTA", &|pack, _| pack.ref_delta(oid("blob", &text), &delta(&text, &other))),
+    ]
+}
+
+#[test]
+fn last_entry_is_sound_whatever_follows_it_and_however_little() {
+    for (what, _, pack) in packs_by_their_last_entry() {
+        let index = parse_index(git_index(&pack, false), local_git::format()).unwrap();
+        let end = pack.len() - 20;
+        let cut = |by: usize| pack[..pack.len() - by].to_vec();
+        let with = |more: &[u8]| [&pack[..], more].concat();
+        let damages = [1, 2, 19, 20].map(|by| (format!("cut by {by}"), cut(by)));
+        let more: [&[u8]; 4] = [b"X", &[0; 20], &noise(70_000, 3), &pack];
+        let more = more.map(|more| (format!("{} more bytes", more.len()), with(more)));
+        let zeros = [&pack[..end], &[0; 20]].concat();
+        for (how, damaged) in
+            damages.into_iter().chain(more).chain([("no trailer".to_owned(), zeros)])
+        {
+            let (new, broken) = salvaged(&damaged, &index);
+            assert_eq!(broken, BTreeSet::new(), "{what}, {how}");
+            assert!(new == pack, "{what}, {how}: another pack");
+        }
+    }
+}
+
+#[test]
+fn last_entry_that_is_cut_or_changed_is_broken_and_no_other() {
+    for (what, last, pack) in packs_by_their_last_entry() {
+        let index = parse_index(git_index(&pack, false), local_git::format()).unwrap();
+        let (last, end) = (last as usize, pack.len() - 20);
+        let step = ((end - last) / 20).max(1);
+        let places = (last..end).step_by(step).chain([last + 1, end - 1]);
+        let flipped = |at: usize, by: u8| {
+            let mut bytes = pack.clone();
+            bytes[at] ^= by;
+            bytes
+        };
+        for at in places {
+            for damaged in [pack[..at].to_vec(), flipped(at, 0x80), flipped(at, 1)] {
+                let input = Input { len: damaged.len() as u64, index: &index };
+                let broken = broken_entries(&mut &damaged[..], &input).unwrap().offsets;
+                assert_eq!(broken, BTreeSet::from([last as u64]), "{what}, {at}");
+            }
+        }
+        let (new, _) = salvaged(&pack[..end - 1], &index);
+        assert_eq!(contents(&new).len(), 2, "{what}");
+    }
 }
 
 #[test]

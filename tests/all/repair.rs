@@ -585,9 +585,12 @@ fn pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged(
         damages.push((format!("byte {at}"), bytes, at < 12 || at >= trailer));
     }
     for len in (1..right.len()).step_by(61) {
-        damages.push((format!("cut at {len}"), right[..len].to_vec(), false));
+        damages.push((format!("cut at {len}"), right[..len].to_vec(), len >= trailer));
     }
-    damages.push(("more at the end".to_owned(), [&right[..], b"more"].concat(), false));
+    for len in [trailer, right.len() - 1] {
+        damages.push((format!("trailer cut at {len}"), right[..len].to_vec(), true));
+    }
+    damages.push(("more at the end".to_owned(), [&right[..], b"more"].concat(), true));
     for (how, bytes, is_outside) in damages {
         let store = MemoryStore::new();
         for key in sound.keys() {
