@@ -138,6 +138,10 @@ fn proven_trailer(
 
 /// Takes bundles back, if one of the damaged keys is theirs: they can be made anew by any run with
 /// `--bundle`. Answers the keys of whatever of them was damaged.
+///
+/// Besides the list, what is damaged goes, and `clone.bundle`: it is read without the list, and nobody would
+/// check it or replace it any more. The list goes first, so that it names nothing that is gone. The state
+/// changes last: until then `verify` looks for bundles.
 pub(crate) fn take_back(
     store: &dyn Store,
     damaged: &BTreeSet<String>,
@@ -149,10 +153,16 @@ pub(crate) fn take_back(
     let damaged: Vec<String> = damaged.iter().filter(is_theirs).cloned().collect();
     if !damaged.is_empty() {
         store.delete(&[files::key(LIST)])?;
+        let mut keys = vec![files::key(bundles::WHOLE)];
+        let others = damaged.iter().filter_map(|key| Key::new(key.clone()).ok());
+        keys.extend(others.filter(|key| bundles::pack_of_key(key.as_str()).is_some()));
+        store.delete(&keys)?;
         state::forget_bundles(store)?;
         log::warn!(
-            "{}/{LIST} is deleted: the next run with --bundle creates the bundles again",
-            store.describe()
+            "{}: {LIST}, {} and damaged bundles are deleted: the next run with --bundle creates the \
+             bundles again",
+            store.describe(),
+            bundles::WHOLE,
         );
     }
     Ok(damaged)

@@ -3,7 +3,7 @@
 //! An index is made again from its pack; a list of packs from the packs that are there; a damaged pack
 //! is replaced by what is sound of it (`salvage`); and damaged loose objects that a sound pack holds are
 //! deleted, or readers, who ask for the loose one first, would stumble over them. Damaged bundles are
-//! taken back.
+//! taken back: with their list they are deleted.
 
 use std::collections::BTreeSet;
 use std::io::Read;

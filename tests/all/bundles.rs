@@ -356,6 +356,9 @@ fn damage_is_found_and_repaired() {
             let report = repair(None, &store, &verifying, &Options::default(), &Silent).unwrap();
             assert_eq!(report.mended, [key]);
             assert_sound(&store);
+            for gone in ["bundle-list", "clone.bundle", key] {
+                assert_eq!(store.bytes(gone), None, "{gone} is left, though {key} was damaged");
+            }
             mirrored(&repo, &store, &options(20)).unwrap();
             assert_bundles_have_all(&repo, &store);
             assert_sound(&store);
