@@ -23,18 +23,54 @@ const HEADER_LEN: u64 = 12;
 /// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
 
-/// Adds what is wrong with the bundles of the list, if there is one. Unless `quick`, each is read from
-/// end to end; else its header, its length and its last bytes are looked at.
+/// How often a list that changes meanwhile is checked.
+const TRIES: u32 = 3;
+
+/// Adds what is wrong with the bundles of a mirror whose state says that there are some. Unless `quick`,
+/// each is read from end to end; else its header, its length and its last bytes are looked at.
+///
+/// A run may replace bundles and their list meanwhile. Then what was found is of the old ones, and the new
+/// ones are checked.
 pub(crate) fn check(
     store: &dyn Store,
     quick: bool,
     cancel: &Cancel,
     findings: &Findings,
 ) -> Result<(), MirrorError> {
-    let Some((file, _)) = files::get(store, &files::key(LIST), None, 1 << 20)? else {
+    let read = || {
+        let found = files::get(store, &files::key(LIST), None, bundles::MAX_LIST_BYTES)?;
+        Ok::<_, MirrorError>(found.map(|(file, _)| file))
+    };
+    let mut list = read()?;
+    for tries_left in (0..TRIES).rev() {
+        let found = Findings::default();
+        check_list(store, list.as_deref(), quick, cancel, &found)?;
+        let now = match found.count() > 0 && tries_left > 0 {
+            true => read()?,
+            false => list.clone(),
+        };
+        if now == list {
+            findings.absorb(found);
+            break;
+        }
+        list = now;
+    }
+    Ok(())
+}
+
+fn check_list(
+    store: &dyn Store,
+    list: Option<&[u8]>,
+    quick: bool,
+    cancel: &Cancel,
+    findings: &Findings,
+) -> Result<(), MirrorError> {
+    let Some(list) = list else {
+        let what = format!("missing, but {} says that there are bundles", state::KEY);
+        findings.add(LIST, what, None);
         return Ok(());
     };
-    let Some(entries) = bundles::parse(&file) else {
+    let Some(entries) = bundles::parse(list) else {
         findings.add(LIST, "is not a list of this mirror's bundles", None);
         return Ok(());
     };
@@ -47,15 +83,24 @@ pub(crate) fn check(
             findings.add(key.as_str(), format!("missing, but listed in {LIST}"), None);
             continue;
         };
-        if let Err(what) = check_one(store, &entry, &key, info.len, quick, cancel)? {
-            findings.add(key.as_str(), what, None);
+        match check_one(store, &entry, &key, info.len, quick, cancel)? {
+            Err(what) => findings.add(key.as_str(), what, None),
+            Ok(pack) if pack == entry.pack => {}
+            // What the list named before must be a pack of this mirror, too.
+            Ok(pack) => {
+                let named = packs::key(&entry.pack, "pack");
+                if store.head(&named)?.is_none() {
+                    let what = format!("names {named}, which is not there, but {key} has {pack}");
+                    findings.add(LIST, what, None);
+                }
+            }
         }
     }
     Ok(())
 }
 
-/// `Err`: what is wrong. The bundle that has everything is replaced before the list is, so it may have
-/// another pack of the mirror than the list says.
+/// Which pack a bundle has, that of the entry or another one of this mirror; `Err`: what is wrong. Only the
+/// bundle that has everything may have another one, because it is replaced before the list is.
 fn check_one(
     store: &dyn Store,
     entry: &Entry,
@@ -63,7 +108,7 @@ fn check_one(
     len: u64,
     quick: bool,
     cancel: &Cancel,
-) -> Result<Result<(), String>, MirrorError> {
+) -> Result<Result<String, String>, MirrorError> {
     let (header, header_len) = match bundles::header(store, key) {
         Ok(read) => read,
         Err(error) => return unless_store_failed(error),
@@ -95,16 +140,16 @@ fn check_one(
     let stored = store.head(&packs::key(&pack, "pack"))?.map(|info| info.len);
     let is_right = match stored {
         Some(stored) => header_len + stored == len,
-        None => pack == entry.pack || !quick,
+        None => pack == entry.pack,
     };
     Ok(match is_right && (pack == entry.pack || entry.is_whole) {
-        true => Ok(()),
+        true => Ok(pack),
         false => Err(format!("has another pack than {LIST} says, or not all of it ({pack})")),
     })
 }
 
 /// What is missing or can't be parsed is the bundle's fault.
-fn unless_store_failed(error: io::Error) -> Result<Result<(), String>, MirrorError> {
+fn unless_store_failed<T>(error: io::Error) -> Result<Result<T, String>, MirrorError> {
     match error.downcast::<crate::store::StoreError>() {
         Ok(error) if error.kind == StoreErrorKind::NotFound => Ok(Err("missing".into())),
         Ok(error) => Err(error.into()),

@@ -29,7 +29,7 @@ pub(crate) const BUNDLE: ObjectHeaders = ObjectHeaders::changing("application/oc
 const TEXT: ObjectHeaders = ObjectHeaders::changing("text/plain");
 
 /// Lists of ours have a hundred bytes a bundle, and as many bundles as the mirror has packs.
-const MAX_LIST_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_LIST_BYTES: u64 = 1 << 20;
 
 /// One bundle of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]

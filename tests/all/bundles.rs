@@ -335,23 +335,33 @@ fn damage_is_found_and_repaired() {
     commit(&repo, "refs/heads/main", 90);
     mirrored(&repo, &sound, &options(20)).unwrap();
     let increment = listed(&sound)[1].clone();
+    let (other, foreign) = (Repo::new(), MemoryStore::new());
+    commit(&other, "refs/heads/main", 1000);
+    mirrored(&other, &foreign, &options(20)).unwrap();
     for key in ["clone.bundle", &increment, "bundle-list"] {
         let bytes = sound.bytes(key).unwrap();
         let mut flipped = bytes.to_vec();
         *flipped.iter_mut().rev().nth(40).unwrap() ^= 0x21;
         let cut = bytes[..bytes.len() - 1].to_vec();
         let another = b"# v2 git bundle\n\nPACK".to_vec();
-        for damaged in [Some(flipped), Some(cut), Some(Vec::new()), Some(another), None] {
+        let mut damages = vec![Some(flipped), Some(cut), Some(Vec::new()), Some(another), None];
+        // Sound, but not of this mirror.
+        let of_the_other = foreign.bytes(key).map(|bytes| bytes.to_vec());
+        damages.extend(of_the_other.clone().map(Some));
+        for damaged in damages {
             let store = copy_of(&sound);
             match &damaged {
                 Some(bytes) => put(&store, key, bytes),
-                // Without a list there are no bundles.
-                None if key == "bundle-list" => continue,
                 None => store.delete(&[Key::new(key).unwrap()]).unwrap(),
             }
             let report = verify(&store, &VerifyOptions::default()).unwrap();
             let keys: Vec<_> = report.findings.iter().map(|finding| &finding.key).collect();
             assert_eq!(keys, [key], "{:?}", report.findings);
+            if damaged.is_none() || damaged == of_the_other {
+                let quick = VerifyOptions { quick: true, ..VerifyOptions::default() };
+                let report = verify(&store, &quick).unwrap();
+                assert_eq!(Vec::from_iter(report.damaged), [key], "quick");
+            }
             let verifying = VerifyOptions::default();
             let report = repair(None, &store, &verifying, &Options::default(), &Silent).unwrap();
             assert_eq!(report.mended, [key]);
