@@ -46,6 +46,7 @@ use crate::repository::packs::{self, INDEX, PACK};
 use crate::repository::parts::{FIRST_PART_BYTES, copy_any_size, even_pieces, part_bytes};
 use crate::repository::publish;
 use crate::repository::resuming::ResumingReader;
+use crate::repository::retired_packs;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -335,6 +336,18 @@ impl Compaction<'_> {
             self.store.delete(&notes)?;
         }
         Ok(listed)
+    }
+
+    /// The same while there is no list to change: `new` is to be listed, `old` is not.
+    pub(super) fn retire_unlisted(&self, new: &str, old: &str) -> Result<(), MirrorError> {
+        self.check_cancelled()?;
+        let parts = [old.to_owned()];
+        self.carry_notes(new, &parts)?;
+        self.fence.check(self.store)?;
+        if new != old {
+            retired_packs::note(self.store, new, &parts)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn check_cancelled(&self) -> Result<(), MirrorError> {

@@ -9,7 +9,6 @@
 //! there and not reported again. Memory: indices as they are and 60 bytes an object of the pack that is
 //! being read.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -98,13 +97,14 @@ impl Diagnosis<'_> {
             list_is_sound = false;
         }
         if !list_is_sound {
-            let there = match inventory::whole_packs(self.pass.store, &BTreeSet::new()) {
+            let there = match inventory::packs_there(self.pass.store, listed) {
                 Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
                     Vec::new()
                 }
                 there => there?,
             };
-            names.extend(there.into_iter().filter(|name| !listed.contains(name)));
+            let there = there.into_iter().map(|pack| pack.name);
+            names.extend(there.filter(|name| !listed.contains(name)));
         }
         Ok(names)
     }

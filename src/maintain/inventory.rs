@@ -9,7 +9,6 @@ use crate::git::oids::OidList;
 use crate::repository::error::MirrorError;
 use crate::repository::listing;
 use crate::repository::loose;
-use crate::repository::packs;
 use crate::repository::retired_packs::RetiredPacks;
 use crate::run::Cancel;
 use crate::store::{ObjectInfo, Store};
@@ -48,12 +47,20 @@ pub(crate) fn stored(
     Ok(Stored::new(found.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
-/// Packs that are there with their indices, that no other stands for, and whose key is not among those
-/// of `without`. The largest comes first: readers try the last one first, and what is new is small.
-pub(crate) fn whole_packs(
+/// A pack that is there.
+pub(crate) struct FoundPack {
+    pub(crate) name: String,
+    /// So is its index.
+    pub(crate) is_indexed: bool,
+}
+
+/// Packs that belong to a list that is lost, as far as `listed` does not say it: all that are there,
+/// but those that another stands for. One without an index is one of them, because that can be made
+/// again. The largest comes first: readers try the last one first, and what is new is small.
+pub(crate) fn packs_there(
     store: &dyn Store,
-    without: &BTreeSet<String>,
-) -> Result<Vec<String>, MirrorError> {
+    listed: &[String],
+) -> Result<Vec<FoundPack>, MirrorError> {
     let replaced = RetiredPacks::read(store)?;
     let (mut found, mut indices) = (Vec::new(), BTreeSet::new());
     let is_pack = |name: &&str| {
@@ -72,10 +79,7 @@ pub(crate) fn whole_packs(
         Ok::<_, MirrorError>(())
     })?;
     found.sort_by(|a, b| b.cmp(a));
-    found.retain(|(_, name)| {
-        indices.contains(name)
-            && replaced.since(name).is_none()
-            && !without.contains(packs::key(name, "pack").as_str())
-    });
-    Ok(found.into_iter().map(|(_, name)| name).collect())
+    found.retain(|(_, name)| listed.contains(name) || replaced.since(name).is_none());
+    let found = found.into_iter();
+    Ok(found.map(|(_, name)| FoundPack { is_indexed: indices.contains(&name), name }).collect())
 }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::bundle_check;
 use super::compact::Compaction;
-use super::inventory::{self, whole_packs};
+use super::inventory::{self, FoundPack, packs_there};
 use super::pass::Pass;
 use super::rebuild::rebuild;
 use super::salvage::salvage;
@@ -23,11 +23,12 @@ use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 use crate::repository::files;
+use crate::repository::history;
 use crate::repository::listing;
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::packs;
-use crate::repository::publish;
+use crate::repository::publish::{self, Published};
 use crate::repository::resuming::ResumingReader;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
@@ -64,27 +65,35 @@ pub struct Mended {
     pub replaced: BTreeSet<String>,
 }
 
+impl Mended {
+    /// `new` has all that is sound of the pack `name`.
+    fn replaces(&mut self, name: &str, new: &str) {
+        self.any = true;
+        if new != name {
+            self.replaced.insert(packs::key(name, "pack").to_string());
+        }
+    }
+}
+
+fn is_damaged(damaged: &BTreeSet<String>, name: &str) -> bool {
+    damaged.contains(packs::key(name, "pack").as_str())
+}
+
 impl Mender<'_> {
     /// Repairs what of these keys can be repaired from the mirror itself. Keys that are written are right
     /// then, whatever else is wrong.
     pub fn mend(&self, damaged: &BTreeSet<String>) -> Result<Mended, MirrorError> {
         let mut mended = Mended::default();
         if damaged.contains(LIST) {
-            let file = packs::list_file(&whole_packs(self.store, damaged)?);
-            self.store.put(&files::key(LIST), &file, PLAIN, None)?;
-            mended.any = true;
+            self.list_again(damaged, &mut mended)?;
         }
         for name in packed::listed_names(self.store, |_, _| {})? {
-            let (key, index_key) = (packs::key(&name, "pack"), packs::key(&name, "idx"));
-            if damaged.contains(index_key.as_str())
-                && !damaged.contains(key.as_str())
-                && let Some(index) = self.index_of(&name, &key)?
-            {
-                self.store.put(&index_key, &index, INDEX, None)?;
-                mended.any = true;
+            if damaged.contains(packs::key(&name, "idx").as_str()) && !is_damaged(damaged, &name) {
+                mended.any |= self.make_index(&name)?;
             }
         }
         self.salvage(damaged, &mut mended)?;
+        mended.any |= self.mend_copies_of_refs(damaged)?;
         mended.any |= self.drop_loose(damaged)?;
         mended.any |= !bundle_check::take_back(self.store, damaged)?.is_empty();
         Ok(mended)
@@ -154,8 +163,32 @@ impl Mender<'_> {
         }
     }
 
-    fn index_of(&self, name: &str, key: &Key) -> Result<Option<Vec<u8>>, MirrorError> {
-        let Some(info) = self.store.head(key)? else { return Ok(None) };
+    /// Writes again from `info/refs` what is a copy of it, while that and HEAD are sound; any?
+    fn mend_copies_of_refs(&self, damaged: &BTreeSet<String>) -> Result<bool, MirrorError> {
+        let is_packed_refs_damaged = damaged.contains("packed-refs");
+        let mut snapshots =
+            damaged.iter().filter(|key| key.starts_with(history::FOLDER)).peekable();
+        let is_none = !is_packed_refs_damaged && snapshots.peek().is_none();
+        if is_none || damaged.contains("info/refs") || damaged.contains("HEAD") {
+            return Ok(false);
+        }
+        let max_bytes = publish::max_file_bytes(self.memory_bytes);
+        let published = Published::read(self.store, max_bytes)?;
+        if is_packed_refs_damaged {
+            let format = published.refs.first().map_or_else(Default::default, |r| r.oid.format());
+            publish::mend_packed_refs(self.store, format, &published)?;
+        }
+        let mut any = is_packed_refs_damaged;
+        for key in snapshots {
+            let key = Key::new(key.clone()).expect("it was listed");
+            any |= history::mend(self.store, &key, &published.advertised(), self.memory_bytes)?;
+        }
+        Ok(any)
+    }
+
+    /// Makes the index of a pack again, if that is sound; is it?
+    fn make_index(&self, name: &str) -> Result<bool, MirrorError> {
+        let Some(info) = self.store.head(&packs::key(name, "pack"))? else { return Ok(false) };
         let pass = Pass {
             store: self.store,
             memory_bytes: self.memory_bytes,
@@ -163,18 +196,70 @@ impl Mender<'_> {
             cancel: self.cancel,
             progress: self.progress,
         };
-        Ok(rebuild(&pass, name, info.len)?.ok().map(|rebuilt| rebuilt.index))
+        let Ok(rebuilt) = rebuild(&pass, name, info.len)? else { return Ok(false) };
+        self.store.put(&packs::key(name, "idx"), &rebuilt.index, INDEX, None)?;
+        Ok(true)
     }
 
     /// Replaces damaged packs by what is sound of them.
     fn salvage(&self, damaged: &BTreeSet<String>, mended: &mut Mended) -> Result<(), MirrorError> {
-        let fence = Fence::read(self.store)?;
-        let is_damaged = |name: &String| damaged.contains(packs::key(name, "pack").as_str());
         let names = packed::listed_names(self.store, |_, _| {})?;
-        let names: Vec<String> = names.into_iter().filter(is_damaged).collect();
-        if names.is_empty() {
+        let mut names = names.into_iter().filter(|name| is_damaged(damaged, name)).peekable();
+        if names.peek().is_none() {
             return Ok(());
         }
+        self.compacting(&mut |compaction| {
+            for name in names.by_ref() {
+                self.progress.phase("reading packs");
+                let Some(new) = salvage(compaction, &name)? else { continue };
+                compaction.list(&new, std::slice::from_ref(&name))?;
+                mended.replaces(&name, &new);
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes the list of packs again. A damaged pack may be the only one to hold something, so what is
+    /// sound of it is listed in its place. It is itself not listed at any moment: it may be one that a
+    /// killed run has left. Nor is the list written before all of this is stored: it is the list from
+    /// which the next repair sees that there is something to salvage.
+    fn list_again(
+        &self,
+        damaged: &BTreeSet<String>,
+        mended: &mut Mended,
+    ) -> Result<(), MirrorError> {
+        let listed = packed::listed_names(self.store, |_, _| {})?;
+        let mut names: Vec<String> = Vec::new();
+        self.compacting(&mut |compaction| {
+            for FoundPack { name, is_indexed } in packs_there(self.store, &listed)? {
+                let name = match is_damaged(damaged, &name) {
+                    true => {
+                        self.progress.phase("reading packs");
+                        let Some(new) = salvage(compaction, &name)? else { continue };
+                        compaction.retire_unlisted(&new, &name)?;
+                        mended.replaces(&name, &new);
+                        new
+                    }
+                    false if !is_indexed && !self.make_index(&name)? => continue,
+                    false => name,
+                };
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            Ok(())
+        })?;
+        self.store.put(&files::key(LIST), &packs::list_file(&names), PLAIN, None)?;
+        mended.any = true;
+        Ok(())
+    }
+
+    /// Hands over what packs are written with, and clears away what that has left.
+    fn compacting(
+        &self,
+        write: &mut dyn FnMut(&Compaction<'_>) -> Result<(), MirrorError>,
+    ) -> Result<(), MirrorError> {
+        let fence = Fence::read(self.store)?;
         let refs = files::get(
             self.store,
             &files::key("info/refs"),
@@ -183,7 +268,7 @@ impl Mender<'_> {
         )?;
         let refs = refs.and_then(|(file, _)| parse_info_refs(&file).ok()).unwrap_or_default();
         let temp = TempKeys::new(self.store);
-        let compaction = Compaction {
+        let written = write(&Compaction {
             store: self.store,
             temp: &temp,
             fence: &fence,
@@ -192,18 +277,9 @@ impl Mender<'_> {
             memory_bytes: self.memory_bytes,
             concurrency: self.concurrency,
             cancel: self.cancel,
-        };
-        let salvaged = names.iter().try_for_each(|name| {
-            self.progress.phase("reading packs");
-            let new = salvage(&compaction, name)?;
-            mended.any |= new.is_some();
-            if new.is_some_and(|new| new != *name) {
-                mended.replaced.insert(packs::key(name, "pack").to_string());
-            }
-            Ok::<_, MirrorError>(())
         });
         let cleaned = temp.clean();
-        salvaged?;
+        written?;
         Ok(cleaned?)
     }
 

@@ -5,8 +5,8 @@
 //! fetched again is what is broken and no more. If no entry is broken (the damage is in the header or the
 //! trailer), the pack is made again as it was.
 //!
-//! The pack is read twice. The new one takes the place of the old on the list as a compaction's does:
-//! killed at any moment, it leaves a pack that is not listed, for `gc`.
+//! The pack is read twice. The new one is stored, no more: it takes the place of the old as that of a
+//! compaction does. Killed at any moment, this leaves a pack that is not listed, for `gc`.
 
 use super::compact::{Compaction, JoinError, unwrap_error};
 use crate::pack::concat::{Input, Plan, broken_entries};
@@ -14,8 +14,8 @@ use crate::repository::error::MirrorError;
 use crate::repository::packs;
 use crate::repository::resuming::ResumingReader;
 
-/// Puts a new pack into the place of the listed pack `name`, whose index is sound. `None`: there is
-/// nothing to salvage.
+/// Stores what is sound of the pack `name`, whose index is sound; answers the name of the new one.
+/// `None`: there is nothing to salvage.
 pub(super) fn salvage(
     compaction: &Compaction<'_>,
     name: &str,
@@ -48,7 +48,6 @@ pub(super) fn salvage(
         }
         Err(JoinError::Failed(error)) => return Err(error),
     };
-    compaction.list(&new, &[name.to_owned()])?;
     log::info!("{}: {new} has {} of the {all} objects of {name}", store.describe(), all - lost);
     Ok(Some(new))
 }

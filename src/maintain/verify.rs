@@ -1,6 +1,6 @@
 //! Checks a mirror's integrity, and reports what is damaged or missing.
 //!
-//! In order: `info/refs` and `HEAD` parse and agree; every listed pack has a sound index and, unless
+//! In order: `info/refs` and `HEAD` parse and agree, with `packed-refs` too where git reads that; every listed pack has a sound index and, unless
 //! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32
 //! and the name that the index gives it; everything that the refs reach exists, and what is read
 //! hashes to its name; the LFS objects of the pointers reached exist, by size if `quick` and by
@@ -132,6 +132,7 @@ pub fn verify_with(
             Some(head) => check_state(store, &refs, head, max_refs_bytes, &findings)?,
             None => read_state(store, &findings)?.as_ref().map(State::of).unwrap_or_default(),
         };
+        check_packed_refs(store, &refs, max_refs_bytes, &findings)?;
         report.refs = refs.len();
         let mut tips = tips_of(&Advertisement::of(refs, head.unwrap_or(Head::Absent)));
         tips.extend(past_tips(store, options, state.keep_history, &tips, &findings)?);
@@ -231,6 +232,27 @@ fn read_state(store: &dyn Store, findings: &Findings) -> Result<Option<Recorded>
     }
 }
 
+/// Where git reads the directory by path, `packed-refs` must say what `info/refs` says. A run writes it
+/// right after that.
+fn check_packed_refs(
+    store: &dyn Store,
+    refs: &[Ref],
+    max_refs_bytes: u64,
+    findings: &Findings,
+) -> Result<(), MirrorError> {
+    if publish::packed_refs_fault(store, refs)?.is_none() {
+        return Ok(());
+    }
+    std::thread::sleep(STATE_GRACE);
+    let Some(what) = publish::packed_refs_fault(store, refs)? else { return Ok(()) };
+    let now = files::get(store, &files::key("info/refs"), None, max_refs_bytes)?;
+    // Else a run has published meanwhile.
+    if now.is_none_or(|(file, _)| file == info_refs(refs)) {
+        findings.add("packed-refs", what, None);
+    }
+    Ok(())
+}
+
 /// What only past publications name. One that can't be read is a finding.
 fn past_tips(
     store: &dyn Store,
@@ -255,11 +277,21 @@ fn past_tips(
 /// So long after the refs a run may write its state.
 const STATE_GRACE: Duration = Duration::from_secs(1);
 
-/// Without `info/refs`: is there a damaged mirror, or none? Without the right to list nothing more is known.
+/// Without `info/refs`: is there a damaged mirror, or none? Without the right to list, other files that
+/// each mirror has tell.
 fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
+    let place = store.describe();
     let listed = match store.list("", None) {
         Ok(page) => page.objects,
-        Err(error) if error.kind == StoreErrorKind::Unsupported => return Ok(()),
+        Err(error) if error.kind == StoreErrorKind::Unsupported => {
+            for key in ["HEAD", "objects/info/packs", state::KEY] {
+                if store.head(&files::key(key))?.is_some() {
+                    return Ok(());
+                }
+            }
+            let what = "has neither info/refs nor HEAD: there is no mirror";
+            return Err(MirrorError::Mirror(format!("{place} {what}")));
+        }
         // There is no such bucket, or no right to see it.
         Err(error) => return Err(error.into()),
     };
@@ -267,7 +299,6 @@ fn refuse_no_mirror(store: &dyn Store) -> Result<(), MirrorError> {
         let key = info.key.as_str();
         key == "HEAD" || ["objects/", "info/", "mirror_state/"].iter().any(|p| key.starts_with(p))
     };
-    let place = store.describe();
     if listed.is_empty() {
         return Err(MirrorError::Mirror(format!("{place} is empty: there is no mirror")));
     }
@@ -386,7 +417,7 @@ impl Verification<'_> {
         if is_there {
             return Ok(false);
         }
-        match inventory::whole_packs(self.store, &BTreeSet::new()) {
+        match inventory::packs_there(self.store, &[]) {
             Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
                 Ok(false)
             }

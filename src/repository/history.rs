@@ -171,7 +171,9 @@ pub(crate) fn read(
         return Ok(Err(format!("it has {len} bytes, more than --memory {mib} is enough for")));
     }
     Ok(match files::get(store, &entry.key(), None, max_bytes)? {
-        Some((file, _)) => parse(&file),
+        Some((file, _)) => {
+            parse(&file).map_err(|what| format!("{what}: that publication is lost; delete the key"))
+        }
         None => Err("missing".into()),
     })
 }
@@ -254,6 +256,29 @@ pub(crate) fn note_published(
     }
     note(store, published)?;
     Ok(())
+}
+
+/// Writes a damaged snapshot again if it was of what is published now. Its checksum says so, or all that
+/// follows it.
+pub(crate) fn mend(
+    store: &dyn Store,
+    key: &Key,
+    published: &Advertisement,
+    memory_bytes: u64,
+) -> Result<bool, StoreError> {
+    let max_bytes = max_bytes(memory_bytes);
+    if store.head(key)?.is_none_or(|info| info.len > max_bytes) {
+        return Ok(false);
+    }
+    let Some((damaged, _)) = files::get(store, key, None, max_bytes)? else { return Ok(false) };
+    let right = write(published);
+    let line = right.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let is_that =
+        damaged.starts_with(&right[..line]) || damaged.get(line..) == Some(&right[line..]);
+    if is_that {
+        store.put(key, &right, HEADERS, None)?;
+    }
+    Ok(is_that)
 }
 
 /// The snapshot that `at` names: its own name, or a time as RFC 3339 has it, at which it was what was

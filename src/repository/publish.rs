@@ -491,8 +491,7 @@ pub(crate) fn mend_packed_refs(
     if !store.is_read_by_path() || !published.exists() {
         return Ok(());
     }
-    let now = get(store, &key("packed-refs"))?;
-    if now.is_some_and(|(file, _)| file == packed_refs(&published.refs)) {
+    if is_packed(store, &published.refs)? {
         return Ok(());
     }
     // Only while they still are what everybody reads.
@@ -500,9 +499,34 @@ pub(crate) fn mend_packed_refs(
     put_packed_refs(store, format, &published.refs)
 }
 
+/// What is wrong with `packed-refs`, where git reads it, if `refs` are published. The copy of a bucket has
+/// none, nor the folder that git asks for beside it, and is no repository for git.
+pub(crate) fn packed_refs_fault(
+    store: &dyn Store,
+    refs: &[Ref],
+) -> Result<Option<&'static str>, MirrorError> {
+    if !store.is_read_by_path() || is_packed(store, refs)? {
+        return Ok(None);
+    }
+    if store.head(&key("packed-refs"))?.is_some() {
+        return Ok(Some("does not match info/refs"));
+    }
+    Ok(store.head(&key(REFS_FOLDER))?.map(|_| "missing"))
+}
+
+/// Does `packed-refs` have these refs? Damaged, it can have any length: no more is read than tells.
+fn is_packed(store: &dyn Store, refs: &[Ref]) -> Result<bool, MirrorError> {
+    let wanted = packed_refs(refs);
+    let enough = wanted.len() as u64 + 1;
+    let found = files::get(store, &key("packed-refs"), Some(0..enough), enough)?;
+    Ok(found.is_some_and(|(file, _)| file == wanted))
+}
+
+/// A name that begins with a dot is no ref; it only makes the folder.
+const REFS_FOLDER: &str = "refs/.keep";
+
 /// What git wants of a directory that it opens itself: gitrepository-layout(5), git-pack-refs(1).
-/// Without `peeled` in its first line git peels tags itself. A name that begins with a dot is no
-/// ref; it only makes the folder.
+/// Without `peeled` in its first line git peels tags itself.
 fn put_packed_refs(
     store: &dyn Store,
     format: ObjectFormat,
@@ -510,7 +534,7 @@ fn put_packed_refs(
 ) -> Result<(), MirrorError> {
     put_config(store, format)?;
     let file = packed_refs(refs);
-    store.put(&key("refs/.keep"), b"", PLAIN, None)?;
+    store.put(&key(REFS_FOLDER), b"", PLAIN, None)?;
     store.put(&key("packed-refs"), &file, PLAIN, None)?;
     Ok(())
 }

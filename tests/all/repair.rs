@@ -24,6 +24,7 @@ use mirror_git_to_s3::repair::{
 use mirror_git_to_s3::source::auth::{Auth, Credentials};
 use mirror_git_to_s3::source::smart_http::SmartHttp;
 use mirror_git_to_s3::source::{LfsSource, Source, SourceError, lfs};
+use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
 use mirror_git_to_s3::store::{Key, ObjectHeaders, Store, StoreErrorKind};
 use url::Url;
@@ -514,6 +515,12 @@ fn index_of(store: &MemoryStore, pack: &str) -> IndexReader<Vec<u8>> {
     parse_index(index, local_git::format()).unwrap()
 }
 
+fn copy_of(store: &MemoryStore) -> MemoryStore {
+    let copy = MemoryStore::new();
+    store.keys().iter().for_each(|key| put(&copy, key, &store.bytes(key).unwrap()));
+    copy
+}
+
 fn repair_alone(store: &MemoryStore) -> RepairReport {
     repair(None, store, &verifying(), &with_history(), &Silent).unwrap()
 }
@@ -531,11 +538,7 @@ fn of_a_damaged_pack_only_what_is_broken_is_asked_for_and_its_past_stays() {
     }
     put(&store, &format!("{pack}.pack"), &bytes);
     store.clear_recorded();
-    let run: &Mirroring<'_> = &|store, options, progress| mirror(&source, store, options, progress);
-    let some: &StoringObjects<'_> =
-        &|store, keys, options, progress| store_objects(&source, store, keys, options, progress);
-    let helper = Helper { all: run, some: Some(some) };
-    let report = repair(Some(helper), &store, &verifying(), &with_history(), &Silent).unwrap();
+    let report = repair_from(&source, &store).unwrap();
     assert!(report.after.is_sound(), "{:?}", report.after.findings);
     assert!(report.mended.contains(&format!("{pack}.pack")), "{:?}", report.mended);
     assert_eq!(source.1.load(Ordering::Relaxed), 0, "everything was asked for");
@@ -592,10 +595,7 @@ fn pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged(
     }
     damages.push(("more at the end".to_owned(), [&right[..], b"more"].concat(), true));
     for (how, bytes, is_outside) in damages {
-        let store = MemoryStore::new();
-        for key in sound.keys() {
-            put(&store, &key, &sound.bytes(&key).unwrap());
-        }
+        let store = copy_of(&sound);
         put(&store, &key, &bytes);
         let report = repair_alone(&store);
         if is_outside {
@@ -615,6 +615,181 @@ fn pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged(
         let packs = report.after.damaged.iter().filter(|key| key.starts_with("objects/pack/"));
         assert_eq!(packs.count(), 0, "{how}: {:?}", report.after.findings);
         assert!(!report.after.is_sound(), "{how}: {kept} of {all}");
+    }
+}
+
+/// The pack of `with_a_past` with a damaged tag.
+fn damage_a_tag(repo: &Repo, store: &MemoryStore, pack: &str) {
+    let oid = Oid::from_hex(repo.rev("v1").unwrap().as_bytes()).unwrap();
+    let at = index_of(store, pack).lookup(&oid).unwrap() as usize + 3;
+    let mut bytes = store.bytes(&format!("{pack}.pack")).unwrap().to_vec();
+    bytes[at] ^= 0x10;
+    put(store, &format!("{pack}.pack"), &bytes);
+}
+
+fn repair_from(source: &dyn Source, store: &dyn Store) -> Result<RepairReport, MirrorError> {
+    let run: &Mirroring<'_> = &|store, options, progress| mirror(source, store, options, progress);
+    let some: &StoringObjects<'_> =
+        &|store, keys, options, progress| store_objects(source, store, keys, options, progress);
+    let helper = Helper { all: run, some: Some(some) };
+    repair(Some(helper), store, &verifying(), &with_history(), &Silent)
+}
+
+/// How a list of packs gets lost.
+const LOST_LISTS: [Option<&[u8]>; 3] = [None, Some(b""), Some(b"<html>\n")];
+
+#[test]
+fn past_that_a_damaged_pack_holds_stays_when_the_list_of_packs_is_damaged_too() {
+    let repo = plain_repository();
+    let (source, sound, _server, pack) = with_a_past(&repo);
+    for list in LOST_LISTS {
+        let store = copy_of(&sound);
+        damage_a_tag(&repo, &store, &pack);
+        damage(&store, "objects/info/packs", list);
+        let report = repair_from(&source, &store).unwrap();
+        assert!(report.after.is_sound(), "{list:?}: {:?}", report.after.findings);
+        assert_ne!(listed_pack(&store), pack);
+        assert_eq!(source.1.load(Ordering::Relaxed), 0, "everything was asked for");
+        assert_eq!(store.bytes(&format!("{pack}.pack")), None);
+    }
+}
+
+#[test]
+fn index_and_list_are_made_again_together_without_a_source() {
+    let (_, sound, _server, pack) = with_a_past(&plain_repository());
+    let index = sound.bytes(&format!("{pack}.idx"));
+    for list in LOST_LISTS {
+        for damaged in [None, Some(&b"damaged"[..])] {
+            let store = copy_of(&sound);
+            damage(&store, &format!("{pack}.idx"), damaged);
+            damage(&store, "objects/info/packs", list);
+            let report = repair_alone(&store);
+            assert!(report.after.is_sound(), "{list:?}: {:?}", report.after.findings);
+            assert_eq!(
+                (listed_pack(&store), store.bytes(&format!("{pack}.idx"))),
+                (pack.clone(), index.clone())
+            );
+        }
+    }
+}
+
+/// What killed runs have left, and what a compaction has replaced, belongs to no list.
+#[test]
+fn list_that_is_made_again_has_neither_unreadable_packs_nor_replaced_ones() {
+    let (_, store, _server, pack) = with_a_past(&plain_repository());
+    let of = |digit: &str| format!("pack-{}", digit.repeat(local_git::format().hex_len()));
+    let bytes = store.bytes(&format!("{pack}.pack")).unwrap();
+    for (digit, bytes) in [("1", &bytes[..]), ("2", &b"nothing"[..]), ("3", &bytes[..40])] {
+        put(&store, &format!("objects/pack/{}.pack", of(digit)), bytes);
+    }
+    let index = store.bytes(&format!("{pack}.idx")).unwrap();
+    put(&store, &format!("objects/pack/{}.idx", of("3")), &index);
+    let new = pack.strip_prefix("objects/pack/").unwrap();
+    put(&store, &format!("mirror_state/replaced/{new}"), format!("{}\n", of("1")).as_bytes());
+    for list in LOST_LISTS {
+        damage(&store, "objects/info/packs", list);
+        let report = repair_alone(&store);
+        assert!(report.after.is_sound(), "{list:?}: {:?}", report.after.findings);
+        assert_eq!(listed_pack(&store), pack);
+    }
+}
+
+#[test]
+fn repair_of_a_list_and_a_pack_that_is_killed_at_any_request_keeps_the_past() {
+    let repo = plain_repository();
+    let (source, sound, _server, pack) = with_a_past(&repo);
+    for nth in 1.. {
+        let store = copy_of(&sound);
+        damage_a_tag(&repo, &store, &pack);
+        damage(&store, "objects/info/packs", Some(b"<html>\n"));
+        store.inject(Fault::new(StoreErrorKind::Other).nth(nth).always());
+        let killed = repair_from(&source, &store);
+        store.clear_faults();
+        let report = repair_from(&source, &store).unwrap_or_else(|e| panic!("{nth}: {e}"));
+        assert!(report.after.is_sound(), "{nth}: {:?}", report.after.findings);
+        if killed.is_ok_and(|report| report.after.is_sound()) {
+            assert!(nth > 10);
+            break;
+        }
+    }
+}
+
+/// git reads a directory by path, and then `packed-refs` instead of `info/refs`.
+#[test]
+fn refs_that_git_reads_by_path_are_compared_with_those_that_are_published_and_mended() {
+    let (repo, home) = (plain_repository(), tempfile::tempdir().unwrap());
+    let source = LocalGit::new(repo.path());
+    let store = DirStore::new(home.path().join("mirror")).unwrap();
+    mirror(&source, &store, &with_history(), &Silent).unwrap();
+    let path = home.path().join("mirror/packed-refs");
+    let sound = std::fs::read(&path).unwrap();
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = sound.clone();
+        change(&mut bytes);
+        Some(bytes)
+    };
+    let at = sound.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let damages = [
+        None,
+        Some(Vec::new()),
+        Some(b"<html>".to_vec()),
+        with(&|bytes| bytes.truncate(at + 9)),
+        with(&|bytes| bytes[at] ^= 1),
+        with(&|bytes| bytes.resize(64 << 20, 0)),
+    ];
+    for damaged in damages {
+        let len = damaged.as_ref().map(Vec::len);
+        match damaged {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let report = verify(&store, &verifying()).unwrap();
+        let keys: Vec<&str> = report.findings.iter().map(|found| found.key.as_str()).collect();
+        assert_eq!(keys, ["packed-refs"], "{len:?}: {:?}", report.findings);
+        let report = repair(None, &store, &verifying(), &with_history(), &Silent).unwrap();
+        assert!(report.after.is_sound(), "{len:?}: {:?}", report.after.findings);
+        assert_eq!(report.mended, ["packed-refs"]);
+        assert_eq!(std::fs::read(&path).unwrap(), sound);
+    }
+    run_git(home.path(), &["clone", "-q", "--mirror", "mirror", "clone"]);
+    assert_same_repository(repo.path(), &home.path().join("clone"));
+    // The copy of a bucket has no such files, and is none the worse for it.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_dir_all(home.path().join("mirror/refs")).unwrap();
+    assert!(verify(&store, &verifying()).unwrap().is_sound());
+}
+
+/// A snapshot of past refs has no copy, unless it is of the refs of today.
+#[test]
+fn damaged_snapshot_of_refs_is_mended_if_it_is_todays_and_else_it_is_said_what_to_do() {
+    let (_, sound, _server, _) = with_a_past(&plain_repository());
+    let snapshots: Vec<String> =
+        sound.keys().into_iter().filter(|key| key.starts_with("mirror_state/refs/")).collect();
+    let [past, today] = &snapshots[..] else { panic!("{snapshots:?}") };
+    let bytes = sound.bytes(today).unwrap().to_vec();
+    let line = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    for at in [line - 1, line + 1, bytes.len() - 2] {
+        let store = copy_of(&sound);
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        put(&store, today, &flipped);
+        let report = repair_alone(&store);
+        assert!(report.after.is_sound(), "{at}: {:?}", report.after.findings);
+        assert_eq!(report.mended, std::slice::from_ref(today), "{at}");
+        assert_eq!(store.bytes(today).unwrap()[..], bytes);
+    }
+    for (key, len) in [(past, sound.bytes(past).unwrap().len() - 1), (past, 0), (today, 0)] {
+        let store = copy_of(&sound);
+        let cut = sound.bytes(key).unwrap()[..len].to_vec();
+        put(&store, key, &cut);
+        let report = repair_alone(&store);
+        let words: Vec<String> = report.after.findings.iter().map(ToString::to_string).collect();
+        let [words] = &words[..] else { panic!("{words:?}") };
+        assert!(words.starts_with(&format!("{key}: ")), "{words}");
+        assert!(words.ends_with(": that publication is lost; delete the key"), "{words}");
+        assert_eq!(store.bytes(key).unwrap()[..], cut);
+        store.delete(&[Key::new(key).unwrap()]).unwrap();
+        assert!(verify(&store, &verifying()).unwrap().is_sound());
     }
 }
 
@@ -655,6 +830,8 @@ local_git::also_with_sha256! {
     single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them,
     of_a_damaged_pack_only_what_is_broken_is_asked_for_and_its_past_stays,
     pack_is_sound_without_its_source_but_for_the_objects_whose_bytes_are_damaged,
+    past_that_a_damaged_pack_holds_stays_when_the_list_of_packs_is_damaged_too,
+    index_and_list_are_made_again_together_without_a_source,
 }
 
 /// Behind a damaged commit no link leads to the next.

@@ -330,6 +330,25 @@ fn damage_is_told_apart_from_a_target_that_holds_no_mirror() {
 }
 
 #[test]
+fn without_a_right_to_list_a_target_without_any_file_of_a_mirror_holds_none() {
+    let unlisted = || {
+        let store = MemoryStore::new();
+        let unsupported = Fault::new(StoreErrorKind::Unsupported).on(Operation::List).always();
+        store.inject(unsupported);
+        store
+    };
+    let store = unlisted();
+    let words = verify(&store, &VerifyOptions::default()).map(|report| report.findings);
+    let words = words.map_err(|error| error.to_string()).unwrap_err();
+    assert!(words.contains("there is no mirror"), "{words}");
+    for key in ["HEAD", "objects/info/packs", "mirror_state/state.json"] {
+        let store = unlisted();
+        put(&store, key, b"something");
+        findings(&store, false, "info/refs: missing");
+    }
+}
+
+#[test]
 fn store_that_fails_in_the_middle_of_a_pack_is_an_error_and_no_finding() {
     let repo = sample();
     for nth in 1..9 {
