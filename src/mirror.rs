@@ -322,7 +322,9 @@ impl Run<'_> {
             fence.check(self.store)?;
         }
         publish::list_copied(self.store, &copied, plan.keeps_history)?;
-        let listed = publish::publish(self.store, complete, published, wanted, &replaced)?;
+        let recorded = plan.recorded_packs().filter(|_| self.from.is_none());
+        let listed =
+            publish::publish(self.store, complete, published, wanted, &replaced, recorded)?;
         // The next run that publishes notes it if this fails.
         if is_noted && let Err(error) = history::note(self.store, wanted) {
             log::warn!("published, but its refs are not recorded in the history yet: {error}");

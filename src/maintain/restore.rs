@@ -215,7 +215,7 @@ pub fn restore(
             history::note_published(store, &published.advertised())?;
         }
         fence.check(store)?;
-        publish::publish(store, proven, &published, &refs, &[])?;
+        publish::publish(store, proven, &published, &refs, &[], None)?;
         if let Err(error) = history::note(store, &refs) {
             log::warn!("published, but not recorded: {error}");
         }

@@ -121,6 +121,15 @@ impl Plan {
         })
     }
 
+    /// How many packs were listed when what is published was; `None`: that is not known, or everything
+    /// is stored again.
+    pub(super) fn recorded_packs(&self) -> Option<u64> {
+        let Published { refs, head, .. } = &self.published;
+        let recorded = self.recorded.as_ref().filter(|_| !self.full || self.thin)?;
+        let describes = recorded.describes(refs, head.as_ref()) == Some(true);
+        recorded.holds().filter(|_| describes).map(|holds| holds.packs)
+    }
+
     /// Are the bundles those of what is published?
     pub(super) fn is_bundled(&self) -> bool {
         self.recorded.as_ref().is_some_and(Recorded::is_bundled)

@@ -185,7 +185,18 @@ fn list_packs(
     new: Option<&str>,
     replaced: &[String],
 ) -> Result<Vec<String>, MirrorError> {
+    list_packs_if(store, new, replaced, |_| Ok(()))
+}
+
+/// The same if the list passes `check`.
+fn list_packs_if(
+    store: &dyn Store,
+    new: Option<&str>,
+    replaced: &[String],
+    check: impl Fn(&[String]) -> Result<(), MirrorError>,
+) -> Result<Vec<String>, MirrorError> {
     edit_list(store, |names| {
+        check(names)?;
         let place = names.iter().rposition(|name| replaced.contains(name));
         let place = place.map(|at| names[..at].iter().filter(|n| !replaced.contains(n)).count());
         let is_listed = new.is_some_and(|new| names.iter().any(|name| name == new));
@@ -195,22 +206,24 @@ fn list_packs(
         {
             names.insert(place.unwrap_or(names.len()), new.to_owned());
         }
+        Ok(())
     })
 }
 
 /// Changes the list on top of what it is; answers what it then is.
 fn edit_list(
     store: &dyn Store,
-    edit: impl Fn(&mut Vec<String>),
+    edit: impl Fn(&mut Vec<String>) -> Result<(), MirrorError>,
 ) -> Result<Vec<String>, MirrorError> {
     let key = key(PACK_LIST);
+    let mut is_hidden = false;
     for _ in 0..LIST_TRIES {
         let found = get(store, &key)?;
         let mut names = match &found {
             Some((file, _)) => parse_list(store, file)?,
             None => Vec::new(),
         };
-        edit(&mut names);
+        edit(&mut names)?;
         let file = packs::list_file(&names);
         let condition = match found {
             Some((old, _)) if old == file => return Ok(names),
@@ -227,12 +240,24 @@ fn edit_list(
             }
             Err(error) => return Err(error.into()),
         }
-        if same_file(store, &key, &condition)? {
+        let now = get(store, &key)?;
+        is_hidden = condition == Some(Condition::Absent) && now.is_none();
+        if is_same_file(condition.as_ref(), now.as_ref()) {
             store.put(&key, &file, PLAIN, None)?;
             return Ok(names);
         }
     }
-    Err(MirrorError::Conflict)
+    Err(if is_hidden { hidden(store, &key) } else { MirrorError::Conflict })
+}
+
+/// The store says that a key exists and that it does not. What was read is not what is stored, and
+/// nothing may be put over that.
+fn hidden(store: &dyn Store, key: &Key) -> MirrorError {
+    MirrorError::Mirror(format!(
+        "{}/{key} cannot be read (not found), and cannot be created because it exists: check for a \
+         cache that answers for the store; nothing was published",
+        store.describe()
+    ))
 }
 
 /// Puts `new`, which has all that `parts` have, into their place on the list, and answers the list. If
@@ -278,18 +303,12 @@ fn after_compaction(
     }
 }
 
-/// Was a condition refused though it holds?
-fn same_file(
-    store: &dyn Store,
-    key: &Key,
-    condition: &Option<Condition>,
-) -> Result<bool, MirrorError> {
-    let now = get(store, key)?;
-    Ok(match (condition, now) {
-        (Some(Condition::Absent), None) => true,
+/// Was a condition refused though it holds? Never of a missing key: see [`hidden`].
+fn is_same_file(condition: Option<&Condition>, now: Option<&Seen>) -> bool {
+    match (condition, now) {
         (Some(Condition::Matches(etag)), Some((_, now))) => now.as_ref() == Some(etag),
         _ => false,
-    })
+    }
 }
 
 /// The packs that are stored with their indices.
@@ -353,13 +372,15 @@ pub(crate) fn list_copied(
 }
 
 /// Makes `wanted` the mirror's refs. Everything that they need is stored: the proof is consumed.
-/// `replaced` are packs that the new one stands for. Answers the packs that are then listed.
+/// `replaced` are packs that the new one stands for, and so many `recorded` ones were listed when the
+/// refs were published. Answers the packs that are then listed.
 pub(crate) fn publish(
     store: &dyn Store,
     proof: impl AllStored,
     published: &Published,
     wanted: &Advertisement,
     replaced: &[String],
+    recorded: Option<u64>,
 ) -> Result<Vec<String>, MirrorError> {
     let pack = proof.new_pack();
     if let Some(new) = pack
@@ -367,7 +388,11 @@ pub(crate) fn publish(
     {
         retired_packs::note(store, new, replaced)?;
     }
-    let mut listed = list_packs(store, pack, replaced)?;
+    let check = |names: &[String]| match recorded {
+        Some(recorded) => refuse_shortened(store, names, recorded, pack),
+        None => Ok(()),
+    };
+    let mut listed = list_packs_if(store, pack, replaced, check)?;
     match publish_refs(store, published, wanted) {
         Ok(()) if pack.is_some() => listed = list_packs(store, pack, &[])?,
         Ok(()) => {}
@@ -378,6 +403,51 @@ pub(crate) fn publish(
         Err(error) => return Err(error),
     }
     Ok(listed)
+}
+
+/// A list that has lost packs must not become the published one: what is only in those could no longer
+/// be read. Fewer than were recorded are no proof, because a run that compacted them may have failed to
+/// record that, and runs beside each other record in any order. So one of those that are stored must
+/// be missing from the list, which no listed one stands for. `new` is not listed yet.
+fn refuse_shortened(
+    store: &dyn Store,
+    listed: &[String],
+    recorded: u64,
+    new: Option<&str>,
+) -> Result<(), MirrorError> {
+    if listed.len() as u64 >= recorded {
+        return Ok(());
+    }
+    let why = match unlisted_pack(store, listed, new) {
+        Ok(None) => return Ok(()),
+        Ok(Some(name)) => format!("{name} is stored, but not listed"),
+        Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Denied => {
+            format!("what is stored cannot be listed to compare: {error}")
+        }
+        Err(error) => return Err(error),
+    };
+    Err(MirrorError::Mirror(format!(
+        "{}/{PACK_LIST} has {} packs, but the last run recorded {recorded}, and {why}: the list is \
+         damaged, or a cache answers for the store; nothing was published. If no cache does, run \
+         once with --full to repair the mirror",
+        store.describe(),
+        listed.len(),
+    )))
+}
+
+/// A pack that is whole, and neither listed nor replaced by a listed one, nor `new`.
+fn unlisted_pack(
+    store: &dyn Store,
+    listed: &[String],
+    new: Option<&str>,
+) -> Result<Option<String>, MirrorError> {
+    let retired = RetiredPacks::read(store)?;
+    let is_known = |name: &String| {
+        Some(name.as_str()) == new
+            || listed.contains(name)
+            || retired.is_replaced_by_one_of(name, listed)
+    };
+    Ok(whole_packs(store)?.into_iter().find(|name| !is_known(name)))
 }
 
 /// Lists every pack that is whole and that no listed one stands for. Answers the list.
@@ -464,6 +534,7 @@ fn put_refs(
             match now {
                 // Our own write, whose answer was lost and which was repeated.
                 Some((now, etag)) if now == file => etag,
+                None if seen.is_none() => return Err(hidden(store, &key)),
                 // Nobody has written: this store refuses what is right.
                 now if same(now.as_ref(), seen.as_ref()) => store.put(&key, &file, PLAIN, None)?,
                 _ => return Err(MirrorError::Conflict),

@@ -430,6 +430,100 @@ fn empty_list_of_packs_is_damage() {
     assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
 }
 
+/// A mirror of several packs, of which no run makes fewer.
+fn several_packs(repo: &Repo) -> MemoryStore {
+    let store = MemoryStore::new();
+    for round in 0..4 {
+        repo.commit("refs/heads/main", &[("pack", format!("{round}").as_bytes())]);
+        packed(repo, &store).unwrap();
+    }
+    store
+}
+
+fn assert_mirror_error(outcome: Result<impl std::fmt::Debug, MirrorError>, words: &[&str]) {
+    match outcome {
+        Err(MirrorError::Mirror(error)) => {
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn list_that_has_lost_packs_is_not_published_again() {
+    for (lines, may_list) in [(Some(0), true), (Some(2), true), (None, true), (Some(2), false)] {
+        let repo = sample();
+        let store = several_packs(&repo);
+        let whole = store.bytes(PACK_LIST).unwrap().to_vec();
+        let text = String::from_utf8(whole).unwrap();
+        match lines {
+            Some(count) => {
+                let some: String = text.split_inclusive('\n').take(count).collect();
+                put(&store, PACK_LIST, format!("{some}\n").as_bytes());
+            }
+            None => store.delete(&[Key::new(PACK_LIST).unwrap()]).unwrap(),
+        }
+        let left = store.bytes(PACK_LIST);
+        let refs = store.bytes("info/refs");
+        if !may_list {
+            let denied = Fault::new(StoreErrorKind::Denied).on(Operation::List);
+            store.inject(denied.always());
+        }
+        repo.commit("refs/heads/main", &[("c", b"new")]);
+        let words = [PACK_LIST, "recorded 4", "--full", "nothing was published"];
+        assert_mirror_error(packed(&repo, &store), &words);
+        assert_mirror_error(run_mirror(&repo, &store), &words);
+        assert_eq!((store.bytes(PACK_LIST), store.bytes("info/refs")), (left, refs), "{lines:?}");
+        store.clear_faults();
+        // What the message says mends it.
+        let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
+        mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
+        assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+        repo.commit("refs/heads/main", &[("c", b"newer")]);
+        packed(&repo, &store).unwrap();
+        assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn list_that_was_compacted_may_be_shorter_than_the_state_says() {
+    let repo = sample();
+    let store = several_packs(&repo);
+    let compact = Options { layout: Layout::Pack, max_packs: 2, ..Options::default() };
+    repo.commit("refs/heads/main", &[("c", b"new")]);
+    // After what says that it writes, and what is published before it compacts.
+    store.inject(fatal().on(Operation::Put).key(|key| key == STATE).nth(3));
+    mirror(&LocalGit::new(repo.path()), &store, &compact, &Silent).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
+    assert_eq!(state["holds"]["packs"], 5, "{state}");
+    repo.commit("refs/heads/main", &[("c", b"newer")]);
+    packed(&repo, &store).unwrap();
+    // As when a run beside the one that compacted has recorded last.
+    change_state(&store, |state| state["holds"]["packs"] = 9.into());
+    repo.commit("refs/heads/main", &[("c", b"newest")]);
+    packed(&repo, &store).unwrap();
+    assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+}
+
+#[test]
+fn list_or_refs_that_are_there_and_cannot_be_read_are_not_overwritten() {
+    let repo = sample();
+    let store = several_packs(&repo);
+    // An older program did not count.
+    change_state(&store, |state| drop(state.remove("holds")));
+    repo.commit("refs/heads/main", &[("c", b"new")]);
+    for (hidden, words) in [(PACK_LIST, "nothing was published"), ("info/refs", "cache")] {
+        let before = store.bytes(hidden);
+        let fault = Fault::new(StoreErrorKind::NotFound).on(Operation::Get);
+        store.inject(fault.key(move |key| key == hidden).always());
+        assert_mirror_error(packed(&repo, &store), &[hidden, words]);
+        assert_eq!(store.bytes(hidden), before);
+        store.clear_faults();
+    }
+    packed(&repo, &store).unwrap();
+    assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+}
+
 /// A repository under another name.
 struct Named<'r>(LocalGit, &'r str);
 
