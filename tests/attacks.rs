@@ -735,6 +735,38 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 60,
         },
         Attack {
+            name: "bucket: a note of 63 MiB of replaced packs",
+            begin: |lab| {
+                lab.standing("pack");
+                replaced_packs(lab, 1, 63 * MIB);
+                lab.gc();
+            },
+            exit: 1,
+            says: "mirror_state/replaced/",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: ten notes that are as large as they may be",
+            begin: |lab| {
+                lab.standing("pack");
+                replaced_packs(lab, 10, 4 * MIB - 100);
+                lab.gc();
+            },
+            exit: 1,
+            says: "the notes of replaced packs have more than",
+            seconds: 60,
+        },
+        Attack {
+            name: "bucket: a HEAD of 200 MiB",
+            begin: |lab| {
+                lab.standing("loose");
+                lab.zeros("HEAD", 200 * MIB);
+            },
+            exit: 1,
+            says: "HEAD",
+            seconds: 60,
+        },
+        Attack {
             name: "bucket: forty publications that are as large as they may be",
             begin: |lab| {
                 lab.standing("loose");
@@ -1040,6 +1072,17 @@ fn huge_refs(lab: &mut Lab) {
 fn huge_publication(lab: &mut Lab) {
     lab.standing("loose");
     publication(lab, 1, 250 * MIB);
+}
+
+/// Notes that so many packs have replaced others, each note of so many bytes.
+fn replaced_packs(lab: &Lab, notes: u64, bytes: u64) {
+    let folder = lab.path().join("mirror.git/mirror_state/replaced");
+    std::fs::create_dir_all(&folder).unwrap();
+    for note in 0..notes {
+        let line = |n: u64| format!("pack-{note:08x}{n:032x}\n");
+        let names: String = (0..bytes / line(0).len() as u64).map(line).collect();
+        std::fs::write(folder.join(format!("pack-{note:040x}")), names).unwrap();
+    }
 }
 
 /// Writes the `number`th past publication, of so many bytes of refs, each to an object of its own.

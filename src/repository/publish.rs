@@ -39,6 +39,9 @@ const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 /// An `info/refs` of a million refs is some 100 MB; more is not ours.
 pub(crate) const MAX_REFS_BYTES: u64 = 256 << 20;
 
+/// HEAD is the name of a ref, or of an object.
+const MAX_HEAD_BYTES: u64 = 64 << 10;
+
 /// The most bytes of an `info/refs` that a run with so much memory reads, or writes.
 pub(crate) fn max_file_bytes(memory_bytes: u64) -> u64 {
     max_refs_bytes(memory_bytes).min(MAX_REFS_BYTES)
@@ -82,7 +85,7 @@ impl Published {
             return Ok(Published::default());
         };
         let refs = parse_info_refs(&file).map_err(|error| damaged(store, "info/refs", &error))?;
-        let head = match get(store, &key("HEAD"))? {
+        let head = match files::get(store, &key("HEAD"), None, MAX_HEAD_BYTES)? {
             Some((file, _)) => Some(
                 parse_head_file(&file, &refs).map_err(|error| damaged(store, "HEAD", &error))?,
             ),

@@ -8,16 +8,17 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::packs::MAX_LIST_BYTES;
 use super::{files, listing};
 use crate::git::object::Oid;
-use crate::store::{Key, ObjectHeaders, Store, StoreError};
+use crate::store::{Key, ObjectHeaders, Store, StoreError, StoreErrorKind};
 
 const PREFIX: &str = "mirror_state/replaced/";
 
 const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 
-/// A list of a million packs is no list of ours.
-const MAX_NOTE_BYTES: u64 = 64 << 20;
+/// What all notes may have together: 8,000 compactions without a gc. 180,000 names take 50 MB.
+const MAX_NOTES_BYTES: u64 = 8 << 20;
 
 /// Says that `replaced` are about to leave the list, since `new` stands for them.
 pub(crate) fn note(store: &dyn Store, new: &str, replaced: &[String]) -> Result<(), StoreError> {
@@ -39,6 +40,7 @@ pub(crate) struct RetiredPacks {
 impl RetiredPacks {
     pub(crate) fn read(store: &dyn Store) -> Result<Self, StoreError> {
         let mut found = RetiredPacks::default();
+        let mut bytes = 0;
         listing::pages(store, PREFIX, |page| {
             for info in page {
                 let name = info.key.as_str().strip_prefix(PREFIX);
@@ -46,8 +48,17 @@ impl RetiredPacks {
                 let new = name.and_then(|name| pack_name(name.as_bytes()));
                 let (Some(new), Some(at)) = (new, info.last_modified) else { continue };
                 // Another gc may have just deleted it.
-                let file = files::get(store, &info.key, None, MAX_NOTE_BYTES)?;
+                let file = files::get(store, &info.key, None, MAX_LIST_BYTES)?;
                 let Some((file, _)) = file else { continue };
+                bytes += file.len() as u64;
+                if bytes > MAX_NOTES_BYTES {
+                    let what = format!(
+                        "the notes of replaced packs have more than {MAX_NOTES_BYTES} bytes together; \
+                         check what else writes below {PREFIX}"
+                    );
+                    let target = format!("{}/{}", store.describe(), info.key);
+                    return Err(StoreError::new(StoreErrorKind::Other, "read", target, what));
+                }
                 for name in file.split(|byte| *byte == b'\n').filter_map(pack_name) {
                     found.by.entry(name.clone()).or_default().push(new.clone());
                     let since = found.since.entry(name).or_insert(at);
