@@ -310,6 +310,33 @@ fn nobody_holds_a_run_for_ever() {
             seconds: 30,
         },
         Attack {
+            name: "source: long progress without end",
+            begin: |lab| {
+                lab.options(&SLOW);
+                lab.mirror(|head: &str, out: &mut TcpStream| {
+                    if head.contains("info/refs") {
+                        return refs_of_one(out);
+                    }
+                    out.write_all(PACK_HEAD)?;
+                    out.write_all(b"8\r\n0008NAK\n\r\n")?;
+                    let text = [&b"\x02"[..], &[b'x'; 60_000]].concat();
+                    let text = packet(&text);
+                    let mut chunk = format!("{:x}\r\n", text.len()).into_bytes();
+                    chunk.extend_from_slice(&text);
+                    chunk.extend_from_slice(b"\r\n");
+                    loop {
+                        for part in chunk.chunks(6000) {
+                            out.write_all(part)?;
+                            std::thread::sleep(Duration::from_millis(20));
+                        }
+                    }
+                });
+            },
+            exit: 5,
+            says: "almost nothing but keep-alives",
+            seconds: 30,
+        },
+        Attack {
             name: "source: headers without end",
             begin: |lab| {
                 lab.mirror(|_: &str, out: &mut TcpStream| {

@@ -85,8 +85,8 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
         Demux { state: State::Between { acks: true }, ..Demux::new(input, words) }
     }
 
-    /// The same; `hook` hears the length of each packet that brings nothing of the pack and says that
-    /// the server works on it: progress, or an empty packet that keeps the line alive.
+    /// The same; `hook` hears the bytes of packets that bring nothing of the pack and say that the server
+    /// works on it, as they come: progress, or an empty packet that keeps the line alive.
     #[must_use]
     pub fn on_sign_of_life(self, hook: fn(usize)) -> Self {
         Demux { sign_of_life: hook, ..self }
@@ -121,8 +121,8 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
             }
             1 => Ok(State::Pack { left }),
             2 => {
-                let text = self.rest(left)?;
-                (self.sign_of_life)(5 + left);
+                (self.sign_of_life)(5);
+                let text = self.progress(left)?;
                 self.hear(&text);
                 Ok(State::Between { acks: false })
             }
@@ -149,6 +149,25 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
         let mut data = vec![0; len];
         self.fill(&mut data)?;
         Ok(data)
+    }
+
+    /// The same of a packet of band 2. All that has come is said before more is waited for: then it is
+    /// asked how much of what came was useful.
+    fn progress(&mut self, len: usize) -> io::Result<Vec<u8>> {
+        let mut text = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self.input.read(&mut text[filled..]) {
+                Ok(0) => return Err(SidebandError::Truncated.into()),
+                Ok(count) => {
+                    (self.sign_of_life)(count);
+                    filled += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(text)
     }
 
     /// Hands on every line that ends in `text`, and keeps the beginning of the next one.
@@ -282,6 +301,34 @@ mod tests {
         let stream = packets(&[&long, &long, &long, b"\x02\nnext\n"]);
         let (_, lines) = run(&stream);
         assert_eq!(lines, ["x".repeat(MAX_LINE_LEN).as_str(), "next"]);
+    }
+
+    /// One byte at a time: before each all that came is known to be useless.
+    struct Dripping<'b>(&'b [u8], usize);
+
+    thread_local! {
+        static SAID: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    impl Read for Dripping<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            // The packet that ends the pack, and the five bytes that begin a packet.
+            assert!(self.1 - SAID.get() <= 5, "{} of {}", SAID.get(), self.1);
+            let count = (&self.0[..1.min(self.0.len())]).read(buffer)?;
+            self.0 = &self.0[count..];
+            self.1 += count;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn progress_is_no_pack_while_it_comes() {
+        let stream = packets(&[&[[2].as_slice(), &[b'x'; 60_000]].concat(), b"", b"\x01"]);
+        let input = Dripping(&stream, 0);
+        let mut demux =
+            Demux::new(input, |_: &str| ()).on_sign_of_life(|count| SAID.set(SAID.get() + count));
+        demux.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(SAID.get(), stream.len() - 4);
     }
 
     #[test]

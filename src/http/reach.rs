@@ -16,10 +16,16 @@ pub enum Network {
     Private,
     /// This machine.
     Loopback,
-    /// The nearest machines, the cloud's metadata among them (`169.254.0.0/16`, `fe80::/10`); also
-    /// what is no address to connect to.
+    /// The nearest machines, the cloud's metadata among them (`169.254.0.0/16`, `fe80::/10`), which some
+    /// clouds have at an address of a private network; also what is no address to connect to.
     LinkLocal,
 }
+
+/// Where Alibaba Cloud has its metadata.
+const METADATA_V4: [u8; 4] = [100, 100, 100, 200];
+
+/// Where AWS has its metadata beside `169.254.169.254`.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 impl Network {
     /// Where `address` is.
@@ -36,9 +42,9 @@ impl Network {
     fn of_v4(address: Ipv4Addr) -> Network {
         match address.octets() {
             [127, ..] | [0, ..] => Network::Loopback,
+            METADATA_V4 | [169, 254, ..] | [224..=255, ..] => Network::LinkLocal,
             [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Network::Private,
             [100, 64..=127, ..] | [198, 18..=19, ..] | [192, 0, 0, _] => Network::Private,
-            [169, 254, ..] | [224..=255, ..] => Network::LinkLocal,
             _ => Network::Public,
         }
     }
@@ -46,6 +52,7 @@ impl Network {
     fn of_v6(address: Ipv6Addr) -> Network {
         match address.segments()[0] {
             _ if address.is_loopback() || address.is_unspecified() => Network::Loopback,
+            _ if address == METADATA_V6 => Network::LinkLocal,
             // Unique local, and what was site local.
             0xfc00..=0xfdff | 0xfec0..=0xfeff => Network::Private,
             0xfe80..=0xfebf | 0xff00.. => Network::LinkLocal,
@@ -125,7 +132,11 @@ mod tests {
             ("172.31.255.255", Network::Private),
             ("192.168.0.1", Network::Private),
             ("100.64.0.1", Network::Private),
-            ("fd00:ec2::254", Network::Private),
+            ("fd00:ec2::253", Network::Private),
+            ("fd00:ec2::254", Network::LinkLocal),
+            ("100.100.100.200", Network::LinkLocal),
+            ("::ffff:100.100.100.200", Network::LinkLocal),
+            ("100.100.100.201", Network::Private),
             ("127.0.0.1", Network::Loopback),
             ("127.8.9.1", Network::Loopback),
             ("0.0.0.0", Network::Loopback),

@@ -40,7 +40,7 @@ const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 pub(crate) const MAX_REFS_BYTES: u64 = 256 << 20;
 
 /// HEAD is the name of a ref, or of an object.
-const MAX_HEAD_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_HEAD_BYTES: u64 = 64 << 10;
 
 /// The most bytes of an `info/refs` that a run with so much memory reads, or writes.
 pub(crate) fn max_file_bytes(memory_bytes: u64) -> u64 {

@@ -19,7 +19,7 @@ use super::error::MirrorError;
 use super::files;
 use super::holds::Holds;
 use super::layout::LayoutOption;
-use super::publish::{MAX_REFS_BYTES, Published};
+use super::publish::{MAX_HEAD_BYTES, MAX_REFS_BYTES, Published};
 use crate::git::object::ObjectFormat;
 use crate::git::refs::{
     Advertisement, Head, Ref, format_of, head_file, info_refs, parse_head_file, parse_info_refs,
@@ -452,11 +452,11 @@ fn fingerprint(refs: &[Ref], head: Option<&Head>) -> String {
 
 /// How many refs are published, and their [`fingerprint`].
 fn fingerprint_of_published(store: &dyn Store) -> Result<(usize, String), StoreError> {
-    let read = |name| {
-        let found = files::get(store, &files::key(name), None, MAX_REFS_BYTES)?;
+    let read = |name, max_bytes| {
+        let found = files::get(store, &files::key(name), None, max_bytes)?;
         Ok::<_, StoreError>(found.map(|(file, _)| file).unwrap_or_default())
     };
-    let (refs, head) = (read("info/refs")?, read("HEAD")?);
+    let (refs, head) = (read("info/refs", MAX_REFS_BYTES)?, read("HEAD", MAX_HEAD_BYTES)?);
     // As this program writes them: another one may have left a line feed out.
     if let Ok(parsed) = parse_info_refs(&refs)
         && let Ok(head) = parse_head_file(&head, &parsed)
