@@ -240,6 +240,10 @@ fn s3(rest: &str) -> Result<TargetUrl, String> {
     if !prefix.is_empty() {
         sound_segments(prefix)?;
     }
+    // Some clients and proxies make a slash of it: readers would look elsewhere.
+    if prefix.contains('\\') {
+        return Err("its path must not contain backslashes".to_owned());
+    }
     Ok(TargetUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
@@ -493,6 +497,7 @@ mod tests {
             "s3://b b/p",
             "s3://../p",
             "s3://b/a\u{7}",
+            r"s3://b/a\b",
             "https://b.s3.amazonaws.com/p",
             "file://p",
             "file:///",

@@ -269,6 +269,8 @@ fn parse_section(line: &str) -> Result<Url, &'static str> {
             && url.password().is_none()
             && url.query().is_none()
             && url.fragment().is_none()
+            // It would match no host.
+            && url.host_str().is_some_and(|host| !host.contains('*'))
     };
     url.filter(plain).ok_or("not a section: expected [https://HOST/PATH]")
 }
@@ -499,7 +501,14 @@ mod tests {
             assert_eq!(sent(other), ["all"], "{other}");
         }
         assert!(auth.has_unscoped_headers());
-        for bad in ["[git.example.com]", "[https://h", "[https://u:p@h/]", "[https://h/?q]", "[]"] {
+        for bad in [
+            "[git.example.com]",
+            "[https://h",
+            "[https://u:p@h/]",
+            "[https://h/?q]",
+            "[]",
+            "[http://*/]",
+        ] {
             assert!(parse_headers(Path::new("f"), bad).is_err(), "{bad}");
         }
     }
