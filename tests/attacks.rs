@@ -968,6 +968,20 @@ fn requests_and_logins_go_nowhere_that_the_user_has_not_named() {
             seconds: 20,
         },
         Attack {
+            name: "source: its LFS server names AWS's metadata by IPv6",
+            begin: |lab| lfs_at(lab, "http://[fd00:ec2::254]/latest/meta-data/"),
+            exit: 4,
+            says: "in a private network or on this machine",
+            seconds: 20,
+        },
+        Attack {
+            name: "source: its LFS server names a URL with backslashes",
+            begin: |lab| lfs_at(lab, r"http:\\\\10.0.0.1\\x"),
+            exit: 4,
+            says: "backslash",
+            seconds: 20,
+        },
+        Attack {
             name: "source: redirects to another host",
             begin: |lab| {
                 lab.mirror(|_: &str, out: &mut TcpStream| {

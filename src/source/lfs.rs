@@ -422,6 +422,10 @@ impl AnswerObject {
 
 impl Action {
     fn download(self) -> Offer {
+        // Some read it as a slash, and others as a part of the host.
+        if self.href.contains('\\') {
+            return Err("the server's URL for it has a backslash: not contacted".to_owned());
+        }
         let mut href = Url::parse(&self.href)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
