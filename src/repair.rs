@@ -7,7 +7,9 @@
 //!    send them (protocol version 2 with `filter` and `shallow`), and they are stored loose.
 //! 4. Else, or if that was not enough, the source is mirrored in full into a view in which what is damaged
 //!    is missing ([`Distrust`](crate::maintain::distrust)): of a loose mirror only that is written again.
-//!    A mirror with packs gets a new one that stands for all.
+//!    A mirror with packs gets a new one that stands for all. What nobody vouches for is missing there,
+//!    too: packs that are not listed, and, once a loose object is damaged, each that is not what its name
+//!    says, since no link leads from a damaged commit to what lies behind it.
 //! 5. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
 //!    what remains is named.
 //!

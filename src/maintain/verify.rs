@@ -1,11 +1,11 @@
 //! Checks a mirror's integrity, and reports what is damaged or missing.
 //!
-//! In order: `info/refs` and `HEAD` parse and agree, with `packed-refs` too where git reads that; every listed pack has a sound index and, unless
-//! `quick`, is read once from end to end: its checksum, and of every entry the offset, the CRC-32
-//! and the name that the index gives it; everything that the refs reach exists, and what is read
-//! hashes to its name; the LFS objects of the pointers reached exist, by size if `quick` and by
-//! SHA-256 otherwise; and bundles are the packs that they are named after (a sample looks at their
-//! ends alone).
+//! In order: `info/refs` and `HEAD` parse and agree, with `packed-refs` too where git reads that; every
+//! listed pack has a sound index and, unless `quick`, is read once from end to end: its checksum, and of
+//! every entry the offset, the CRC-32 and the name that the index gives it; everything that the refs reach
+//! exists, and what is read hashes to its name; the LFS objects of the pointers reached exist, by size if
+//! `quick` and by SHA-256 otherwise; and bundles are the packs that they are named after (a sample looks
+//! at their ends alone).
 //!
 //! Packs are proven in one pass (`survey`); only where that does not succeed are they looked at once
 //! more, entry by entry and from ref to ref (`walk`), to say what is wrong and which ref it hurts.

@@ -876,6 +876,20 @@ fn full_run_does_not_list_a_damaged_pack_that_nobody_reads() {
 }
 
 #[test]
+fn full_run_that_leaves_damage_says_so() {
+    let repo = plain_repository();
+    let (source, store, _server, _) = with_a_past(&repo);
+    let mut snapshots = store.keys();
+    snapshots.retain(|key| key.starts_with("mirror_state/refs/"));
+    put(&store, &snapshots[0], b"bad");
+    let options = Options { full: true, ..with_history() };
+    let run: &Mirroring<'_> = &|store, options, progress| mirror(&source, store, options, progress);
+    let error = mirror_in_full(run, &store, &verifying(), &options, &Silent).unwrap_err();
+    let wanted = format!("{} is still damaged or missing", snapshots[0]);
+    assert!(error.to_string().contains(&wanted), "{error}");
+}
+
+#[test]
 fn state_that_is_damaged_beside_damaged_refs_is_mended() {
     let world = World::new();
     for other in ["HEAD", "info/refs"] {
