@@ -294,11 +294,9 @@ fn nobody_holds_a_run_for_ever() {
             begin: |lab| {
                 lab.options(&SLOW);
                 lab.mirror(|head: &str, out: &mut TcpStream| {
-                    if head.contains("info/refs") {
-                        return refs_of_one(out);
+                    if !begins_pack(head, out)? {
+                        return Ok(());
                     }
-                    out.write_all(PACK_HEAD)?;
-                    out.write_all(b"8\r\n0008NAK\n\r\n")?;
                     loop {
                         out.write_all(b"5\r\n0005\x01\r\n")?;
                         std::thread::sleep(Duration::from_millis(2));
@@ -314,11 +312,9 @@ fn nobody_holds_a_run_for_ever() {
             begin: |lab| {
                 lab.options(&SLOW);
                 lab.mirror(|head: &str, out: &mut TcpStream| {
-                    if head.contains("info/refs") {
-                        return refs_of_one(out);
+                    if !begins_pack(head, out)? {
+                        return Ok(());
                     }
-                    out.write_all(PACK_HEAD)?;
-                    out.write_all(b"8\r\n0008NAK\n\r\n")?;
                     let text = [&b"\x02"[..], &[b'x'; 60_000]].concat();
                     let text = packet(&text);
                     let mut chunk = format!("{:x}\r\n", text.len()).into_bytes();
@@ -487,6 +483,16 @@ const SMART_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
 
 const PACK_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
     Content-Type: application/x-git-upload-pack-result\r\n\r\n";
+
+/// Answers with one ref, or begins to answer with a pack; is it a pack?
+fn begins_pack(head: &str, out: &mut TcpStream) -> std::io::Result<bool> {
+    if head.contains("info/refs") {
+        return refs_of_one(out).map(|()| false);
+    }
+    out.write_all(PACK_HEAD)?;
+    out.write_all(b"8\r\n0008NAK\n\r\n")?;
+    Ok(true)
+}
 
 fn refs_of_one(out: &mut TcpStream) -> io::Result<()> {
     let body = advertisement(&[(&"1".repeat(40), "refs/heads/main")]);
