@@ -235,14 +235,14 @@ impl Run<'_> {
         };
         let mut done = Published { loose: self.loose_before(plan), ..Published::default() };
         if let Some(fetched) = fetched {
-            done = self.publish(plan, fetched, fence.as_ref(), done.loose)?;
+            done = self.publish(writing, plan, fetched, fence.as_ref(), done.loose)?;
         } else if bundles_begin {
             done.listed = publish::listed_packs(self.store)?;
         }
         let begins_history = plan.is_history_news(self.options.keep_history);
         if begins_history && plan.keeps_history {
             // If anything was published just now, it has its snapshot.
-            history::note_published(self.store, &plan.wanted)?;
+            writing.noted(history::note_published(self.store, &plan.wanted)?);
         }
         let is_recorded =
             plan.is_recorded(self.source) && !is_swept && !bundles_begin && !begins_history;
@@ -300,6 +300,7 @@ impl Run<'_> {
     /// Publishes what was fetched. `loose`: so many objects were loose before.
     fn publish(
         &self,
+        writing: &Writing<'_>,
         plan: &mut Plan,
         fetched: Fetched,
         fence: Option<&Fence>,
@@ -316,7 +317,7 @@ impl Run<'_> {
         let (published, wanted) = (&plan.published, &plan.wanted);
         let is_noted = plan.keeps_history && !plan.unchanged;
         if is_noted && published.exists() {
-            history::note_published(self.store, &published.advertised())?;
+            writing.noted(history::note_published(self.store, &published.advertised())?);
         }
         if let Some(fence) = fence {
             fence.check(self.store)?;
@@ -326,8 +327,12 @@ impl Run<'_> {
         let listed =
             publish::publish(self.store, complete, published, wanted, &replaced, recorded)?;
         // The next run that publishes notes it if this fails.
-        if is_noted && let Err(error) = history::note(self.store, wanted) {
-            log::warn!("published, but its refs are not recorded in the history yet: {error}");
+        match is_noted.then(|| history::note(self.store, wanted)) {
+            Some(Ok(name)) => writing.noted([name]),
+            Some(Err(error)) => {
+                log::warn!("published, but its refs are not recorded in the history yet: {error}");
+            }
+            None => {}
         }
         if in_slices {
             Slices::forget(self.store);

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::maintain::distrust::Distrust;
-use crate::maintain::mend::Mender;
+use crate::maintain::mend::{self, Mender};
 use crate::maintain::verify::{VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{Layout, MirrorError, Options, Status, Summary};
 use crate::progress::Progress;
@@ -103,7 +103,9 @@ pub fn repair(
                 damaged.extend(now.damaged.iter().cloned());
             }
         }
-        let Some(source) = source.filter(|_| !now.is_sound()) else { break };
+        // No source has past publications.
+        let may_help = now.damaged.iter().any(|key| !mend::is_snapshot(key));
+        let Some(source) = source.filter(|_| may_help) else { break };
         if let Some(some) = source.some.filter(|_| rounds_of_some < ROUNDS_OF_SOME) {
             rounds_of_some += 1;
             let view = Distrust::new(store, now.damaged.clone());
@@ -133,6 +135,8 @@ pub fn repair(
     if now.is_sound() {
         mender.delete_replaced(&replaced)?;
     }
+    // This report still names them.
+    mender.accept_lost(&now.damaged)?;
     let mended = damaged.difference(&now.damaged).cloned().collect();
     Ok(RepairReport { before, after: now, mended, source_error, elapsed: started.elapsed() })
 }

@@ -66,6 +66,7 @@ use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Deleting;
 use crate::repository::files;
+use crate::repository::history::Entry;
 use crate::repository::lfs_objects;
 use crate::repository::listing::{LFS, OBJECTS};
 use crate::repository::loose;
@@ -260,7 +261,7 @@ fn collect(
     }
     let packs = names.iter().cloned().collect();
     let recorded = Recorded::read(store)?;
-    let past = Past::list(store, recorded.and_then(|state| state.keep_history()))?;
+    let past = Past::list(store, recorded.as_ref())?;
     let missing = Remembered::read(store)?.0;
     let mut keep = Keep { packs, replaced: RetiredPacks::read(store)?, live: Live::default() };
     if missing.is_empty() && !keep.may_delete(store, options)? {
@@ -318,7 +319,10 @@ fn past_tips(
 /// Deletes snapshots that are out of date, or only counts them.
 fn forget(store: &dyn Store, options: &GcOptions, past: &Past) -> Result<u64, MirrorError> {
     if !options.dry_run && !past.old.is_empty() {
-        store.delete(&past.old)?;
+        let names: Vec<_> = past.old.iter().map(|entry| entry.name).collect();
+        // First, or those of a killed run would be taken for lost.
+        state::forget_snapshots(store, &names)?;
+        store.delete(&past.old.iter().map(Entry::key).collect::<Vec<_>>())?;
     }
     Ok(past.old.len() as u64)
 }

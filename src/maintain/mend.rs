@@ -23,13 +23,14 @@ use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 use crate::repository::files;
-use crate::repository::history;
+use crate::repository::history::{self, Name};
 use crate::repository::listing;
 use crate::repository::loose;
 use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::packs;
 use crate::repository::publish::{self, Published};
 use crate::repository::resuming::ResumingReader;
+use crate::repository::state;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
@@ -73,6 +74,11 @@ impl Mended {
             self.replaced.insert(packs::key(name, "pack").to_string());
         }
     }
+}
+
+/// Is it of the refs of a past publication?
+pub fn is_snapshot(key: &str) -> bool {
+    key.starts_with(history::FOLDER)
 }
 
 fn is_damaged(damaged: &BTreeSet<String>, name: &str) -> bool {
@@ -184,6 +190,20 @@ impl Mender<'_> {
             any |= history::mend(self.store, &key, &published.advertised(), self.memory_bytes)?;
         }
         Ok(any)
+    }
+
+    /// Past publications whose snapshots are missing need not be there any more: nothing brings them back.
+    pub fn accept_lost(&self, damaged: &BTreeSet<String>) -> Result<(), MirrorError> {
+        let mut lost = Vec::new();
+        for name in damaged.iter().filter_map(|key| Name::parse(key.strip_prefix(history::FOLDER)?))
+        {
+            if self.store.head(&name.key())?.is_none() {
+                let place = self.store.describe();
+                log::warn!("{place}: the publication {name} is lost; it is expected no longer");
+                lost.push(name);
+            }
+        }
+        Ok(state::forget_snapshots(self.store, &lost)?)
     }
 
     /// Makes the index of a pack again, if that is sound; is it?

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hashbrown::HashSet;
 
@@ -11,6 +11,7 @@ use crate::git::object::{Kind, Oid};
 use crate::git::refs::{Advertisement, Head};
 use crate::repository::error::MirrorError;
 use crate::repository::history::{self, Entry};
+use crate::repository::state::Recorded;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
 use crate::store::{Key, Store, StoreErrorKind};
@@ -20,25 +21,37 @@ use crate::store::{Key, Store, StoreErrorKind};
 pub(crate) struct Past {
     kept: Vec<Entry>,
     /// Snapshots that are out of date.
-    pub(crate) old: Vec<Key>,
+    pub(crate) old: Vec<Entry>,
 }
 
 impl Past {
-    /// Lists them. `keep`: as the state says it. Without that nothing is known, and everything is kept.
-    pub(crate) fn list(store: &dyn Store, keep: Option<Duration>) -> Result<Self, MirrorError> {
-        let (kept, old) = match keep {
-            Some(keep) => history::divide(history::list(store)?, keep, SystemTime::now()),
-            None => (history::list(store)?, Vec::new()),
+    /// Lists them, those that the state names and that are missing among them. Without a state that says
+    /// for how long, everything is kept.
+    pub(crate) fn list(
+        store: &dyn Store,
+        recorded: Option<&Recorded>,
+    ) -> Result<Self, MirrorError> {
+        let noted = recorded.into_iter().flat_map(Recorded::snapshots);
+        let all = history::list(store, noted)?;
+        let (kept, old) = match recorded.and_then(Recorded::keep_history) {
+            Some(keep) => history::divide(all, keep, SystemTime::now()),
+            None => (all, Vec::new()),
         };
-        Ok(Past { kept, old: old.iter().map(Entry::key).collect() })
+        Ok(Past { kept, old })
+    }
+
+    /// Are there none that are kept?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
     }
 
     /// The same for those who only read: where nothing can be listed, there is no history.
     pub(crate) fn list_if_possible(
         store: &dyn Store,
-        keep: Option<Duration>,
+        recorded: Option<&Recorded>,
     ) -> Result<Self, MirrorError> {
-        match Past::list(store, keep) {
+        let keep = recorded.and_then(Recorded::keep_history);
+        match Past::list(store, recorded) {
             Err(MirrorError::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
                 Ok(Past::default())
             }

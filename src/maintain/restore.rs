@@ -15,7 +15,7 @@ use crate::git::refs::Advertisement;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
-use crate::repository::history;
+use crate::repository::history::{self, Entry};
 use crate::repository::lfs_objects;
 use crate::repository::packed;
 use crate::repository::publish::{self, AllStored, Published, RefChange};
@@ -46,7 +46,7 @@ pub fn publications(
     each: &mut dyn FnMut(Publication),
 ) -> Result<(), MirrorError> {
     let mut before = Published::default();
-    for entry in history::list(store)? {
+    for entry in all_publications(store)? {
         if cancel.is_cancelled() {
             return Err(MirrorError::Interrupted);
         }
@@ -61,6 +61,18 @@ pub fn publications(
         each(Publication { name: entry.name.to_string(), time: entry.name.time(), refs, changes });
     }
     Ok(())
+}
+
+/// Those that are there, and those that the state names, as far as that can be read.
+fn all_publications(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
+    let recorded = match Recorded::read(store) {
+        Err(MirrorError::Mirror(what)) => {
+            log::warn!("{what}");
+            None
+        }
+        read => read?,
+    };
+    history::list(store, recorded.iter().flat_map(Recorded::snapshots))
 }
 
 /// How a restore works.
@@ -131,7 +143,7 @@ pub fn prove(
     let refused = |what: &dyn std::fmt::Display| {
         MirrorError::Mirror(format!("{}: {what}; nothing was published", store.describe()))
     };
-    let entries = history::list(store)?;
+    let entries = all_publications(store)?;
     let entry = history::find(&entries, at).map_err(|what| refused(&what))?;
     let refs = history::read(store, entry, options.memory_bytes)?
         .map_err(|what| refused(&format!("{} cannot be read: {what}", entry.key())))?;
@@ -211,15 +223,17 @@ pub fn restore(
     let (changes, lfs_missing) = (published.changes(&refs), proven.lfs_missing.clone());
     if !options.dry_run && !changes.is_empty() {
         progress.phase("publishing");
-        if published.exists() {
-            history::note_published(store, &published.advertised())?;
-        }
+        let mut snapshots = match published.exists() {
+            true => history::note_published(store, &published.advertised())?,
+            false => Vec::new(),
+        };
         fence.check(store)?;
         publish::publish(store, proven, &published, &refs, &[], None)?;
-        if let Err(error) = history::note(store, &refs) {
-            log::warn!("published, but not recorded: {error}");
+        match history::note(store, &refs) {
+            Ok(name) => snapshots.push(name),
+            Err(error) => log::warn!("published, but not recorded: {error}"),
         }
-        state::describe(store, recorded.as_ref(), &refs);
+        state::describe(store, recorded.as_ref(), &refs, &snapshots);
     }
     let (refs, elapsed) = (refs.refs.len(), started.elapsed());
     Ok(Restored { name, changes, refs, lfs_missing, elapsed })

@@ -130,14 +130,14 @@ pub fn verify_with(
     if let Some((refs, head)) = read_refs(store, max_refs_bytes, &findings)? {
         let state = match &head {
             Some(head) => check_state(store, &refs, head, max_refs_bytes, &findings)?,
-            None => read_state(store, &findings)?.as_ref().map(State::of).unwrap_or_default(),
+            None => State { recorded: read_state(store, &findings)?, ..State::default() },
         };
         check_packed_refs(store, &refs, max_refs_bytes, &findings)?;
         report.refs = refs.len();
         let mut tips = tips_of(&Advertisement::of(refs, head.unwrap_or(Head::Absent)));
-        tips.extend(past_tips(store, options, state.keep_history, &tips, &findings)?);
+        tips.extend(past_tips(store, options, state.recorded.as_ref(), &tips, &findings)?);
         Verification { store, options, progress, findings: &findings, tips }.run(&mut report)?;
-        if state.has_bundles {
+        if state.recorded.as_ref().is_some_and(Recorded::has_bundles) {
             let quick = options.quick || options.sample.is_some();
             bundle_check::check(store, quick, &options.cancel, &findings)?;
         }
@@ -155,21 +155,11 @@ pub fn verify_with(
 /// What the state says.
 #[derive(Default)]
 struct State {
-    keep_history: Option<Duration>,
-    has_bundles: bool,
+    /// `None`: there is none, or none that can be read.
+    recorded: Option<Recorded>,
     /// It describes other refs, and a run has begun and not said that it has ended: what every run
     /// leaves that is killed between its last two writes. In words.
     unfinished: Option<String>,
-}
-
-impl State {
-    fn of(recorded: &Recorded) -> State {
-        State {
-            keep_history: recorded.keep_history(),
-            has_bundles: recorded.has_bundles(),
-            unfinished: None,
-        }
-    }
 }
 
 /// The state must be readable, or no run begins and gc deletes nothing; and it must not be another
@@ -185,8 +175,8 @@ fn check_state(
     for is_last in [false, true] {
         match read_state(store, findings)? {
             None => break,
-            Some(state) => {
-                known = State::of(&state);
+            Some(recorded) => {
+                let state = known.recorded.insert(recorded);
                 if state.describes(refs, Some(head)) != Some(false) {
                     break;
                 }
@@ -257,11 +247,15 @@ fn check_packed_refs(
 fn past_tips(
     store: &dyn Store,
     options: &VerifyOptions,
-    keep: Option<Duration>,
+    recorded: Option<&Recorded>,
     today: &[Tip],
     findings: &Findings,
 ) -> Result<Vec<Tip>, MirrorError> {
-    let past = Past::list_if_possible(store, keep)?;
+    let past = Past::list_if_possible(store, recorded)?;
+    if recorded.is_none() && !past.is_empty() && store.head(&files::key(state::KEY))?.is_none() {
+        let what = "missing, although past publications are kept: for how long is not known";
+        findings.add(state::KEY, what, None);
+    }
     let today = today.iter().map(|(oid, ..)| *oid);
     past.tips(
         store,

@@ -21,7 +21,8 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::state::{Begun, File, Recorded, WRITING};
+use super::history::Name;
+use super::state::{self, Begun, File, Recorded, WRITING};
 use super::temp::{Running, TEMP_PREFIX, is_over};
 use crate::store::{
     Condition, ETag, Elsewhere, Kept, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
@@ -45,6 +46,8 @@ struct State {
     is_said: bool,
     /// Runs that are over, and of which nothing is left.
     over: Vec<String>,
+    /// Past publications that are there.
+    snapshots: Vec<Name>,
 }
 
 /// What would have to be swept. Guarded by [`Writing::made`].
@@ -64,34 +67,46 @@ impl<'s> Writing<'s> {
         over: Vec<String>,
     ) -> Self {
         let file = recorded.map_or_else(File::absent, Recorded::file);
-        let state = Mutex::new(State { file, is_said: false, over });
+        let state = Mutex::new(State { file, is_said: false, over, snapshots: Vec::new() });
         Writing { store, run: Running::begin(), state, made: Mutex::default() }
+    }
+
+    /// These past publications are there: the state that is written next says so.
+    pub(crate) fn noted(&self, snapshots: impl IntoIterator<Item = Name>) {
+        self.state().snapshots.extend(snapshots);
     }
 
     /// Ends a run that has published: writes `fields` into the state, without this run's name.
     pub(crate) fn end(&self, fields: &Map<String, Value>) -> Result<(), StoreError> {
-        let State { file, over, is_said } = &mut *self.state();
-        let is_left = *is_said && self.is_anything_left();
-        file.update(self.store, |state| {
-            state.extend(fields.clone());
-            self.rename(state, over, is_left);
-        })?;
-        file.settle(self.store)
+        let mut state = self.state();
+        let is_left = state.is_said && self.is_anything_left();
+        self.write(&mut state, fields, is_left)?;
+        state.file.settle(self.store)
     }
 
     /// The state with `fields`, of a run that continues writing.
     pub(crate) fn publish(&self, fields: &Map<String, Value>) -> Result<(), StoreError> {
-        let State { file, over, is_said } = &mut *self.state();
-        let is_said = *is_said;
+        let mut state = self.state();
+        let is_said = state.is_said;
+        self.write(&mut state, fields, is_said)
+    }
+
+    fn write(
+        &self,
+        State { file, over, snapshots, .. }: &mut State,
+        fields: &Map<String, Value>,
+        is_writing: bool,
+    ) -> Result<(), StoreError> {
         file.update(self.store, |state| {
             state.extend(fields.clone());
-            self.rename(state, over, is_said);
+            state::note_snapshots(state, snapshots);
+            self.rename(state, over, is_writing);
         })
     }
 
     /// Takes the name back, if it was said and nothing is left.
     pub(crate) fn give_up(&self) -> Result<(), StoreError> {
-        let State { file, over, is_said } = &mut *self.state();
+        let State { file, over, is_said, .. } = &mut *self.state();
         if !*is_said || self.is_anything_left() {
             return Ok(());
         }
@@ -124,7 +139,7 @@ impl<'s> Writing<'s> {
 
     /// Says that this run writes, once. Others who are about to write wait for that.
     fn say(&self) -> Result<(), StoreError> {
-        let State { file, over, is_said } = &mut *self.state();
+        let State { file, over, is_said, .. } = &mut *self.state();
         if !*is_said {
             file.update(self.store, |state| self.rename(state, over, true))?;
             *is_said = true;

@@ -10,6 +10,7 @@
 //! snapshot yet (history has just begun, or a run was killed). Names are by the clock of the machine
 //! that ran it; whether one is out of date is decided by the later of that and the store's time.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +32,10 @@ use crate::store::{Condition, Key, ObjectHeaders, ObjectInfo, Store, StoreError,
 /// The folder of snapshots.
 pub(crate) const FOLDER: &str = "mirror_state/refs/";
 
+/// What is said of a snapshot that the state has noted and that is not there.
+const MISSING: &str = "missing: that publication is lost, and gc keeps everything until that is accepted \
+                       (verify --repair)";
+
 /// What the file begins with.
 const MAGIC: &str = "mirror-git-to-s3 refs 1 ";
 
@@ -46,7 +51,7 @@ const NAME: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
 
 /// A snapshot's name: when it was published, to the second, and which of that second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name {
     at: OffsetDateTime,
     number: u32,
@@ -63,7 +68,7 @@ impl fmt::Display for Name {
 }
 
 impl Name {
-    fn parse(text: &str) -> Option<Name> {
+    pub(crate) fn parse(text: &str) -> Option<Name> {
         let (at, number) = match text.split_once('-') {
             None => (text, 1),
             Some((at, number)) => (at, number.parse().ok().filter(|number| *number > 1)?),
@@ -73,7 +78,7 @@ impl Name {
         (name.to_string() == text).then_some(name)
     }
 
-    fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         Key::new(format!("{FOLDER}{self}")).expect("digits and letters")
     }
 
@@ -83,7 +88,7 @@ impl Name {
     }
 }
 
-/// A snapshot that is stored.
+/// A snapshot that is stored, or that should be.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: Name,
@@ -117,8 +122,11 @@ pub(crate) fn is_kept(store: &dyn Store) -> Result<bool, MirrorError> {
     }
 }
 
-/// All snapshots, the oldest first.
-pub(crate) fn list(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
+/// All snapshots, the oldest first, and those `noted` that are missing: to [`read`] they are.
+pub(crate) fn list(
+    store: &dyn Store,
+    noted: impl IntoIterator<Item = Name>,
+) -> Result<Vec<Entry>, MirrorError> {
     let mut entries = Vec::new();
     listing::pages(store, FOLDER, |page| {
         entries.extend(page.into_iter().filter_map(
@@ -129,6 +137,9 @@ pub(crate) fn list(store: &dyn Store) -> Result<Vec<Entry>, MirrorError> {
         ));
         Ok::<_, MirrorError>(())
     })?;
+    let stored: HashSet<Name> = entries.iter().map(|entry| entry.name).collect();
+    let missing = noted.into_iter().filter(|name| !stored.contains(name));
+    entries.extend(missing.map(|name| Entry { name, len: 0, written: None }));
     entries.sort_by_key(|entry| entry.name);
     Ok(entries)
 }
@@ -171,10 +182,10 @@ pub(crate) fn read(
         return Ok(Err(format!("it has {len} bytes, more than --memory {mib} is enough for")));
     }
     Ok(match files::get(store, &entry.key(), None, max_bytes)? {
-        Some((file, _)) => {
-            parse(&file).map_err(|what| format!("{what}: that publication is lost; delete the key"))
-        }
-        None => Err("missing".into()),
+        Some((file, _)) => parse(&file).map_err(|what| {
+            format!("{what}: that publication is lost; delete the key, then verify --repair")
+        }),
+        None => Err(MISSING.into()),
     })
 }
 
@@ -235,11 +246,12 @@ pub(crate) fn note(store: &dyn Store, published: &Advertisement) -> Result<Name,
     Err(last.unwrap_or_else(too_many))
 }
 
-/// Before other refs are published: sees to it that those that are have a snapshot.
+/// Before other refs are published: sees to it that those that are have a snapshot. The names of all that
+/// are there.
 pub(crate) fn note_published(
     store: &dyn Store,
     published: &Advertisement,
-) -> Result<(), MirrorError> {
+) -> Result<Vec<Name>, MirrorError> {
     let file = write(published);
     let is_noted = |last: &Entry| {
         // Another length is another file.
@@ -249,13 +261,15 @@ pub(crate) fn note_published(
                     .is_some_and(|(stored, _)| stored == file),
         )
     };
-    if let Some(last) = list(store)?.last()
-        && is_noted(last)?
-    {
-        return Ok(());
+    let stored = list(store, [])?;
+    let mut names: Vec<Name> = stored.iter().map(|entry| entry.name).collect();
+    if match stored.last() {
+        Some(last) => !is_noted(last)?,
+        None => true,
+    } {
+        names.push(note(store, published)?);
     }
-    note(store, published)?;
-    Ok(())
+    Ok(names)
 }
 
 /// Writes a damaged snapshot again if it was of what is published now. Its checksum says so, or all that
@@ -313,19 +327,19 @@ mod tests {
     }
 
     fn read_back(store: &MemoryStore, name: Name) -> Result<Advertisement, String> {
-        let listed = list(store).unwrap();
+        let listed = list(store, []).unwrap();
         read(store, listed.iter().find(|entry| entry.name == name).unwrap(), 8 << 20).unwrap()
     }
 
     fn names(store: &MemoryStore) -> Vec<String> {
-        list(store).unwrap().iter().map(|entry| entry.name.to_string()).collect()
+        list(store, []).unwrap().iter().map(|entry| entry.name.to_string()).collect()
     }
 
     #[test]
     fn publications_of_one_second_have_names_of_their_own_in_their_order() {
         let store = MemoryStore::new();
         let written: Vec<Name> = (0..12).map(|byte| note(&store, &refs(byte)).unwrap()).collect();
-        let listed = list(&store).unwrap();
+        let listed = list(&store, []).unwrap();
         assert_eq!(listed.iter().map(|entry| entry.name).collect::<Vec<_>>(), written);
         for (byte, name) in (0..12).zip(written) {
             assert_eq!(read_back(&store, name), Ok(refs(byte)));
@@ -368,7 +382,7 @@ mod tests {
     fn snapshot_that_is_too_long_for_the_memory_is_not_read() {
         let store = MemoryStore::new();
         note(&store, &refs(1)).unwrap();
-        let entry = &list(&store).unwrap()[0];
+        let entry = &list(&store, []).unwrap()[0];
         let larger = Entry { len: max_bytes(8 << 20) + 1, ..entry.clone() };
         let refused = read(&store, &larger, 8 << 20).unwrap().unwrap_err();
         assert!(refused.contains("more than --memory 8 is enough for"), "{refused}");
@@ -383,7 +397,7 @@ mod tests {
         assert_eq!(names(&store).len(), 1);
         note_published(&store, &refs(2)).unwrap();
         assert_eq!(names(&store).len(), 2);
-        let last = list(&store).unwrap().last().unwrap().name;
+        let last = list(&store, []).unwrap().last().unwrap().name;
         let mut damaged = write(&refs(2));
         *damaged.last_mut().unwrap() ^= 1;
         store.put(&last.key(), &damaged, HEADERS, None).unwrap();

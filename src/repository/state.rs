@@ -7,6 +7,7 @@
 //! can be damage, or a cache's empty answer; [`crate::mirror`] and [`crate::maintain`] believe it only
 //! if the state agrees.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::error::MirrorError;
 use super::files;
+use super::history::Name;
 use super::holds::Holds;
 use super::layout::LayoutOption;
 use super::publish::{MAX_HEAD_BYTES, MAX_REFS_BYTES, Published};
@@ -56,8 +58,33 @@ struct Known {
     published_at: Option<String>,
     layout: Option<String>,
     holds: Option<Holds>,
+    tool: Option<String>,
+    checksum: Option<Checksum>,
+    #[serde(default)]
+    snapshots: Vec<String>,
     #[serde(default)]
     writing: Vec<Begun>,
+}
+
+/// The file's own checksum, so that a flipped bit is not believed. An older program leaves it as it was
+/// and writes its own version: then it says nothing.
+#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+struct Checksum {
+    /// The field `tool` beside it.
+    tool: Option<String>,
+    /// Of all other fields, as JSON without spaces, sorted by name.
+    sha256: String,
+}
+
+impl Checksum {
+    /// For the other fields of the file.
+    fn of(fields: &Map<String, Value>) -> Self {
+        let mut fields = fields.clone();
+        fields.remove(CHECKSUM);
+        let bytes = serde_json::to_vec(&fields).expect("what was JSON stays to be it");
+        let tool = fields.get("tool").and_then(Value::as_str).map(str::to_owned);
+        Checksum { tool, sha256: hex_of_sha256(&[&bytes]) }
+    }
 }
 
 /// A run that has begun to write, and has not said that it has ended.
@@ -95,6 +122,15 @@ const FINGERPRINT: &str = "ref_fingerprint";
 
 /// The [`fingerprint`] of the refs that the bundles have.
 const BUNDLED: &str = "bundled_refs";
+
+/// The field of a [`Checksum`].
+const CHECKSUM: &str = "checksum";
+
+/// Names of the past publications that must be there.
+const SNAPSHOTS: &str = "snapshots";
+
+/// Of so many publications the names are kept, the newest: 60 KB.
+const MAX_SNAPSHOTS: usize = 2000;
 
 /// The field of [`Begun`] runs.
 pub(crate) const WRITING: &str = "writing";
@@ -142,6 +178,10 @@ impl File {
         for tries in 0.. {
             let mut fields = self.fields.clone();
             edit(&mut fields);
+            fields.remove(CHECKSUM);
+            if !fields.is_empty() {
+                fields.insert(CHECKSUM.into(), serde_json::json!(Checksum::of(&fields)));
+            }
             let mut file =
                 serde_json::to_vec_pretty(&fields).expect("what was JSON stays to be it");
             file.push(b'\n');
@@ -203,6 +243,11 @@ impl Recorded {
         }
         let known: Known = serde_json::from_slice(&file).map_err(|error| damaged(&error))?;
         let fields = serde_json::from_slice(&file).map_err(|error| damaged(&error))?;
+        if let Some(checksum) = known.checksum.as_ref().filter(|sum| sum.tool == known.tool)
+            && *checksum != Checksum::of(&fields)
+        {
+            return Err(damaged(&"its checksum is wrong"));
+        }
         let file = File { fields, stored: Stored::As(etag) };
         Ok(Some(Recorded { refs: known.refs, known, file }))
     }
@@ -256,6 +301,11 @@ impl Recorded {
     pub(crate) fn is_bundled(&self) -> bool {
         let Known { bundled_refs, ref_fingerprint, .. } = &self.known;
         bundled_refs.is_some() && bundled_refs == ref_fingerprint
+    }
+
+    /// Past publications that must be there.
+    pub(crate) fn snapshots(&self) -> impl Iterator<Item = Name> {
+        self.known.snapshots.iter().filter_map(|name| Name::parse(name))
     }
 
     /// How long past publications are kept; zero: not at all. `None`: nobody has said it.
@@ -419,6 +469,38 @@ pub(crate) fn note_holds(store: &dyn Store, holds: Holds) -> Result<(), StoreErr
     }
 }
 
+/// Adds the names of past publications to the fields of the file.
+pub(crate) fn note_snapshots(fields: &mut Map<String, Value>, names: &[Name]) {
+    if names.is_empty() {
+        return;
+    }
+    let mut all = snapshots_in(fields);
+    all.extend(names);
+    let surplus = all.len().saturating_sub(MAX_SNAPSHOTS);
+    let names: Vec<String> = all.iter().skip(surplus).map(Name::to_string).collect();
+    fields.insert(SNAPSHOTS.into(), names.into());
+}
+
+/// Past publications need not be there any more.
+pub(crate) fn forget_snapshots(store: &dyn Store, names: &[Name]) -> Result<(), StoreError> {
+    let mut file = File::read(store)?;
+    let noted = snapshots_in(&file.fields);
+    if !names.iter().any(|name| noted.contains(name)) {
+        return Ok(());
+    }
+    file.update(store, |fields| {
+        let mut left = snapshots_in(fields);
+        left.retain(|name| !names.contains(name));
+        let left: Vec<String> = left.iter().map(Name::to_string).collect();
+        fields.insert(SNAPSHOTS.into(), left.into());
+    })
+}
+
+fn snapshots_in(fields: &Map<String, Value>) -> BTreeSet<Name> {
+    let names = fields.get(SNAPSHOTS).and_then(Value::as_array).into_iter().flatten();
+    names.filter_map(|name| Name::parse(name.as_str()?)).collect()
+}
+
 /// Adds how long past publications are kept to the fields of [`published`], if that is to change.
 pub(crate) fn keep_history(fields: &mut Map<String, Value>, keep: Option<Duration>) {
     if let Some(keep) = keep {
@@ -427,13 +509,20 @@ pub(crate) fn keep_history(fields: &mut Map<String, Value>, keep: Option<Duratio
 }
 
 /// Says that other refs were published than the last run's: past ones, again. All else stays as it is.
-pub(crate) fn describe(store: &dyn Store, recorded: Option<&Recorded>, published: &Advertisement) {
+/// `snapshots`: those that were written for it.
+pub(crate) fn describe(
+    store: &dyn Store,
+    recorded: Option<&Recorded>,
+    published: &Advertisement,
+    snapshots: &[Name],
+) {
     let mut file = recorded.map_or_else(File::absent, Recorded::file);
     let print = fingerprint(&published.refs, Some(&published.head));
     let written = file.update(store, |fields| {
         fields.insert("published_at".into(), now().into());
         fields.insert("refs".into(), published.refs.len().into());
         fields.insert("ref_fingerprint".into(), print.clone().into());
+        note_snapshots(fields, snapshots);
     });
     if let Err(error) = written {
         log::warn!("published, but {error}");
@@ -477,6 +566,84 @@ fn hex_of_sha256(parts: &[&[u8]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::memory::MemoryStore;
+
+    fn stored() -> (MemoryStore, Vec<u8>) {
+        let store = MemoryStore::new();
+        File::absent()
+            .update(&store, |fields| {
+                fields.insert("tool".into(), "mirror-git-to-s3 9.9.9".into());
+                fields.insert("source".into(), "https://git.example/a".into());
+                fields.insert("refs".into(), 7.into());
+                fields.insert("keep_history_seconds".into(), 7_776_000.into());
+                note_snapshots(fields, &[Name::parse("20260101T000000Z").unwrap()]);
+            })
+            .unwrap();
+        let bytes = store.bytes(KEY).unwrap().to_vec();
+        (store, bytes)
+    }
+
+    fn put(store: &MemoryStore, bytes: &[u8]) {
+        store.put(&files::key(KEY), bytes, HEADERS, None).unwrap();
+    }
+
+    #[test]
+    fn no_flipped_bit_of_what_is_recorded_is_believed() {
+        let (store, bytes) = stored();
+        let said = |store: &MemoryStore| {
+            let state = Recorded::read(store).ok()??;
+            Some((state.refs, state.keep_history(), state.repository()?.to_owned()))
+        };
+        let right = said(&store).unwrap();
+        let mut unnoticed = 0;
+        for (at, bit) in (0..bytes.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            put(&store, &flipped);
+            if let Some(said) = said(&store) {
+                assert_eq!(said, right, "bit {bit} of byte {at}");
+                unnoticed += 1;
+            }
+        }
+        // Spaces, the name of the checksum and the version beside it.
+        assert!(unnoticed < bytes.len() * 8 / 3, "{unnoticed} of {}", bytes.len() * 8);
+    }
+
+    #[test]
+    fn older_program_and_a_hand_that_removes_the_checksum_may_change_the_file() {
+        let (store, bytes) = stored();
+        let text = String::from_utf8(bytes).unwrap();
+        put(&store, text.replace("\"refs\": 7", "\"refs\": 8").as_bytes());
+        let error = Recorded::read(&store).unwrap_err().to_string();
+        assert!(error.contains("its checksum is wrong"), "{error}");
+        let at = text.rfind("9.9.9").unwrap();
+        assert!(text[..at].rfind("checksum") < text[..at].rfind("\"tool\""), "{text}");
+        let older = format!("{}0.2.0{}", &text[..at], &text[at + 5..]);
+        put(&store, older.replace("\"refs\": 7", "\"refs\": 8").as_bytes());
+        assert_eq!(Recorded::read(&store).unwrap().unwrap().refs, Some(8));
+    }
+
+    #[test]
+    fn past_publications_are_noted_once_the_newest_of_them_and_forgotten() {
+        let name = |day: u32, number: u32| match number {
+            1 => Name::parse(&format!("202601{day:02}T000000Z")).unwrap(),
+            _ => Name::parse(&format!("202601{day:02}T000000Z-{number}")).unwrap(),
+        };
+        let (store, _) = stored();
+        let noted = || Recorded::read(&store).unwrap().unwrap().snapshots().collect::<Vec<_>>();
+        let mut file = File::read(&store).unwrap();
+        file.update(&store, |fields| note_snapshots(fields, &[name(3, 1), name(2, 2)])).unwrap();
+        assert_eq!(noted(), [name(1, 1), name(2, 2), name(3, 1)]);
+        forget_snapshots(&store, &[name(1, 1), name(9, 1)]).unwrap();
+        assert_eq!(noted(), [name(2, 2), name(3, 1)]);
+        store.clear_recorded();
+        forget_snapshots(&store, &[name(1, 1)]).unwrap();
+        assert_eq!(store.recorded().len(), 1, "it is only read");
+        let many: Vec<Name> = (1..=2500).map(|number| name(4, number)).collect();
+        let mut file = File::read(&store).unwrap();
+        file.update(&store, |fields| note_snapshots(fields, &many)).unwrap();
+        assert_eq!(noted(), many[500..]);
+    }
 
     #[test]
     fn urls_of_one_repository_have_one_identity() {

@@ -1,6 +1,7 @@
 //! Requests that fail, answers that are lost, streams that break, and several runs at once: a run
 //! ends, says why, and a reader never sees a ref whose objects are not all there.
 
+use crate::support::state::{STATE, name_a_killed_run};
 use crate::support::{git_http, hooked_store, local_git, program};
 use std::collections::HashSet;
 use std::io::{self, Cursor, Read};
@@ -121,19 +122,6 @@ fn assert_clean(store: &MemoryStore) {
         store.keys().into_iter().filter(|key| key.starts_with("mirror_tmp")).collect();
     assert_eq!((left, store.open_uploads()), (Vec::new(), 0));
 }
-
-/// The state says that a run has begun to write and not ended: the next one looks what it has left.
-fn name_a_killed_run(store: &MemoryStore) {
-    let key = Key::new(STATE).unwrap();
-    let mut state: serde_json::Value =
-        serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
-    let killed = serde_json::json!({"run": "h.0-1-2-3-4-5", "begun": "2020-01-01T00:00:00Z"});
-    state["writing"] = serde_json::Value::Array(vec![killed]);
-    let headers = ObjectHeaders::changing("application/json");
-    store.put(&key, &serde_json::to_vec(&state).unwrap(), headers, None).unwrap();
-}
-
-const STATE: &str = "mirror_state/state.json";
 
 /// How many requests of each kind the run makes that `faults` are then tried on.
 fn counts(moments: &Moments, limits: Limits) -> Vec<(Operation, u64)> {

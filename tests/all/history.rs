@@ -1,5 +1,6 @@
 //! Past publications: what upstream destroys is kept for so long, is verified, and comes back.
 
+use crate::support::state::{STATE, change_state};
 use crate::support::{git_http, hooked_store, local_git, program};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use mirror_git_to_s3::maintain::restore::{
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, VerifyReport, verify};
 use mirror_git_to_s3::mirror::{Cancel, Layout, MirrorError, Options, Status, mirror};
 use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::repair::repair;
 use mirror_git_to_s3::store::memory::{MemoryStore, Operation};
 use mirror_git_to_s3::store::{Key, ObjectHeaders, Store};
 
@@ -80,6 +82,10 @@ fn backdate(store: &MemoryStore, name: &str, to: &str) {
     put(store, &new, &store.bytes(&key).unwrap());
     delete(store, &key);
     store.set_last_modified(&new, SystemTime::UNIX_EPOCH);
+    change_state(store, |state| {
+        let names = state["snapshots"].as_array_mut().unwrap();
+        *names.iter_mut().find(|noted| *noted == name).unwrap() = to.into();
+    });
 }
 
 fn loose_key(oid: &str) -> String {
@@ -329,6 +335,59 @@ fn damaged_snapshot_is_a_finding_and_gc_deletes_nothing() {
             .to_string()
             .contains("cannot be read")
     );
+}
+
+/// Three publications; upstream has destroyed what the first two had.
+fn three_publications() -> (Repo, MemoryStore) {
+    let (repo, store) = (sample(), MemoryStore::new());
+    mirror_with(&repo, &store, &keeping(Layout::Loose));
+    repo.commit("refs/heads/gone", &[("d", b"the second had it\n")]);
+    mirror_with(&repo, &store, &keeping(Layout::Loose));
+    destroy(&repo);
+    mirror_with(&repo, &store, &keeping(Layout::Loose));
+    age(&store);
+    (repo, store)
+}
+
+#[test]
+fn missing_snapshot_is_a_finding_until_it_is_accepted_and_gc_waits_for_that() {
+    for which in 0..3 {
+        let (_repo, store) = three_publications();
+        let name = snapshots(&store).remove(which);
+        let key = format!("{FOLDER}{name}");
+        delete(&store, &key);
+        let report = check(&store);
+        assert!(report.damaged.contains(&key), "{which}: {:?}", report.findings);
+        assert!(collect(&store).unwrap_err().to_string().contains(&key), "{which}");
+        let publications = listed(&store);
+        assert!(publications[which].refs.as_ref().is_err_and(|what| what.contains("missing")));
+        let refused = restore_at(&store, &publications[which].name).unwrap_err().to_string();
+        assert!(refused.contains(&name) && refused.contains("missing"), "{which}: {refused}");
+        // Whoever repairs hears of it once.
+        let options = VerifyOptions { concurrency: 4, ..VerifyOptions::default() };
+        let repaired = repair(None, &store, &options, &Options::default(), &Silent).unwrap();
+        assert!(repaired.after.damaged.contains(&key) && repaired.mended.is_empty(), "{which}");
+        let report = check(&store);
+        assert!(report.is_sound(), "{which}: {:?}", report.findings);
+        let objects = store.keys().len();
+        collect(&store).unwrap();
+        // What the first one had, the second has as well.
+        let lost = objects - store.keys().len();
+        assert_eq!(lost > 0, which == 1, "{which}: {lost}");
+        assert!(check(&store).is_sound(), "{which}");
+    }
+}
+
+#[test]
+fn missing_state_is_a_finding_where_past_publications_are_kept() {
+    let (_repo, store) = three_publications();
+    assert!(check(&store).is_sound());
+    delete(&store, STATE);
+    let report = check(&store);
+    assert!(report.damaged.contains(STATE), "{:?}", report.findings);
+    // For how long is not known, so everything is kept.
+    let objects = store.keys().len();
+    assert_eq!(collect(&store).map(|_| store.keys().len()).unwrap_or(objects), objects);
 }
 
 fn text_of(command: &mut Command, code: i32) -> String {

@@ -62,6 +62,7 @@ fn state_json_tells_what_was_published_and_a_run_with_nothing_new_writes_nothing
     let state: serde_json::Value = serde_json::from_str(&file).unwrap();
     let fields: Vec<&String> = state.as_object().unwrap().keys().collect();
     let wanted = [
+        "checksum",
         "holds",
         "layout",
         "lfs_missing",

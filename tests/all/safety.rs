@@ -1,5 +1,6 @@
 //! Attacks and accidents: a store, a cache or a person does something stupid, and nothing is lost.
 
+use crate::support::state::{STATE, change_state, name_a_killed_run};
 use crate::support::{hooked_store, local_git};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -105,15 +106,6 @@ fn listing_that_ignores_the_prefix_costs_no_key_and_no_upload() {
     let error = broken.list_uploads("objects/").unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unsupported);
     assert_eq!(broken.list("", None).unwrap().objects.len(), store.keys().len());
-}
-
-/// The state says that a run has begun to write and not ended: the next one looks what it has left.
-fn name_a_killed_run(store: &MemoryStore) {
-    let mut state: serde_json::Value =
-        serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
-    let killed = serde_json::json!({"run": "h.0-1-2-3-4-5", "begun": "2020-01-01T00:00:00Z"});
-    state["writing"] = serde_json::Value::Array(vec![killed]);
-    put(store, STATE, &serde_json::to_vec(&state).unwrap());
 }
 
 #[test]
@@ -288,7 +280,6 @@ fn copy_in_parts_that_succeeds_leaves_no_note_and_costs_four_requests_more() {
     assert_eq!(of(Operation::ListUploads, "objects/"), 1);
 }
 
-const STATE: &str = "mirror_state/state.json";
 const PACK_LIST: &str = "objects/info/packs";
 
 fn assert_guard(outcome: Result<impl std::fmt::Debug, MirrorError>, words: &str) {
@@ -301,16 +292,6 @@ fn assert_guard(outcome: Result<impl std::fmt::Debug, MirrorError>, words: &str)
 /// Keys but those that a run or gc rewrites by itself.
 fn lasting(store: &MemoryStore) -> Vec<String> {
     store.keys().into_iter().filter(|key| !key.starts_with("mirror_state/")).collect()
-}
-
-fn change_state(
-    store: &MemoryStore,
-    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
-) {
-    let mut state: serde_json::Value =
-        serde_json::from_slice(&store.bytes(STATE).unwrap()).unwrap();
-    change(state.as_object_mut().unwrap());
-    put(store, STATE, state.to_string().as_bytes());
 }
 
 #[test]

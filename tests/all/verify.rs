@@ -1,6 +1,7 @@
 //! `verify` finds each kind of damage, and nothing in a mirror that is sound.
 
 use crate::support::local_git;
+use crate::support::state::change_state;
 use std::collections::BTreeMap;
 
 use local_git::{LocalGit, Repo, git, run};
@@ -403,10 +404,11 @@ fn state_that_a_killed_run_did_not_get_to_is_a_notice_if_all_refs_resolve() {
     let options = Options { layout: Layout::Loose, ..Options::default() };
     mirror(&LocalGit::new(repo.path()), &store, &options, &Silent).unwrap();
     let now = store.bytes("mirror_state/state.json").unwrap();
-    let mut state: serde_json::Value = serde_json::from_slice(&old).unwrap();
+    put(&store, "mirror_state/state.json", &old);
     let run = serde_json::json!({ "run": "20260101T000000Z-1", "begun": "2026-01-01T00:00:00Z" });
-    state["writing"] = serde_json::json!([run]);
-    put(&store, "mirror_state/state.json", state.to_string().as_bytes());
+    change_state(&store, |state| {
+        state.insert("writing".into(), vec![run].into());
+    });
     let report = check(&store, false);
     assert!(report.is_sound(), "{report:?}");
     let words = "a run has been writing since 2026-01-01T00:00:00Z, or was killed";

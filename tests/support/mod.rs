@@ -10,3 +10,4 @@ pub mod network;
 pub mod pack_builder;
 pub mod program;
 pub mod s3_server;
+pub mod state;
