@@ -10,6 +10,7 @@
 //!    A mirror with packs gets a new one that stands for all. What nobody vouches for is missing there,
 //!    too: packs that are not listed, and, once a loose object is damaged, each that is not what its name
 //!    says, since no link leads from a damaged commit to what lies behind it.
+//!    Damaged LFS objects are asked for by name, and if nothing else is damaged, nothing else is fetched.
 //! 5. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
 //!    what remains is named.
 //!
@@ -116,6 +117,7 @@ pub fn repair(
                 continue;
             }
         }
+        mender.ask_for(&now.lfs_damaged)?;
         let hidden = now.damaged.union(&replaced).cloned().collect();
         let unproven = mender.unproven(&now.damaged)?;
         match fetch(source.all, store, hidden, unproven, options, progress) {
@@ -157,12 +159,16 @@ pub fn mirror_in_full(
         return Ok((source(store, options, progress)?, Vec::new()));
     }
     let mender = mender(store, &verifying, progress);
-    let look = || verify_with(store, &verifying, progress);
-    let mut now = look()?.damaged;
+    let look = || {
+        let report = verify_with(store, &verifying, progress)?;
+        mender.ask_for(&report.lfs_damaged)?;
+        Ok::<_, MirrorError>(report.damaged)
+    };
+    let mut now = look()?;
     let mut damaged = now.clone();
     let mended = mender.mend(&now)?;
     if mended.any {
-        now = look()?.damaged;
+        now = look()?;
         damaged.extend(now.iter().cloned());
     }
     let mut written = BTreeSet::new();
@@ -181,7 +187,7 @@ pub fn mirror_in_full(
         if !now.iter().any(|key| is_more(&key)) {
             break;
         }
-        let last = std::mem::replace(&mut now, look()?.damaged);
+        let last = std::mem::replace(&mut now, look()?);
         damaged.extend(now.iter().cloned());
         let Some(left) = now.iter().find(is_more) else { break };
         if now == last || round == ROUNDS {
@@ -246,8 +252,10 @@ fn fetch(
     let has_packs = !store.list("objects/pack/", None)?.objects.is_empty()
         || hidden.iter().any(|key| key.starts_with("objects/pack/"));
     let layout = if has_packs { Layout::Pack } else { Layout::Loose };
-    let only_state = hidden.iter().all(|key| key.starts_with("mirror_state/"));
-    let options = Options { layout, full: !only_state, dry_run: false, ..options.clone() };
+    // LFS objects are asked for by themselves.
+    let is_beside = |key: &String| key.starts_with("mirror_state/") || key.starts_with("lfs/");
+    let full = !hidden.iter().all(is_beside);
+    let options = Options { layout, full, dry_run: false, ..options.clone() };
     hidden.extend(unproven);
     let view = Distrust::new(store, hidden);
     source(&view, &options, progress).map(drop)

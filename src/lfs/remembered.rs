@@ -50,6 +50,15 @@ impl Remembered {
         Ok(now.update(store, left)?)
     }
 
+    /// Adds `pointers`; how many there are then.
+    pub(crate) fn add(store: &dyn Store, pointers: &[LfsPointer]) -> Result<usize, MirrorError> {
+        let now = Self::read(store)?;
+        let all = sorted([&now.0[..], pointers].concat());
+        let count = all.len();
+        now.update(store, all)?;
+        Ok(count)
+    }
+
     /// Written only if it changes, deleted when nothing is missing.
     pub(super) fn update(
         &self,

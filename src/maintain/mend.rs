@@ -16,8 +16,10 @@ use super::pass::Pass;
 use super::rebuild::rebuild;
 use super::salvage::salvage;
 use super::walk::{io_error, loose_error};
+use crate::git::lfs_pointer::LfsPointer;
 use crate::git::object::{ObjectHasher, Oid, check_name};
 use crate::git::refs::parse_info_refs;
+use crate::lfs::Remembered;
 use crate::pack::loose::LooseReader;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
@@ -190,6 +192,15 @@ impl Mender<'_> {
             any |= history::mend(self.store, &key, &published.advertised(), self.memory_bytes)?;
         }
         Ok(any)
+    }
+
+    /// The next run asks for these LFS objects, whichever refs name them.
+    pub fn ask_for(&self, damaged: &[LfsPointer]) -> Result<(), MirrorError> {
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let missing = Remembered::add(self.store, damaged)?;
+        Ok(state::note_lfs_missing(self.store, missing)?)
     }
 
     /// Past publications whose snapshots are missing need not be there any more: nothing brings them back.

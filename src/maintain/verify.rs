@@ -36,6 +36,7 @@ pub use super::sample::Sample;
 use super::sample::Sampler;
 use super::survey::{Survey, Surveyed, Surveyor};
 use super::walk::{MISSING, Pointers, Problem, Walk, io_error};
+use crate::git::lfs_pointer::LfsPointer;
 use crate::git::refs::{Advertisement, Head, Ref, info_refs, parse_head_file, parse_info_refs};
 use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
@@ -94,6 +95,8 @@ pub struct VerifyReport {
     pub finding_count: u64,
     /// All keys that something is wrong with; where more than 100,000 are missing, not all of these.
     pub damaged: BTreeSet<String>,
+    /// LFS objects among these.
+    pub lfs_damaged: Vec<LfsPointer>,
     /// What is no fault, but worth knowing.
     pub notices: Vec<String>,
     /// Requests to the store.
@@ -352,7 +355,7 @@ const OF_A_PACK: u32 = u32::MAX;
 
 /// An LFS object that is not what its pointer says.
 struct LfsFault {
-    oid: [u8; 32],
+    pointer: LfsPointer,
     what: String,
     /// The tip that reaches its pointer.
     via: u32,
@@ -401,7 +404,7 @@ impl Verification<'_> {
         report.lfs_objects = reached.lfs.len() as u64;
         drop(reached.objects);
         let faults = self.lfs_faults(reached.lfs.into_iter().collect())?;
-        self.tell(faults);
+        self.tell(faults, report);
         Ok(())
     }
 
@@ -475,7 +478,7 @@ impl Verification<'_> {
         let mut faults = self.lfs_faults(wanted.into_iter().collect())?;
         if faults.iter().any(|fault| fault.via == OF_A_PACK) {
             let reached = self.reach_pointers(names)?;
-            faults.retain_mut(|fault| match reached.get(&fault.oid) {
+            faults.retain_mut(|fault| match reached.get(&fault.pointer.oid) {
                 Some((_, via)) => {
                     fault.via = *via;
                     true
@@ -484,7 +487,7 @@ impl Verification<'_> {
                 None => fault.via != OF_A_PACK,
             });
         }
-        self.tell(faults);
+        self.tell(faults, report);
         Ok(true)
     }
 
@@ -545,7 +548,8 @@ impl Verification<'_> {
         let sizes = if self.options.quick { self.list_lfs()? } else { None };
         for_each(&wanted, self.options.concurrency, "verify", |(oid, (size, via))| {
             if let Some(what) = self.check_lfs_object(oid, *size, sizes.as_ref())? {
-                let fault = LfsFault { oid: *oid, what, via: *via };
+                let pointer = LfsPointer { oid: *oid, size: *size };
+                let fault = LfsFault { pointer, what, via: *via };
                 faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
             }
             Ok::<_, MirrorError>(())
@@ -553,8 +557,10 @@ impl Verification<'_> {
         Ok(faults.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell(&self, faults: Vec<LfsFault>) {
-        for LfsFault { oid, what, via } in faults {
+    fn tell(&self, faults: Vec<LfsFault>, report: &mut VerifyReport) {
+        for LfsFault { pointer, what, via } in faults {
+            let oid = pointer.oid;
+            report.lfs_damaged.push(pointer);
             let key = lfs_objects::key(&oid);
             self.findings.add(key.as_str(), what, self.name_of(via));
         }

@@ -461,10 +461,19 @@ pub(crate) fn holding(fields: &mut Map<String, Value>, holds: Option<Holds>) {
 
 /// Records what the mirror holds, as it was counted.
 pub(crate) fn note_holds(store: &dyn Store, holds: Holds) -> Result<(), StoreError> {
+    amend(store, |fields| holding(fields, Some(holds)))
+}
+
+/// Records how many LFS objects are missing.
+pub(crate) fn note_lfs_missing(store: &dyn Store, missing: usize) -> Result<(), StoreError> {
+    amend(store, |fields| drop(fields.insert("lfs_missing".into(), missing.into())))
+}
+
+/// Changes the state, unless there is none, or one that describes nothing yet.
+fn amend(store: &dyn Store, edit: impl Fn(&mut Map<String, Value>)) -> Result<(), StoreError> {
     let mut file = File::read(store)?;
     match file.fields.contains_key(FINGERPRINT) {
-        true => file.update(store, |fields| holding(fields, Some(holds))),
-        // There is no state, or one that describes nothing yet.
+        true => file.update(store, edit),
         false => Ok(()),
     }
 }

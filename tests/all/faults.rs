@@ -19,7 +19,7 @@ use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::source::{Source, SourceError, SourceErrorKind};
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation, Request};
 use mirror_git_to_s3::store::retry::{Policy, Retry};
-use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
+use mirror_git_to_s3::store::{Limits, Store, StoreErrorKind};
 
 const OPERATIONS: [Operation; 13] = [
     Operation::Get,

@@ -518,6 +518,12 @@ fn copy_of(store: &MemoryStore) -> MemoryStore {
     copy
 }
 
+/// What readers see.
+fn lasting(store: &MemoryStore) -> Vec<(String, Vec<u8>)> {
+    let keys = store.keys().into_iter().filter(|key| !key.starts_with("mirror_state/"));
+    keys.map(|key| (key.clone(), store.bytes(&key).unwrap().to_vec())).collect()
+}
+
 fn repair_alone(store: &MemoryStore) -> RepairReport {
     repair(None, store, &verifying(), &with_history(), &Silent).unwrap()
 }
@@ -836,6 +842,46 @@ local_git::also_with_sha256! {
 }
 
 /// Behind a damaged commit no link leads to the next.
+/// Damages two LFS objects, one of which only a past publication names; the repair asks for no more.
+#[test]
+fn lfs_objects_of_past_publications_are_asked_for_by_name() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let (world, store) = (World::new(), MemoryStore::new());
+        let keeping = Options { layout, lfs: true, ..with_history() };
+        world.lfs.add(b"of a branch that goes away");
+        let gone = pointer(b"of a branch that goes away");
+        let files: [(&str, &[u8]); 1] = [("b.bin", gone.as_bytes())];
+        world.repo.commit("refs/heads/gone", &files);
+        mirror(&world.source(), &store, &keeping, &Silent).unwrap();
+        world.repo.git(&["update-ref", "-d", "refs/heads/gone"]);
+        mirror(&world.source(), &store, &keeping, &Silent).unwrap();
+        let sound = copy_of(&store);
+        let lfs: Vec<String> =
+            store.keys().into_iter().filter(|key| key.starts_with("lfs/")).collect();
+        assert_eq!(lfs.len(), 2);
+        damage(&store, &lfs[0], None);
+        damage(&store, &lfs[1], Some(b"damaged"));
+        store.clear_recorded();
+        let repaired = world.repair(&store).unwrap();
+        assert!(repaired.after.is_sound(), "{layout:?}: {:?}", repaired.after.findings);
+        assert_eq!(repaired.mended, lfs, "{layout:?}");
+        let puts = store.recorded().into_iter().filter(|r| r.operation == Operation::Put);
+        let others: Vec<String> =
+            puts.map(|put| put.key().to_owned()).filter(|key| !lfs.contains(key)).collect();
+        assert!(others.iter().all(|key| key.starts_with("mirror_state/")), "{others:?}");
+        assert_eq!(lasting(&store), lasting(&sound), "{layout:?}");
+        // Nor does a run in full forget them.
+        damage(&store, &lfs[0], None);
+        damage(&store, &lfs[1], None);
+        let full = Options { full: true, ..keeping };
+        let source = world.source();
+        let run: &Mirroring<'_> =
+            &|store, options, progress| mirror(&source, store, options, progress);
+        mirror_in_full(run, &store, &verifying(), &full, &Silent).unwrap();
+        assert!(verify(&store, &verifying()).unwrap().is_sound(), "{layout:?}");
+    }
+}
+
 #[test]
 fn history_whose_commits_are_all_damaged_is_mended_at_once() {
     let world = World::new();
