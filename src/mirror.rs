@@ -40,7 +40,7 @@ use fetch::Fetched;
 pub use options::{Around, Options};
 use part::Part;
 use plan::Plan;
-pub use some::store_objects;
+pub use some::{Sent, store_objects};
 
 /// How a run ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

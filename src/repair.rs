@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::maintain::distrust::Distrust;
 use crate::maintain::mend::{self, Mender};
 use crate::maintain::verify::{VerifyOptions, VerifyReport, verify_with};
-use crate::mirror::{Layout, MirrorError, Options, Status, Summary};
+use crate::mirror::{Layout, MirrorError, Options, Sent, Status, Summary};
 use crate::progress::Progress;
 use crate::store::{Key, Store};
 
@@ -61,7 +61,7 @@ pub type Mirroring<'r> =
 
 /// Stores the loose objects that these keys name from the source, if it sends single objects:
 /// [`store_objects`](crate::mirror::store_objects).
-pub type StoringObjects<'r> = dyn Fn(&dyn Store, &BTreeSet<String>, &Options, &dyn Progress) -> Result<bool, MirrorError>
+pub type StoringObjects<'r> = dyn Fn(&dyn Store, &BTreeSet<String>, &Options, &dyn Progress) -> Result<Sent, MirrorError>
     + 'r;
 
 /// What a repair may ask of the source.
@@ -92,6 +92,8 @@ pub fn repair(
     let mender = mender(store, &verifying, progress);
     let mut source_error = None;
     let mut rounds_of_some = 0;
+    // Of these the source says that it does not have them.
+    let mut refused = BTreeSet::new();
     // A source may send one of them again as it was, and what is there is not written twice.
     let mut replaced = BTreeSet::new();
     // What lies behind damaged refs is seen only when those are repaired.
@@ -107,10 +109,12 @@ pub fn repair(
         // No source has past publications.
         let may_help = now.damaged.iter().any(|key| !mend::is_snapshot(key));
         let Some(source) = source.filter(|_| may_help) else { break };
-        if let Some(some) = source.some.filter(|_| rounds_of_some < ROUNDS_OF_SOME) {
+        let may_have = !now.damaged.is_subset(&refused);
+        if let Some(some) = source.some.filter(|_| may_have && rounds_of_some < ROUNDS_OF_SOME) {
             rounds_of_some += 1;
             let view = Distrust::new(store, now.damaged.clone());
-            if some(&view, &now.damaged, options, progress)? {
+            if let Sent::AllBut(others) = some(&view, &now.damaged, options, progress)? {
+                refused = others;
                 now = look()?;
                 damaged.extend(now.damaged.iter().cloned());
                 // What they name may be missing as well.
@@ -120,6 +124,10 @@ pub fn repair(
         mender.ask_for(&now.lfs_damaged)?;
         let hidden = now.damaged.union(&replaced).cloned().collect();
         let unproven = mender.unproven(&now.damaged)?;
+        // LFS objects are asked for by themselves, and of what it refused nothing can come.
+        let is_beside = |key: &str| key.starts_with("mirror_state/") || key.starts_with("lfs/");
+        let full = !now.damaged.iter().all(|key| is_beside(key) || refused.contains(key));
+        let options = Options { full, dry_run: false, ..options.clone() };
         match fetch(source.all, store, hidden, unproven, options, progress) {
             Ok(()) => {}
             Err(MirrorError::Source(error)) => {
@@ -133,6 +141,9 @@ pub fn repair(
         if before == now.damaged {
             break;
         }
+    }
+    if source_error.is_none() && now.damaged.iter().any(|key| refused.contains(key)) {
+        source_error = Some("it does not have the objects that are missing here".to_owned());
     }
     if now.is_sound() {
         mender.delete_replaced(&replaced)?;
@@ -245,18 +256,14 @@ fn fetch(
     store: &dyn Store,
     damaged: BTreeSet<String>,
     unproven: BTreeSet<String>,
-    options: &Options,
+    options: Options,
     progress: &dyn Progress,
 ) -> Result<(), MirrorError> {
     let mut hidden = with_halves(damaged);
     let has_packs = !store.list("objects/pack/", None)?.objects.is_empty()
         || hidden.iter().any(|key| key.starts_with("objects/pack/"));
     let layout = if has_packs { Layout::Pack } else { Layout::Loose };
-    // LFS objects are asked for by themselves.
-    let is_beside = |key: &String| key.starts_with("mirror_state/") || key.starts_with("lfs/");
-    let full = !hidden.iter().all(is_beside);
-    let options = Options { layout, full, dry_run: false, ..options.clone() };
     hidden.extend(unproven);
     let view = Distrust::new(store, hidden);
-    source(&view, &options, progress).map(drop)
+    source(&view, &Options { layout, ..options }, progress).map(drop)
 }

@@ -14,5 +14,6 @@ pub mod lfs_dir;
 mod resumed;
 pub mod smart_http;
 
+pub(crate) use error::NOT_OUR_REF;
 pub use error::{BatchError, SourceError, SourceErrorKind};
 pub use interface::{LfsSource, Offer, Seed, Source};

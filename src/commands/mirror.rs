@@ -17,7 +17,7 @@ use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::maintain::verify::VerifyOptions;
 use crate::mirror::{
-    Around, MirrorError, MirrorSource, Options, Summary, TripSource, mirror, mirror_mirror,
+    Around, MirrorError, MirrorSource, Options, Sent, Summary, TripSource, mirror, mirror_mirror,
     mirror_trip, store_objects,
 };
 use crate::progress::{Bars, Lines, Progress, Screen, Silent};
@@ -134,12 +134,12 @@ impl From {
         keys: &BTreeSet<String>,
         options: &Options,
         progress: &dyn Progress,
-    ) -> Result<bool, MirrorError> {
+    ) -> Result<Sent, MirrorError> {
         match self {
             From::Repository(source) => {
                 store_objects(source.as_ref(), store, keys, options, progress)
             }
-            From::Mirror(_) | From::Trip(_) => Ok(false),
+            From::Mirror(_) | From::Trip(_) => Ok(Sent::Nothing),
         }
     }
 

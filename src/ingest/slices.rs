@@ -31,6 +31,7 @@ use crate::repository::publish::list_pack;
 use crate::repository::resuming::ResumingReader;
 use crate::repository::slices::Slices;
 use crate::run::retry::{Backoff, Policy, sleep};
+use crate::source::NOT_OUR_REF;
 use crate::source::{Seed, Source, SourceErrorKind};
 use crate::store::Store;
 
@@ -203,7 +204,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
         let counted = match self.source.fetch(&tips, &haves, words) {
             Ok(pack) => Counted::new(pack),
             // Some servers send only what a ref points at.
-            Err(error) if remaining > 0 && error.message.contains("not our ref") => {
+            Err(error) if remaining > 0 && error.message.contains(NOT_OUR_REF) => {
                 log::info!("{error}");
                 return Ok(false);
             }

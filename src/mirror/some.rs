@@ -14,33 +14,62 @@ use crate::repository::layout::Layout;
 use crate::repository::loose;
 use crate::repository::temp::TempKeys;
 use crate::run::MIN_MEMORY_BYTES;
-use crate::source::Source;
+use crate::source::{NOT_OUR_REF, Source};
 use crate::store::Store;
 
 /// More are as well taken with the whole.
 const MOST: usize = 10_000;
 
-/// Stores the loose objects that these keys name, if `source` sends them by themselves. `false`: it
-/// does not, or has not all of them, or some key names no loose object; the whole has to be asked for. To
-/// `store` they are missing. Nothing is published.
+/// A server names one that it does not have in each answer.
+const MOST_REFUSALS: usize = 100;
+
+/// What a source did that was asked for single objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing: the whole has to be asked for.
+    Nothing,
+    /// All of them but these keys, of which it says that it has no such object.
+    AllBut(BTreeSet<String>),
+}
+
+/// Stores the loose objects that these keys name, if `source` sends them by themselves and each key names
+/// one. To `store` they are missing. Nothing is published.
 pub fn store_objects(
     source: &dyn Source,
     store: &dyn Store,
     keys: &BTreeSet<String>,
     options: &Options,
     progress: &dyn Progress,
-) -> Result<bool, MirrorError> {
-    let wants: Vec<Oid> = keys.iter().filter_map(|key| loose::oid_of_key(key)).collect();
+) -> Result<Sent, MirrorError> {
+    let mut wants: Vec<Oid> = keys.iter().filter_map(|key| loose::oid_of_key(key)).collect();
     if wants.is_empty() || wants.len() < keys.len() || wants.len() > MOST {
-        return Ok(false);
+        return Ok(Sent::Nothing);
     }
-    match fetch(source, store, &wants, options, progress) {
-        Err(error @ (MirrorError::Source(_) | MirrorError::Pack(_))) => {
-            log::info!("asking for everything: {error}");
-            Ok(false)
+    let mut refused = BTreeSet::new();
+    while !wants.is_empty() && refused.len() < MOST_REFUSALS {
+        match fetch(source, store, &wants, options, progress) {
+            Err(error @ (MirrorError::Source(_) | MirrorError::Pack(_))) => {
+                let Some(at) = refused_one(&error, &wants) else {
+                    log::info!("asking for everything: {error}");
+                    return Ok(Sent::Nothing);
+                };
+                log::info!("{error}");
+                refused.insert(loose::key(&wants.swap_remove(at)).to_string());
+            }
+            Err(error) => return Err(error),
+            Ok(false) => return Ok(Sent::Nothing),
+            Ok(true) => return Ok(Sent::AllBut(refused)),
         }
-        outcome => outcome,
     }
+    Ok(if wants.is_empty() { Sent::AllBut(refused) } else { Sent::Nothing })
+}
+
+/// Which of `wants` the source does not have, if the error says so.
+fn refused_one(error: &MirrorError, wants: &[Oid]) -> Option<usize> {
+    let MirrorError::Source(error) = error else { return None };
+    let (_, after) = error.message.split_once(NOT_OUR_REF)?;
+    let oid = Oid::from_hex(after.split_whitespace().next()?.as_bytes())?;
+    wants.iter().position(|want| *want == oid)
 }
 
 fn fetch(

@@ -17,6 +17,9 @@ pub enum BatchError {
     Failed(#[from] SourceError),
 }
 
+/// What git's servers say of an object that they do not have, or do not send; its name follows.
+pub(crate) const NOT_OUR_REF: &str = "not our ref";
+
 /// What to do about a failure of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceErrorKind {
@@ -48,6 +51,14 @@ pub struct SourceError {
 }
 
 impl SourceError {
+    /// The same, of a request for single objects: one that is not there now will not be there soon.
+    pub(crate) fn of_objects(self) -> Self {
+        match self.message.contains(NOT_OUR_REF) {
+            true => SourceError { kind: SourceErrorKind::Fatal, ..self },
+            false => self,
+        }
+    }
+
     /// The source error that an error from the pack's stream wraps, if it wraps one.
     pub fn from_io(error: &std::io::Error) -> Option<&SourceError> {
         error.get_ref()?.downcast_ref()

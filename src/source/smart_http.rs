@@ -609,7 +609,7 @@ impl Source for SmartHttp {
         let input = self.with_retries(|| {
             let mut packets = Packets::new(self.post(&session, &body)?);
             fetch_v2::read_until_deepened_pack(&mut packets)
-                .map_err(|error| from_protocol(&place, error))?;
+                .map_err(|error| from_protocol(&place, error).of_objects())?;
             Ok(packets.into_inner())
         })?;
         let demux = Demux::new(input, words).on_sign_of_life(http::sign_of_life);

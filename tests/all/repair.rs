@@ -475,6 +475,40 @@ fn single_objects_of_every_kind_are_asked_for_alone_where_the_server_sends_them(
     assert_eq!((asked, written), (0, wanted));
 }
 
+/// Two objects are damaged: one that the source has, and one that only a past publication needs. The source
+/// is asked for both by name, three times in all, and for nothing else.
+#[test]
+fn object_that_the_source_has_no_more_is_not_looked_for_in_all_that_it_has() {
+    let repo = plain_repository();
+    repo.git(&["config", "uploadpack.allowFilter", "true"]);
+    let server = GitHttp::start(repo.path(), git_http::Options::default());
+    let client = Client::with_environment(&Default::default(), &Default::default()).unwrap();
+    let source = SmartHttp::new(&format!("{}/", server.url()), client, Auth::none()).unwrap();
+    let source = Asked(source, AtomicUsize::new(0));
+    let store = MemoryStore::new();
+    let keeping = Options { layout: Layout::Loose, ..with_history() };
+    repo.commit("refs/heads/gone", &[("g", b"of a branch that goes away\n")]);
+    mirror(&source, &store, &keeping, &Silent).unwrap();
+    let key = |oid: String| format!("objects/{}/{}", &oid[..2], &oid[2..]);
+    let (gone, there) = (key(repo.rev("gone:g").unwrap()), key(repo.rev("main:grows").unwrap()));
+    repo.git(&["update-ref", "-d", "refs/heads/gone"]);
+    repo.git(&["reflog", "expire", "--expire=all", "--all"]);
+    repo.git(&["gc", "-q", "--prune=now"]);
+    mirror(&source, &store, &keeping, &Silent).unwrap();
+    source.1.store(0, Ordering::Relaxed);
+    damage(&store, &gone, Some(b"damaged"));
+    damage(&store, &there, None);
+    let before = source.requests();
+    let report = repair_from(&source, &store).unwrap();
+    let asked = source.requests() - before;
+    assert_eq!(report.mended, [there]);
+    assert_eq!(report.after.damaged, [gone].into());
+    assert!(report.source_error.unwrap().contains("does not have the objects"));
+    assert_eq!(source.1.load(Ordering::Relaxed), 0, "everything was asked for");
+    // Both, one, and what the refs are: with the handshakes before.
+    assert!(asked <= 6, "{asked}");
+}
+
 /// A source that is asked by HTTP and counts, its mirror in packs, which also keeps what a deleted branch
 /// had, and the name of the one pack.
 fn with_a_past(repo: &Repo) -> (Asked<SmartHttp>, MemoryStore, GitHttp, String) {

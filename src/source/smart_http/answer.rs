@@ -13,6 +13,7 @@ use ureq::{Body, BodyReader};
 use crate::git::ProtocolError;
 use crate::git::pkt_line::{PacketError, clean_text};
 use crate::git::sideband::{Demux, SidebandError};
+use crate::source::error::NOT_OUR_REF;
 use crate::source::error::SourceError;
 use crate::source::exchange::{content_type, fatal, from_ureq, transient};
 
@@ -106,7 +107,7 @@ pub(super) fn from_protocol(place: &str, error: ProtocolError) -> SourceError {
 /// An `ERR` packet.
 fn from_server(place: &str, words: &str) -> SourceError {
     // A ref moved, or went away, between the advertisement and the request: the next run sees it.
-    let make = if words.contains("not our ref") { transient } else { fatal };
+    let make = if words.contains(NOT_OUR_REF) { transient } else { fatal };
     make(place, format!("the server says: {words}"))
 }
 
