@@ -9,14 +9,15 @@ use sha2::{Digest, Sha256};
 use super::gate::Gate;
 use super::stop::Stop;
 use crate::git::lfs_pointer::LfsPointer;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
 use crate::repository::lfs_objects;
-use crate::repository::parts::{FIRST_PART_BYTES, Parts, copy_any_size, part_bytes};
+use crate::repository::parts::{FIRST_PART_BYTES, part_bytes};
 use crate::repository::temp::TempKeys;
+use crate::repository::writer::KeyWriter;
 use crate::source::{LfsSource, SourceError, SourceErrorKind};
-use crate::store::{Key, Limits, ObjectHeaders, Part, Store, StoreError, Upload};
+use crate::store::{Limits, ObjectHeaders, Store};
 
 const HEADERS: ObjectHeaders = ObjectHeaders::immutable("application/octet-stream");
 
@@ -64,9 +65,7 @@ pub(super) struct Sink<'f, 'a> {
     pointer: LfsPointer,
     hasher: Sha256,
     pub(super) received: u64,
-    parts: Parts,
-    upload: Option<(Key, Upload)>,
-    stored: Vec<Part>,
+    writer: KeyWriter<'f>,
 }
 
 impl<'f, 'a> Sink<'f, 'a> {
@@ -76,9 +75,8 @@ impl<'f, 'a> Sink<'f, 'a> {
             pointer,
             hasher: Sha256::new(),
             received: 0,
-            parts: Parts::new(ends.store.limits()),
-            upload: None,
-            stored: Vec::new(),
+            // What came is counted as it comes.
+            writer: KeyWriter::temporary(&ends.temp, &Silent, "lfs", TEMPORARY),
         }
     }
 
@@ -90,8 +88,8 @@ impl<'f, 'a> Sink<'f, 'a> {
                 return Err(Stop::Failed(MirrorError::Interrupted));
             }
             // One byte more than there may be, to see that there is none.
-            let free = (self.parts.part_bytes() - self.parts.body.len() as u64).max(1);
-            let want = buffer.len().min(usize::try_from(free).unwrap_or(usize::MAX));
+            let free = self.writer.part_bytes().saturating_sub(self.writer.body().len() as u64);
+            let want = buffer.len().min(usize::try_from(free.max(1)).unwrap_or(usize::MAX));
             match stream.read(&mut buffer[..want]) {
                 Ok(0) => return Ok(self.end_of_stream()),
                 Ok(read) if read as u64 > self.pointer.size - self.received => {
@@ -108,20 +106,19 @@ impl<'f, 'a> Sink<'f, 'a> {
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.hasher.update(bytes);
-        if self.parts.body.capacity() == 0 {
+        let part_bytes = self.writer.part_bytes();
+        let body = self.writer.body();
+        if body.is_empty() {
             // As much as will come, so that growing does not double it; within the room taken.
             let left = self.pointer.size - self.received;
-            let want = self.parts.part_bytes().min(left);
-            self.parts.body.reserve_exact(usize::try_from(want).unwrap_or(0));
+            body.reserve_exact(usize::try_from(part_bytes.min(left)).unwrap_or(0));
         }
-        self.parts.body.extend_from_slice(bytes);
+        body.extend_from_slice(bytes);
         self.received += bytes.len() as u64;
         self.ends.progress.lfs_received(bytes.len() as u64);
         // The last part waits for the check; an object of one part is stored by one PUT.
-        if self.received < self.pointer.size
-            && let Some((number, body)) = self.parts.take_full()
-        {
-            self.send(number, &body)?;
+        if self.received < self.pointer.size {
+            self.writer.send_full_part()?;
         }
         Ok(())
     }
@@ -149,48 +146,15 @@ impl<'f, 'a> Sink<'f, 'a> {
         })
     }
 
-    fn send(&mut self, number: u32, body: &[u8]) -> Result<(), StoreError> {
-        if self.upload.is_none() {
-            let key = self.ends.temp.key("lfs");
-            let upload = self.ends.temp.create_upload(&key, TEMPORARY)?;
-            self.upload = Some((key, upload));
-        }
-        if let Some((_, upload)) = &self.upload {
-            self.stored.push(self.ends.store.put_part(upload, number, body)?);
-        }
-        Ok(())
-    }
-
     /// Makes the object appear under its key. The check has passed.
-    pub(super) fn store(mut self) -> Result<(), Stop> {
-        let (store, temp) = (self.ends.store, &self.ends.temp);
-        let to = lfs_objects::key(&self.pointer.oid);
-        if self.upload.is_none() {
-            store.put(&to, &self.parts.body, HEADERS, None)?;
-            return Ok(());
-        }
-        let parts = std::mem::replace(&mut self.parts, Parts::new(store.limits()));
-        if let Some((number, body)) = parts.take_last() {
-            self.send(number, &body)?;
-        }
-        if let Some((from, upload)) = self.upload.take() {
-            store.complete_upload(&upload, &self.stored)?;
-            temp.upload_ended(&upload);
-            copy_any_size(temp, &from, &to, self.pointer.size, HEADERS)?;
-            temp.delete(&from)?;
-        }
-        Ok(())
+    pub(super) fn store(self) -> Result<(), Stop> {
+        Ok(self.writer.finish_as(lfs_objects::key(&self.pointer.oid), HEADERS)?)
     }
 
     /// Forgets what came; parts that are in the store go away.
     pub(super) fn restart(&mut self) -> Result<(), Stop> {
-        if let Some((key, upload)) = self.upload.take() {
-            self.ends.store.abort_upload(&upload)?;
-            self.ends.temp.upload_ended(&upload);
-            self.ends.temp.forget(&key);
-        }
-        *self = Sink::new(self.ends, self.pointer);
-        Ok(())
+        let new = Sink::new(self.ends, self.pointer);
+        Ok(std::mem::replace(self, new).writer.abort()?)
     }
 }
 

@@ -36,6 +36,7 @@ use crate::pack::deflate::Deflater;
 use crate::pack::gather::{Gathered, Gathering, PACK_LEVEL, entry_of_loose};
 use crate::pack::index::{IndexReader, parse_index, write_sorted};
 use crate::pack::inflate::Inflater;
+use crate::progress::Silent;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::{Deleting, Fence};
 use crate::repository::files;
@@ -43,14 +44,15 @@ use crate::repository::listing;
 use crate::repository::loose;
 use crate::repository::packed_loose::{self, Note};
 use crate::repository::packs::{self, INDEX, PACK};
-use crate::repository::parts::{FIRST_PART_BYTES, copy_any_size, even_pieces, part_bytes};
+use crate::repository::parts::FIRST_PART_BYTES;
 use crate::repository::publish;
 use crate::repository::resuming::ResumingReader;
 use crate::repository::retired_packs;
 use crate::repository::temp::TempKeys;
+use crate::repository::writer::KeyWriter;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
-use crate::store::{Key, Part, Store, StoreError, StoreErrorKind, Upload};
+use crate::store::{Key, Store, StoreError, StoreErrorKind};
 
 /// Packs that have become one.
 pub(crate) struct Merged {
@@ -253,7 +255,7 @@ impl Compaction<'_> {
             return Ok((None, left_out));
         };
         let name = format!("pack-{}", gathered.trailer);
-        out.finish(&name, gathered.len)?;
+        out.finish(&name)?;
         let mut index = Vec::new();
         gathered
             .entries
@@ -436,7 +438,7 @@ impl Compaction<'_> {
             }
         };
         let name = format!("pack-{}", written.trailer);
-        out.finish(&name, written.len).map_err(MirrorError::from)?;
+        out.finish(&name).map_err(MirrorError::from)?;
         self.store_index(plan, &written, &name)?;
         Ok(name)
     }
@@ -495,122 +497,52 @@ pub(super) fn unwrap_error(error: io::Error) -> MirrorError {
 
 /// The new pack on its way: one PUT if it fits into a part, else a multipart upload.
 struct PackOutput<'o> {
-    store: &'o dyn Store,
-    temp: &'o TempKeys<'o>,
+    writer: KeyWriter<'o>,
+    smallest_part_bytes: u64,
     parts: &'o [Member],
     may_copy: bool,
-    first_part_bytes: u64,
-    body: Vec<u8>,
-    upload: Option<Upload>,
-    stored: Vec<Part>,
 }
 
 impl<'o> PackOutput<'o> {
     fn new(compaction: &'o Compaction<'_>, parts: &'o [Member], may_copy: bool) -> Self {
-        let Compaction { store, temp, .. } = *compaction;
-        let smallest = store.limits().min_part_bytes;
-        let first_part_bytes =
-            (compaction.memory_bytes / 8).clamp(smallest, FIRST_PART_BYTES.max(smallest));
-        PackOutput {
-            store,
-            temp,
-            parts,
-            may_copy,
-            first_part_bytes,
-            body: Vec::new(),
-            upload: None,
-            stored: Vec::new(),
-        }
-    }
-
-    fn part_bytes(&self) -> u64 {
-        part_bytes(self.next_number(), self.first_part_bytes, &self.store.limits())
-    }
-
-    fn next_number(&self) -> u32 {
-        self.stored.len() as u32 + 1
-    }
-
-    fn upload(&mut self) -> Result<Upload, StoreError> {
-        if let Some(upload) = &self.upload {
-            return Ok(upload.clone());
-        }
-        let upload = self.temp.create_upload(&self.temp.key("pack"), PACK)?;
-        Ok(self.upload.insert(upload).clone())
-    }
-
-    fn send(&mut self) -> Result<(), StoreError> {
-        let upload = self.upload()?;
-        let part = self.store.put_part(&upload, self.next_number(), &self.body)?;
-        self.stored.push(part);
-        self.body.clear();
-        Ok(())
+        let smallest_part_bytes = compaction.store.limits().min_part_bytes;
+        let first = (compaction.memory_bytes / 8).min(FIRST_PART_BYTES);
+        let writer = KeyWriter::temporary(compaction.temp, &Silent, "pack", PACK);
+        PackOutput { writer: writer.with_parts_of(first), smallest_part_bytes, parts, may_copy }
     }
 
     /// Stores the pack under its name.
-    fn finish(&mut self, name: &str, len: u64) -> Result<(), StoreError> {
-        let key = packs::key(name, "pack");
-        if self.upload.is_none() {
-            return self.store.put(&key, &self.body, PACK, None).map(drop);
-        }
-        if !self.body.is_empty() {
-            self.send()?;
-        }
-        let upload = self.upload()?;
-        self.store.complete_upload(&upload, &self.stored)?;
-        self.temp.upload_ended(&upload);
-        copy_any_size(self.temp, &upload.key, &key, len, PACK)?;
-        self.temp.delete(&upload.key)
+    fn finish(self, name: &str) -> Result<(), StoreError> {
+        self.writer.finish_as(packs::key(name, "pack"), PACK)
     }
 
     /// What was begun is of no use; on an error [`TempKeys::clean`] tries again.
-    fn abort(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
-        if self.store.abort_upload(&upload).is_ok() {
-            self.temp.upload_ended(&upload);
-            self.temp.forget(&upload.key);
+    fn abort(self) {
+        if let Err(error) = self.writer.abort() {
+            log::info!("{error}");
         }
     }
 }
 
 impl Output for PackOutput<'_> {
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = self.part_bytes() as usize - self.body.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.body.extend_from_slice(now);
-            bytes = later;
-            if self.body.len() as u64 >= self.part_bytes() {
-                self.send().map_err(io::Error::other)?;
-            }
-        }
-        Ok(())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.push(bytes).map_err(io::Error::other)
     }
 
     /// From where the part that is being filled is large enough to the end, if that is worth a part.
     fn plan_copy(&mut self, len: u64) -> Range<u64> {
-        let smallest = self.store.limits().min_part_bytes;
-        let head = match self.body.len() as u64 {
+        let head = match self.writer.body().len() as u64 {
             0 => 0,
-            filled => smallest.saturating_sub(filled),
+            filled => self.smallest_part_bytes.saturating_sub(filled),
         };
-        match self.may_copy && len >= head + smallest {
+        match self.may_copy && len >= head + self.smallest_part_bytes {
             true => head..len,
             false => 0..0,
         }
     }
 
     fn copy(&mut self, input: usize, range: Range<u64>) -> io::Result<()> {
-        if !self.body.is_empty() {
-            self.send().map_err(io::Error::other)?;
-        }
-        let upload = self.upload().map_err(io::Error::other)?;
         let from = packs::key(&self.parts[input].name, "pack");
-        for piece in even_pieces(range, self.store.limits().max_copy_bytes) {
-            let number = self.next_number();
-            let part = self.store.copy_part(&upload, number, &from, piece);
-            self.stored.push(part.map_err(io::Error::other)?);
-        }
-        Ok(())
+        self.writer.copy(&from, range).map_err(io::Error::other)
     }
 }

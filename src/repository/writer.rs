@@ -2,12 +2,14 @@
 //! upload whose parts leave as they fill, so that one part is in memory.
 //!
 //! Nothing appears under the key before [`KeyWriter::finish`]. An upload to a temporary key is found by
-//! the sweep in the run's folder; one to a final key is noted there, as `temp.rs` says.
+//! the sweep in the run's folder; one to a final key is noted there, as `temp.rs` says. What must be
+//! checked before it appears, or learns its name only at its end, goes to a temporary key and is copied
+//! ([`KeyWriter::finish_as`]).
 
 use std::io::{self, Write};
 use std::ops::Range;
 
-use super::parts::{Parts, even_pieces};
+use super::parts::{Parts, copy_any_size, even_pieces};
 use super::temp::{NotedUpload, TempKeys};
 use crate::progress::Progress;
 use crate::store::{Key, ObjectHeaders, Part, StoreError, Upload};
@@ -15,12 +17,17 @@ use crate::store::{Key, ObjectHeaders, Part, StoreError, Upload};
 pub(crate) struct KeyWriter<'e> {
     temp: &'e TempKeys<'e>,
     progress: &'e dyn Progress,
-    key: Key,
+    to: To,
     headers: ObjectHeaders,
-    is_final: bool,
     parts: Parts,
     begun: Option<(Begun, Vec<Part>)>,
     sent: u64,
+}
+
+enum To {
+    /// A key that says what for.
+    Temporary(&'static str),
+    Final(Key),
 }
 
 enum Begun {
@@ -42,10 +49,10 @@ impl<'e> KeyWriter<'e> {
     pub(crate) fn temporary(
         temp: &'e TempKeys<'e>,
         progress: &'e dyn Progress,
-        what: &str,
+        what: &'static str,
         headers: ObjectHeaders,
     ) -> Self {
-        KeyWriter { is_final: false, ..Self::new(temp, progress, temp.key(what), headers) }
+        Self::to(temp, progress, To::Temporary(what), headers)
     }
 
     /// For a final key. Nothing is sent yet.
@@ -55,9 +62,23 @@ impl<'e> KeyWriter<'e> {
         key: Key,
         headers: ObjectHeaders,
     ) -> Self {
+        Self::to(temp, progress, To::Final(key), headers)
+    }
+
+    fn to(
+        temp: &'e TempKeys<'e>,
+        progress: &'e dyn Progress,
+        to: To,
+        headers: ObjectHeaders,
+    ) -> Self {
         let parts = Parts::new(temp.store().limits());
-        let (is_final, begun, sent) = (true, None, 0);
-        KeyWriter { temp, progress, key, headers, is_final, parts, begun, sent }
+        KeyWriter { temp, progress, to, headers, parts, begun: None, sent: 0 }
+    }
+
+    /// Begins with parts of so many bytes, or the smallest that the store takes.
+    pub(crate) fn with_parts_of(self, first_part_bytes: u64) -> Self {
+        let parts = Parts::of_at_least(self.temp.store().limits(), first_part_bytes);
+        KeyWriter { parts, ..self }
     }
 
     /// What of memory it may hold, in bytes.
@@ -70,10 +91,17 @@ impl<'e> KeyWriter<'e> {
         &mut self.parts.body
     }
 
-    /// Takes the next bytes, and sends the part if it is full.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.parts.body.extend_from_slice(bytes);
-        self.send_full_part()
+    /// Takes the next bytes, and sends parts as they fill.
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        while !bytes.is_empty() {
+            let room = self.parts.part_bytes().saturating_sub(self.parts.body.len() as u64);
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.parts.body.extend_from_slice(now);
+            bytes = later;
+            self.send_full_part()?;
+        }
+        Ok(())
     }
 
     /// Sends the part in hand if it is full.
@@ -84,11 +112,13 @@ impl<'e> KeyWriter<'e> {
         }
     }
 
-    fn send(&mut self, (number, body): (u32, Vec<u8>)) -> Result<(), StoreError> {
+    fn send(&mut self, (number, mut body): (u32, Vec<u8>)) -> Result<(), StoreError> {
         let store = self.temp.store();
         let (begun, stored) = self.begun()?;
         stored.push(store.put_part(begun.upload(), number, &body)?);
         self.count(body.len());
+        body.clear();
+        self.parts.body = body;
         Ok(())
     }
 
@@ -117,9 +147,12 @@ impl<'e> KeyWriter<'e> {
 
     fn begun(&mut self) -> Result<&mut (Begun, Vec<Part>), StoreError> {
         if self.begun.is_none() {
-            let begun = match self.is_final {
-                true => Begun::Final(self.temp.create_noted_upload(&self.key, self.headers)?),
-                false => Begun::Temporary(self.temp.create_upload(&self.key, self.headers)?),
+            let begun = match &self.to {
+                To::Final(key) => Begun::Final(self.temp.create_noted_upload(key, self.headers)?),
+                To::Temporary(what) => {
+                    let key = self.temp.key(what);
+                    Begun::Temporary(self.temp.create_upload(&key, self.headers)?)
+                }
             };
             self.begun = Some((begun, Vec::new()));
         }
@@ -135,19 +168,56 @@ impl<'e> KeyWriter<'e> {
     /// without this, nothing appears, and the run's own cleaning aborts what was begun.
     pub(crate) fn finish(mut self) -> Result<(Key, u64), StoreError> {
         if self.begun.is_none() {
-            let body = std::mem::take(&mut self.parts.body);
-            self.temp.store().put(&self.key, &body, self.headers, None)?;
-            self.count(body.len());
-            return Ok((self.key, self.sent));
+            let key = match &self.to {
+                To::Temporary(what) => self.temp.key(what),
+                To::Final(key) => key.clone(),
+            };
+            let headers = self.headers;
+            return self.put(key, headers);
         }
         self.send_part_in_hand()?;
         let (begun, parts) = self.begun.expect("asked above");
         self.temp.store().complete_upload(begun.upload(), &parts)?;
+        let key = begun.upload().key.clone();
         match begun {
             Begun::Temporary(upload) => self.temp.upload_ended(&upload),
             Begun::Final(noted) => self.temp.noted_upload_completed(&noted)?,
         }
-        Ok((self.key, self.sent))
+        Ok((key, self.sent))
+    }
+
+    fn put(mut self, key: Key, headers: ObjectHeaders) -> Result<(Key, u64), StoreError> {
+        let body = std::mem::take(&mut self.parts.body);
+        self.temp.store().put(&key, &body, headers, None)?;
+        self.count(body.len());
+        Ok((key, self.sent))
+    }
+
+    /// That was all, of a temporary key, and it is right: it appears under this final one instead, by
+    /// one PUT or a copy.
+    pub(crate) fn finish_as(self, to: Key, headers: ObjectHeaders) -> Result<(), StoreError> {
+        if self.begun.is_none() {
+            return self.put(to, headers).map(drop);
+        }
+        let temp = self.temp;
+        let (from, len) = self.finish()?;
+        copy_any_size(temp, &from, &to, len, headers)?;
+        temp.delete(&from)
+    }
+
+    /// What came is of no use: parts that are in the store go away. On an error [`TempKeys::clean`] tries
+    /// again.
+    pub(crate) fn abort(self) -> Result<(), StoreError> {
+        match self.begun {
+            None => Ok(()),
+            Some((Begun::Final(noted), _)) => self.temp.abort_noted_upload(&noted),
+            Some((Begun::Temporary(upload), _)) => {
+                self.temp.store().abort_upload(&upload)?;
+                self.temp.upload_ended(&upload);
+                self.temp.forget(&upload.key);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -181,8 +251,8 @@ mod tests {
             false => KeyWriter::temporary(&temp, &Silent, "test", HEADERS),
         };
         let written = (|| {
-            for at in (0..len).step_by(1 << 20) {
-                let piece = vec![(at >> 20) as u8; (len - at).min(1 << 20) as usize];
+            for at in (0..len).step_by(3 << 20) {
+                let piece = vec![(at >> 20) as u8; (len - at).min(3 << 20) as usize];
                 writer.push(&piece)?;
             }
             writer.finish()
@@ -208,6 +278,11 @@ mod tests {
                 if parts == 0 {
                     assert_eq!(store.recorded().len(), 1, "{len}");
                 }
+                // All but the last are full, which some stores demand.
+                let sent =
+                    store.recorded().into_iter().filter(|r| r.operation == Operation::PutPart);
+                let lens: Vec<_> = sent.map(|part| part.bytes).collect();
+                assert!(lens.iter().rev().skip(1).all(|len| *len == FIRST_PART_BYTES), "{lens:?}");
                 let left = store.keys().iter().filter(|key| key.contains("/upload-")).count();
                 assert_eq!(left, 0, "no note stays");
             }
