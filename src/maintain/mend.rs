@@ -6,7 +6,6 @@
 //! taken back: with their list they are deleted.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
 use super::bundle_check;
@@ -15,13 +14,12 @@ use super::inventory::{self, FoundPack, packs_there};
 use super::pass::Pass;
 use super::rebuild::rebuild;
 use super::salvage::salvage;
-use super::walk::{io_error, loose_error};
 use crate::git::lfs_pointer::LfsPointer;
-use crate::git::object::{ObjectHasher, Oid, check_name};
+use crate::git::object::Oid;
 use crate::git::refs::parse_info_refs;
 use crate::lfs::Remembered;
-use crate::pack::loose::LooseReader;
 use crate::progress::Progress;
+use crate::repository::checked_loose::CheckedLoose;
 use crate::repository::error::MirrorError;
 use crate::repository::fence::Fence;
 use crate::repository::files;
@@ -31,7 +29,6 @@ use crate::repository::loose;
 use crate::repository::packed::{self, Packs, ReadError};
 use crate::repository::packs;
 use crate::repository::publish::{self, Published};
-use crate::repository::resuming::ResumingReader;
 use crate::repository::state;
 use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
@@ -154,20 +151,14 @@ impl Mender<'_> {
     /// Is the loose object what its name says? Its content passes and takes no memory.
     fn is_right(&self, oid: &Oid) -> Result<bool, MirrorError> {
         let read = || {
-            let stream = ResumingReader::new(self.store, loose::key(oid), 0);
-            let mut reader = LooseReader::new(stream).map_err(loose_error)?;
-            let mut hasher = ObjectHasher::new(oid.format(), reader.kind(), reader.size());
+            let mut reader = CheckedLoose::open(self.store, oid)?;
             let mut piece = [0; 16 << 10];
-            loop {
-                match reader.read(&mut piece).map_err(io_error)? {
-                    0 => return Ok(check_name(hasher.finish(), oid).is_ok()),
-                    len => hasher.update(&piece[..len]),
-                }
-            }
+            while reader.read(&mut piece)? > 0 {}
+            Ok(())
         };
         match read() {
             Err(ReadError::Store(error)) if !error.is_not_found() => Err(error.into()),
-            read => Ok(read.unwrap_or(false)),
+            read => Ok(read.is_ok()),
         }
     }
 

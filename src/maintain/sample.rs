@@ -29,10 +29,10 @@ use super::inventory;
 use super::known::{Fingerprint, Keys, Known};
 use super::links::tree_links;
 use super::pass::Pass;
-use super::walk::io_error;
-use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name};
+use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::pack::index_scan::{IndexEvents, ScanError, scan_index};
-use crate::pack::loose::{LooseError, LooseReader};
+use crate::repository::checked_loose::CheckedLoose;
+use crate::repository::checked_loose::io_error;
 use crate::repository::error::MirrorError;
 use crate::repository::files;
 use crate::repository::lfs_objects;
@@ -348,7 +348,7 @@ impl Sampler<'_> {
     fn look_at_loose(&self, oid: &Oid, known: &Known) -> Result<(), MirrorError> {
         self.is_cancelled()?;
         let key = loose::key(oid);
-        let fault = match self.read_loose(oid, &key, known) {
+        let fault = match self.read_loose(oid, known) {
             Ok(fault) => fault,
             Err(ReadError::Store(error)) if !error.is_not_found() => return Err(error.into()),
             // Deleted since it was listed.
@@ -362,34 +362,21 @@ impl Sampler<'_> {
         Ok(())
     }
 
-    fn read_loose(&self, oid: &Oid, key: &Key, known: &Known) -> Result<Option<String>, ReadError> {
-        let failed = |error| match error {
-            LooseError::Io(error) => io_error(error),
-            other => ReadError::Damaged(other.to_string()),
-        };
-        let stream = ResumingReader::new(self.pass.store, key.clone(), 0);
-        let mut reader = LooseReader::new(stream).map_err(failed)?;
+    fn read_loose(&self, oid: &Oid, known: &Known) -> Result<Option<String>, ReadError> {
+        let mut reader = CheckedLoose::open(self.pass.store, oid)?;
         let (kind, size) = (reader.kind(), reader.size());
         let share = self.pass.memory_bytes / self.pass.concurrency.max(1) as u64;
         let is_held = kind != Kind::Blob;
         if is_held && size > share.max(1 << 20) {
             return Err(ReadError::TooLarge(size));
         }
-        let (mut hasher, mut content) = (ObjectHasher::new(oid.format(), kind, size), Vec::new());
-        let mut piece = [0; 16 << 10];
+        let (mut content, mut piece) = (Vec::new(), [0; 16 << 10]);
         loop {
-            match reader.read(&mut piece).map_err(io_error)? {
+            match reader.read(&mut piece)? {
                 0 => break,
-                read => {
-                    hasher.update(&piece[..read]);
-                    if is_held {
-                        content.extend_from_slice(&piece[..read]);
-                    }
-                }
+                len if is_held => content.extend_from_slice(&piece[..len]),
+                _ => {}
             }
-        }
-        if let Err(what) = check_name(hasher.finish(), oid) {
-            return Ok(Some(what));
         }
         let Some(links) = links(oid.format(), kind, &content) else {
             return Ok(Some(format!("not a valid {kind}")));

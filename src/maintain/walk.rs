@@ -15,21 +15,19 @@
 //! many as there is work for; the last one to run out wakes all. The first error of the store ends the walk; what is wrong with an object does not.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::links::{TreeEntry, tree_links};
 use crate::git::lfs_pointer::{LfsPointer, MAX_POINTER_LEN};
-use crate::git::object::{Kind, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::object::{Kind, Oid, check_name, hash_object};
 use crate::git::oids::{ManyOids, OidList, OidMap};
-use crate::pack::loose::{LooseError, LooseReader};
+use crate::repository::checked_loose::CheckedLoose;
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
 use crate::repository::loose;
 use crate::repository::packed::{PackedReader, Packs, Place, ReadError};
-use crate::repository::resuming::ResumingReader;
 use crate::run::Cancel;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// A delta that makes an object under [`MAX_POINTER_LEN`] bytes is shorter: an instruction makes at
 /// least one byte and has at most eight; before them are two lengths.
@@ -484,8 +482,7 @@ impl Shared<'_, '_> {
     }
 
     fn read_loose(&self, item: Item) -> Result<(), ReadError> {
-        let stream = ResumingReader::new(self.walk.store, loose::key(&item.oid), 0);
-        let mut reader = LooseReader::new(stream).map_err(loose_error)?;
+        let mut reader = CheckedLoose::open(self.walk.store, &item.oid)?;
         let (kind, size) = (reader.kind(), reader.size());
         let is_blob = kind == Kind::Blob;
         let needed = if item.attributes { self.walk.memory_bytes } else { MAX_POINTER_LEN as u64 };
@@ -502,23 +499,17 @@ impl Shared<'_, '_> {
         let is_held = is_called && (!is_blob || size < needed);
         // A pointer is small, and this thread may hold the tree that names it.
         let _room = (is_held && size >= MAX_POINTER_LEN as u64).then(|| self.take_room(size));
-        let mut hasher = ObjectHasher::new(item.oid.format(), kind, size);
         // What is not written to takes no memory, whatever the header claims.
         let room = if is_held { usize::try_from(size).unwrap_or(0) } else { 0 };
         let mut content = Vec::with_capacity(room);
         let mut piece = [0; 16 << 10];
         loop {
-            let len = match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(len) => len,
-                Err(error) => return Err(io_error(error)),
-            };
-            hasher.update(&piece[..len]);
-            if is_held {
-                content.extend_from_slice(&piece[..len]);
+            match reader.read(&mut piece)? {
+                0 => break,
+                len if is_held => content.extend_from_slice(&piece[..len]),
+                _ => {}
             }
         }
-        check_name(hasher.finish(), &item.oid).map_err(ReadError::Damaged)?;
         self.take_in(item, kind, &content).map_err(ReadError::Damaged)
     }
 
@@ -598,21 +589,6 @@ impl Drop for RoomTaken<'_, '_, '_> {
 
 fn too_large(bytes: u64) -> String {
     format!("not read: it needs {} MiB of memory; see --memory", bytes.div_ceil(1 << 20))
-}
-
-pub(crate) fn loose_error(error: LooseError) -> ReadError {
-    match error {
-        LooseError::Io(error) => io_error(error),
-        other => ReadError::Damaged(other.to_string()),
-    }
-}
-
-/// A stream's error: the store's, or what is wrong with the object.
-pub(crate) fn io_error(error: io::Error) -> ReadError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>()) {
-        Some(store) => ReadError::Store(store.clone()),
-        None => ReadError::Damaged(error.to_string()),
-    }
 }
 
 fn speaks_of_lfs(attributes: &[u8]) -> bool {

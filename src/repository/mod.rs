@@ -3,6 +3,7 @@
 pub(crate) mod begun;
 pub(crate) mod blocks;
 pub(crate) mod bundles;
+pub(crate) mod checked_loose;
 pub(crate) mod contents;
 pub mod error;
 pub(crate) mod existing;

@@ -23,13 +23,14 @@ use zlib_rs::crc32::crc32;
 
 use super::prove::SMALL_BYTES;
 use crate::git::checksum::Checksum;
-use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name, hash_object};
+use crate::git::object::{Kind, ObjectFormat, Oid, check_name, hash_object};
 use crate::git::oids::ManyOids;
 use crate::pack::deflate::Deflater;
 use crate::pack::entry::{EntryKind, MAX_HEADER_LEN, parse_header};
 use crate::pack::gather::{PACK_LEVEL, entry_header, entry_of_loose};
 use crate::pack::inflate::Inflater;
-use crate::pack::loose::{LooseError, LooseReader};
+use crate::pack::loose::LooseError;
+use crate::repository::checked_loose::CheckedLoose;
 use crate::repository::error::MirrorError;
 use crate::repository::loose;
 use crate::repository::packed::{Catalogue, PackedReader, Packs, ReadError};
@@ -267,28 +268,26 @@ impl Chosen {
 
     fn send_large_loose(&self, oid: &Oid, out: &mut Out) -> Result<(), MirrorError> {
         let key = loose::key(oid);
-        let stream = ResumingReader::new(&*self.store, key.clone(), 0);
-        let mut reader = LooseReader::new(stream).map_err(|error| match error {
-            LooseError::Io(error) => self.unread(&key, error),
-            other => self.damaged(&key, other),
-        })?;
-        let mut hasher = ObjectHasher::new(oid.format(), reader.kind(), reader.size());
+        let unread = |error| match error {
+            ReadError::Store(error) => MirrorError::Store(error),
+            ReadError::Damaged(what) => self.damaged(&key, what),
+            ReadError::TooLarge(bytes) => self.damaged(&key, format!("it has {bytes} bytes")),
+        };
+        let mut reader = CheckedLoose::open(&*self.store, oid).map_err(unread)?;
         let mut deflater = Deflater::new(PACK_LEVEL);
         out.put(&entry_header(reader.kind(), reader.size()))?;
         deflater.begin();
         let (mut piece, mut deflated) = (vec![0; PIECE_BYTES], Vec::new());
         loop {
-            let read = reader.read(&mut piece).map_err(|error| self.unread(&key, error))?;
+            let read = reader.read(&mut piece).map_err(unread)?;
             if read == 0 {
                 break;
             }
-            hasher.update(&piece[..read]);
             deflater.write(&piece[..read], &mut deflated);
             out.put(&deflated)?;
             deflated.clear();
         }
         deflater.finish(&mut deflated);
-        check_name(hasher.finish(), oid).map_err(|what| self.damaged(&key, what))?;
         out.put(&deflated)
     }
 
