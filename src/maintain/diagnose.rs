@@ -6,8 +6,8 @@
 //! can't be are counted under one finding. What a missing pack held is known by its index.
 //!
 //! Then everything is visited from ref to ref (`walk`); what a finding already explains is counted
-//! there and not reported again. Memory: indices as they are and 60 bytes an object of the pack that is
-//! being read.
+//! there and not reported again. Memory: indices as they are, 25 to 40 bytes an object that is reached, and
+//! 4 an object of the pack that is being read.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -197,10 +197,9 @@ impl Diagnosis<'_> {
         let pack = &state.packs.0[at];
         let key = pack.key();
         self.findings.add_file(key.as_str(), what, 0);
-        let mut entries: Vec<IndexEntry> = pack.index.entries().collect();
-        entries.sort_unstable_by_key(|entry| entry.offset);
+        let entries = pack.index.by_offset();
         let mut reader = PackedReader::new(self.pass.store, &state.packs, self.pass.memory_bytes);
-        for entry in entries {
+        for entry in entries.iter() {
             if self.pass.cancel.is_cancelled() {
                 return Err(MirrorError::Interrupted);
             }
@@ -312,12 +311,7 @@ fn difference(index: &Index, right: &Index) -> Option<(String, u64)> {
     if index.bytes() == right.bytes() {
         return None;
     }
-    let by_offset = |index: &Index| {
-        let mut entries: Vec<IndexEntry> = index.entries().collect();
-        entries.sort_unstable_by_key(|entry| (entry.offset, entry.oid));
-        entries
-    };
-    let (found, right) = (by_offset(index), by_offset(right));
+    let (found, right) = (index.by_offset(), right.by_offset());
     let pairs = (0..found.len().max(right.len())).map(|at| (found.get(at), right.get(at)));
     let mut differing = pairs.filter(|(found, right)| found != right).peekable();
     let what = match *differing.peek()? {
@@ -340,11 +334,10 @@ fn difference(index: &Index, right: &Index) -> Option<(String, u64)> {
         ),
         (None, None) => return None,
     };
-    let is_lost = |entry: &&IndexEntry| {
-        index.lookup(&entry.oid).is_none_or(|offset| {
-            found.binary_search_by_key(&entry.offset, |e| e.offset).is_err()
-                || offset != entry.offset
-        })
+    let is_lost = |entry: &IndexEntry| {
+        index
+            .lookup(&entry.oid)
+            .is_none_or(|offset| found.find(entry.offset).is_none() || offset != entry.offset)
     };
     Some((what, right.iter().filter(is_lost).count() as u64))
 }

@@ -25,7 +25,7 @@ use std::ops::Range;
 use zlib_rs::crc32::crc32;
 
 use super::entry::{EntryKind, FIRST_ENTRY, MAX_HEADER_LEN, parse_header};
-use super::index::{Fanout, IndexEntry, IndexReader};
+use super::index::{ByOffset, Fanout, IndexEntry, IndexReader};
 use super::inflate::Inflater;
 use crate::git::checksum::Checksum;
 use crate::git::object::{ObjectFormat, Oid};
@@ -223,8 +223,7 @@ impl<'i> Plan<'i> {
         out: &mut Hashing<'_>,
     ) -> Result<Moved, ConcatError> {
         let (input, dropped) = (body.input, &self.dropped[body.input]);
-        let mut entries: Vec<IndexEntry> = self.inputs[input].index.entries().collect();
-        entries.sort_unstable_by_key(|entry| entry.offset);
+        let entries = self.inputs[input].index.by_offset();
         let mut places = Vec::with_capacity(entries.len() - dropped.len());
         let last = entries.iter().rposition(|entry| !dropped.contains(&entry.offset));
         let visited = match (self.by_entry, last) {
@@ -270,7 +269,7 @@ impl<'i> Plan<'i> {
         &self,
         input: usize,
         offset: u64,
-        entries: &[IndexEntry],
+        entries: &ByOffset<'_, Vec<u8>>,
         places: &[Place],
         moved: &[Moved],
     ) -> Result<u64, ConcatError> {
@@ -278,8 +277,7 @@ impl<'i> Plan<'i> {
             return Ok(places[at].new);
         }
         let nowhere = || damaged(input, format!("no entry starts at offset {offset}"));
-        let at = entries.binary_search_by_key(&offset, |entry| entry.offset);
-        let oid = entries[at.map_err(|_| nowhere())?].oid;
+        let oid = entries.find(offset).ok_or_else(nowhere)?.oid;
         let kept = (0..input).find_map(|earlier| {
             let old = self.inputs[earlier].index.lookup(&oid)?;
             let is_kept = !self.dropped[earlier].contains(&old);
@@ -481,11 +479,10 @@ pub struct Broken {
 /// Those entries that are not what the pack's index says by their CRC-32, and all deltas that stand on one
 /// of them. `stream` is the pack from its first byte on; where it ends, all that follows is broken.
 /// An entry ends where the next one begins, and the last one where zlib says: the pack's length tells
-/// nothing, because its trailer may be cut, or followed by more. 48 bytes of memory an object.
+/// nothing, because its trailer may be cut, or followed by more. 28 bytes of memory a delta.
 pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<Broken> {
     let format = input.index.format();
-    let mut entries: Vec<IndexEntry> = input.index.entries().collect();
-    entries.sort_unstable_by_key(|entry| entry.offset);
+    let entries = input.index.by_offset();
     let mut broken = BTreeSet::new();
     // Each delta that is sound by itself, and its base.
     let mut deltas = Vec::new();
@@ -519,7 +516,7 @@ pub fn broken_entries(stream: &mut dyn Read, input: &Input<'_>) -> io::Result<Br
             None => drop(broken.insert(entry.offset)),
         }
     }
-    let begins = |offset: u64| entries.binary_search_by_key(&offset, |e| e.offset).is_ok();
+    let begins = |offset: u64| entries.find(offset).is_some();
     loop {
         let before = broken.len();
         deltas.retain(|(offset, base)| {

@@ -300,6 +300,41 @@ pub struct IndexReader<B> {
     large_count: usize,
 }
 
+/// The entries of an index by their offsets, and those of one offset by name; 4 bytes of memory each.
+pub struct ByOffset<'i, B> {
+    index: &'i IndexReader<B>,
+    /// Places in the index.
+    order: Vec<u32>,
+}
+
+impl<B: AsRef<[u8]>> ByOffset<'_, B> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The entry that has so many before it in the pack.
+    pub fn get(&self, at: usize) -> Option<IndexEntry> {
+        Some(self.index.entry(*self.order.get(at)? as usize))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = IndexEntry> + ExactSizeIterator + '_ {
+        self.order.iter().map(|place| self.index.entry(*place as usize))
+    }
+
+    /// The entry that begins at `offset`, if one does.
+    pub fn find(&self, offset: u64) -> Option<IndexEntry> {
+        let at = |place: &u32| self.index.entry(*place as usize).offset;
+        self.get(self.order.binary_search_by_key(&offset, at).ok()?)
+    }
+}
+
 impl<B: AsRef<[u8]>> IndexReader<B> {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
@@ -332,11 +367,22 @@ impl<B: AsRef<[u8]>> IndexReader<B> {
 
     /// All objects, by name.
     pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
-        (0..self.count).map(|i| IndexEntry {
-            oid: self.oid(i),
-            crc32: word(self.bytes.as_ref(), self.crc_table() + i * 4),
-            offset: self.offset(i).expect("parse_index has checked every offset"),
-        })
+        (0..self.count).map(|place| self.entry(place))
+    }
+
+    /// All entries as they lie in the pack.
+    pub fn by_offset(&self) -> ByOffset<'_, B> {
+        let mut order: Vec<u32> = (0..self.object_count()).collect();
+        order.sort_by_key(|place| self.offset(*place as usize));
+        ByOffset { index: self, order }
+    }
+
+    fn entry(&self, place: usize) -> IndexEntry {
+        IndexEntry {
+            oid: self.oid(place),
+            crc32: word(self.bytes.as_ref(), self.crc_table() + place * 4),
+            offset: self.offset(place).expect("parse_index has checked every offset"),
+        }
     }
 
     /// The trailer of the pack that it belongs to.
@@ -565,6 +611,28 @@ mod tests {
             let offsets: Vec<_> = reader.entries().map(|e| e.offset).collect();
             assert_eq!(offsets, [12, 40, 900]);
             assert_eq!(reader.lookup(&entries[0].oid), Some(12));
+        }
+    }
+
+    #[test]
+    fn entries_by_offset_are_those_of_the_index_and_each_is_found() {
+        for own in BOTH {
+            let mut entries = own.sample();
+            entries.push(own.entry(9, 9, entries[0].offset));
+            let bytes = own.written(&mut entries);
+            let reader = own.parsed(&bytes);
+            let by_offset = reader.by_offset();
+            entries.sort_by_key(|entry| (entry.offset, entry.oid));
+            assert_eq!((by_offset.len(), by_offset.is_empty()), (entries.len(), false));
+            assert!(by_offset.iter().eq(entries.iter().copied()));
+            assert_eq!(by_offset.get(2), Some(entries[2]));
+            assert_eq!(by_offset.get(entries.len()), None);
+            for entry in &entries {
+                assert_eq!(by_offset.find(entry.offset).map(|e| e.offset), Some(entry.offset));
+                let next = entry.offset + 1;
+                let is_there = entries.iter().any(|other| other.offset == next);
+                assert_eq!(by_offset.find(next).is_some(), is_there);
+            }
         }
     }
 
