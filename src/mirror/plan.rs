@@ -55,7 +55,7 @@ impl Plan {
         }
         refuse_another_format(store, &published, recorded.as_ref(), advertised.format)?;
         if !options.force {
-            refuse_emptied(store, &published, recorded.as_ref())?;
+            refuse_emptied(store, &published, recorded.as_ref(), options.full)?;
         }
         let mut wanted = with_head(match prerequisites.is_empty() {
             true => advertised,
@@ -251,20 +251,26 @@ fn warn_of_empty(store: &dyn Store, wanted: &Advertisement) {
 }
 
 /// An `info/refs` without a byte is what an empty repository has, and also what is left of a damaged
-/// one: the state tells which.
+/// one; where there is none, there is no mirror yet, or it is damaged: the state tells which. `full`
+/// stores everything again, so a missing file is written again by it.
 fn refuse_emptied(
     store: &dyn Store,
     published: &Published,
     recorded: Option<&Recorded>,
+    full: bool,
 ) -> Result<(), MirrorError> {
     let had = recorded.and_then(|state| state.refs).unwrap_or(0);
-    if !published.exists() || !published.refs.is_empty() || had == 0 {
+    let is_missing = !published.exists();
+    if !published.refs.is_empty() || had == 0 || (is_missing && full) {
         return Ok(());
     }
+    let (what, remedy) = match is_missing {
+        true => ("missing", "If it is missing in the store itself, run once with --full"),
+        false => ("empty", "If the mirror is to be filled again, run with --force"),
+    };
     Err(MirrorError::Guard(format!(
-        "{store}/info/refs is empty, but {store}/{} has {had} refs: the file is damaged, or a cache \
-         answers for the store; nothing was published. If the mirror is to be filled again, run with \
-         --force",
+        "{store}/info/refs is {what}, but {store}/{} has {had} refs: the mirror is damaged, or a cache \
+         answers for the store; nothing was published. {remedy}",
         state::KEY,
         store = store.describe(),
     )))

@@ -323,6 +323,51 @@ fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
 }
 
 #[test]
+/// A cache's old answer, or a proxy's mistake, looks like this.
+#[test]
+fn missing_refs_of_a_mirror_that_was_published_are_not_a_first_run() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let repo = sample();
+        let store = MemoryStore::new();
+        let options = Options { layout, ..Options::default() };
+        let run = |options: &Options| mirror(&LocalGit::new(repo.path()), &store, options, &Silent);
+        run(&options).unwrap();
+        store.delete(&[Key::new("info/refs").unwrap()]).unwrap();
+        repo.commit("refs/heads/main", &[("c", b"new")]);
+        let before = store.keys();
+        for dry_run in [true, false] {
+            let options = Options { dry_run, ..options.clone() };
+            assert_guard(run(&options), "info/refs is missing");
+            assert_guard(run(&options), "run once with --full");
+        }
+        assert_eq!(store.keys(), before, "nothing was written");
+        // What the message says mends it, and so does what is said about an empty one.
+        for options in
+            [Options { full: true, ..options.clone() }, Options { force: true, ..options.clone() }]
+        {
+            store.delete(&[Key::new("info/refs").unwrap()]).unwrap();
+            run(&options).unwrap();
+            assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+        }
+    }
+}
+
+/// Nothing was published: neither of these is a reason to refuse.
+#[test]
+fn first_run_continues_beside_a_state_that_names_no_refs() {
+    let repo = sample();
+    let store = MemoryStore::new();
+    put(&store, STATE, b"{}");
+    run_mirror(&repo, &store).unwrap();
+    let store = MemoryStore::new();
+    store.inject(fatal().on(Operation::Put).key(|key| key == "info/refs"));
+    run_mirror(&repo, &store).unwrap_err();
+    assert!(store.bytes(STATE).is_some() && store.bytes("info/refs").is_none());
+    store.clear_faults();
+    run_mirror(&repo, &store).unwrap();
+    assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+}
+
 fn mirror_of_an_empty_repository_is_collected_and_mirrored_again() {
     let store = MemoryStore::new();
     run_mirror(&Repo::new(), &store).unwrap();
@@ -497,7 +542,16 @@ fn list_or_refs_that_are_there_and_cannot_be_read_are_not_overwritten() {
         let before = store.bytes(hidden);
         let fault = Fault::new(StoreErrorKind::NotFound).on(Operation::Get);
         store.inject(fault.key(move |key| key == hidden).always());
-        assert_mirror_error(packed(&repo, &store), &[hidden, words]);
+        match packed(&repo, &store) {
+            Err(MirrorError::Mirror(error) | MirrorError::Guard(error)) => {
+                assert!(error.contains(hidden) && error.contains(words), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // Nor by a run that stores everything again.
+        let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
+        let full = mirror(&LocalGit::new(repo.path()), &store, &full, &Silent);
+        assert_mirror_error(full, &[hidden, "nothing was published"]);
         assert_eq!(store.bytes(hidden), before);
         store.clear_faults();
     }
