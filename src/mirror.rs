@@ -224,6 +224,13 @@ impl Run<'_> {
         let is_due = !plan.unchanged || plan.full;
         let bundles_begin = self.keeps_bundles(plan) && !plan.is_bundled();
         let fence = if is_due || bundles_begin { Some(Fence::read(self.store)?) } else { None };
+        if is_due
+            && self.from.is_none()
+            && let Some(packs) = plan.recorded_packs()
+        {
+            // Before a pack is stored that nothing would list.
+            publish::check_list(self.store, packs)?;
+        }
         let (fetched, lfs) = self.store_content(writing, plan, is_due)?;
         let written = fetched.as_ref().map_or((0, 0), |new| new.written);
         let recorded = plan.recorded.as_ref();

@@ -408,6 +408,16 @@ pub(crate) fn publish(
     Ok(listed)
 }
 
+/// Refuses a list of packs that has lost some, of which so many were `recorded`: see [`publish`], which
+/// looks again.
+pub(crate) fn check_list(store: &dyn Store, recorded: u64) -> Result<(), MirrorError> {
+    // None can be missing: no request.
+    if recorded == 0 {
+        return Ok(());
+    }
+    refuse_shortened(store, &listed_packs(store)?, recorded, None)
+}
+
 /// A list that has lost packs must not become the published one: what is only in those could no longer
 /// be read. Fewer than were recorded are no proof, because a run that compacted them may have failed to
 /// record that, and runs beside each other record in any order. So one of those that are stored must

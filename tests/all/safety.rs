@@ -489,8 +489,8 @@ fn list_that_has_lost_packs_is_not_published_again() {
             }
             None => store.delete(&[Key::new(PACK_LIST).unwrap()]).unwrap(),
         }
-        let left = store.bytes(PACK_LIST);
-        let refs = store.bytes("info/refs");
+        let (left, refs) = (store.bytes(PACK_LIST), store.bytes("info/refs"));
+        let before = lasting(&store);
         if !may_list {
             let denied = Fault::new(StoreErrorKind::Denied).on(Operation::List);
             store.inject(denied.always());
@@ -501,6 +501,7 @@ fn list_that_has_lost_packs_is_not_published_again() {
         assert_mirror_error(run_mirror(&repo, &store), &words);
         assert_eq!((store.bytes(PACK_LIST), store.bytes("info/refs")), (left, refs), "{lines:?}");
         store.clear_faults();
+        assert_eq!(lasting(&store), before, "an attempt leaves nothing");
         // What the message says mends it.
         let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
         mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
