@@ -914,6 +914,40 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 20,
         },
         Attack {
+            name: "store: a listing of ever new keys",
+            begin: |lab| {
+                lab.store(|head: &str, out: &mut TcpStream| {
+                    if !head.contains("list-type=2") {
+                        return out
+                            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+                    }
+                    let word = |name: &str| {
+                        let rest = head.split_once(name).map_or("", |(_, rest)| rest);
+                        rest.split(['&', ' ']).next().unwrap_or_default().replace("%2F", "/")
+                    };
+                    let (prefix, page) = (word("prefix="), word("continuation-token="));
+                    let page: u64 = page.parse().unwrap_or(0);
+                    let keys: String = (page * 1000..page * 1000 + 1000)
+                        .map(|key| {
+                            format!(
+                                "<Contents><Key>{prefix}{key:020}</Key><LastModified>\
+                                 2026-01-01T00:00:00.000Z</LastModified><Size>1</Size></Contents>"
+                            )
+                        })
+                        .collect();
+                    let body = format!(
+                        "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{}\
+                         </NextContinuationToken>{keys}</ListBucketResult>",
+                        page + 1
+                    );
+                    answer(out, "application/xml", body.as_bytes())
+                });
+            },
+            exit: 1,
+            says: "more than 1000000 entries and no end",
+            seconds: 120,
+        },
+        Attack {
             name: "store: a listing that is circular",
             begin: |lab| {
                 lab.store(|head: &str, out: &mut TcpStream| {

@@ -17,6 +17,7 @@ use crate::repository::holds::Holds;
 use crate::repository::state::Recorded;
 use crate::run::Cancel;
 use crate::run::threads::for_each;
+use crate::store::pages::Pages;
 use crate::store::{Store, StoreError};
 
 /// More folders than this are no bucket of mirrors, or a listing without an end.
@@ -93,15 +94,19 @@ pub fn find(
 /// All folders directly below `folder`.
 fn folders(store: &dyn Store, folder: &str) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
-    let mut page = None;
+    let (mut page, mut turned) = (None, Pages::of_at_most(MAX_FOLDERS as u64));
     loop {
         let listed = store.list_folders(folder, page.as_deref())?;
+        let Some(next) = listed.next else {
+            names.extend(listed.names);
+            names.dedup();
+            return Ok(names);
+        };
+        // A folder may be named again by the next page, and a page may have files alone.
+        turned.turn(&store.describe(), listed.names.len().max(1), Some(&next), &next)?;
         names.extend(listed.names);
         names.dedup();
-        page = listed.next;
-        if page.is_none() {
-            return Ok(names);
-        }
+        page = Some(next);
     }
 }
 

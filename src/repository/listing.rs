@@ -3,10 +3,15 @@
 //! A listing of a large bucket is as many requests in a row as it has pages. So the folders of loose
 //! objects, `objects/00/` to `objects/ff/`, and of LFS objects are listed at once. A folder that fits
 //! one page costs one request.
+//!
+//! What is listed is held by most callers, 20 bytes an object and more. A hostile store could go on
+//! forever, so there are limits that no mirror comes near.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::run::threads::for_each;
 use crate::store::pages::Pages;
-use crate::store::{ListPage, ObjectInfo, Store, StoreError};
+use crate::store::{ListPage, ObjectInfo, Store, StoreError, StoreErrorKind};
 
 /// The folder of loose objects and packs.
 pub(crate) const OBJECTS: &str = "objects/";
@@ -14,21 +19,30 @@ pub(crate) const OBJECTS: &str = "objects/";
 /// The folder of LFS objects.
 pub(crate) const LFS: &str = "lfs/objects/";
 
+/// The most loose objects, or LFS objects, that a mirror is believed to have.
+const MAX_OBJECTS: u64 = 50_000_000;
+
+/// The most keys anywhere else, and in one of 256 folders of objects: their names are hashes, so that
+/// all folders fill alike.
+const MAX_KEYS: u64 = 1_000_000;
+
 /// Hands every page below `prefix` to `page`, whose error ends the listing.
 pub(crate) fn pages<E: From<StoreError>>(
     store: &dyn Store,
     prefix: &str,
     mut page: impl FnMut(Vec<ObjectInfo>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (mut next, mut turned) = (None, Pages::default());
+    let most = if matches!(prefix, OBJECTS | LFS) { MAX_OBJECTS } else { MAX_KEYS };
+    let (mut next, mut turned) = (None, Pages::of_at_most(most));
     loop {
         let listed = store.list(prefix, next.as_deref())?;
         let first = listed.objects.first().map(|info| info.key.to_string());
+        let len = listed.objects.len();
         page(listed.objects)?;
         match listed.next {
             None => return Ok(()),
             Some(token) => {
-                turned.turn(&store.describe(), first.as_deref(), &token)?;
+                turned.turn(&store.describe(), len, first.as_deref(), &token)?;
                 next = Some(token);
             }
         }
@@ -46,7 +60,21 @@ pub(crate) fn pages_at_once<E: From<StoreError> + Send>(
     if next.is_none() {
         return page(objects);
     }
-    for_each(&folders(folder), threads, "list", |folder| pages(store, folder, &page))
+    let listed = AtomicU64::new(0);
+    for_each(&folders(folder), threads, "list", |folder| {
+        pages(store, folder, |objects| {
+            let len = objects.len() as u64;
+            if listed.fetch_add(len, Ordering::Relaxed) + len > MAX_OBJECTS {
+                return Err(too_many(store).into());
+            }
+            page(objects)
+        })
+    })
+}
+
+fn too_many(store: &dyn Store) -> StoreError {
+    let message = format!("the store's listing has more than {MAX_OBJECTS} entries");
+    StoreError::new(StoreErrorKind::Other, "list", store.describe(), message)
 }
 
 /// The folders below [`OBJECTS`] or [`LFS`] that hold objects.

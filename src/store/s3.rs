@@ -85,6 +85,10 @@ impl fmt::Debug for S3Store {
 }
 
 type Answer = Response<ureq::Body>;
+
+/// The most open uploads that a listing is believed to have: those of a thousand killed runs.
+const MAX_UPLOADS: u64 = 100_000;
+
 /// Where a listing of uploads continues: after this key and upload id.
 type Marker = (String, String);
 
@@ -818,7 +822,7 @@ impl Store for S3Store {
     }
 
     fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        let (mut all, mut turned) = (Vec::new(), Pages::default());
+        let (mut all, mut turned) = (Vec::new(), Pages::of_at_most(MAX_UPLOADS));
         let mut from = None;
         loop {
             let (uploads, next) = self.list_uploads_page(prefix, from.as_ref())?;
@@ -826,9 +830,10 @@ impl Store for S3Store {
                 let Upload { key, id } = upload;
                 format!("{key}\n{id}")
             });
+            let len = uploads.len();
             all.extend(uploads);
             let Some((key, id)) = next else { return Ok(all) };
-            turned.turn(&self.describe(), first.as_deref(), &format!("{key}\n{id}"))?;
+            turned.turn(&self.describe(), len, first.as_deref(), &format!("{key}\n{id}"))?;
             from = Some((key, id));
         }
     }
