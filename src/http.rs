@@ -33,7 +33,7 @@ pub use self::answer::{check_object, parse_date, retry_after};
 pub use self::failure::{explain, is_denied, is_too_slow, is_transient};
 use self::no_proxy::NoProxy;
 use self::pace::PaceConnector;
-pub use self::pace::{LowSpeed, PATIENCE, sign_of_life};
+pub use self::pace::{LowSpeed, PATIENCE, at_most, sign_of_life};
 pub use self::reach::{Network, Reach};
 use self::resolver::{CachingResolver, check_reach, literal_address};
 use self::roots::roots;

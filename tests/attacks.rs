@@ -22,7 +22,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hostile::{
-    Hostile, advertisement, answer, drip, packet, serve_pack, small_repository, with_objects,
+    Hostile, advertisement, answer, drip, packet, serve_pack, serve_v2, small_repository,
+    with_objects,
 };
 use pack_builder::{PackBuilder, copy, insert, oid, raw_delta};
 use sha2::{Digest, Sha256};
@@ -946,6 +947,98 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             exit: 1,
             says: "more than 1000000 entries and no end",
             seconds: 120,
+        },
+        Attack {
+            name: "source: acknowledgments without end",
+            begin: |lab| {
+                let (_, tip) = small_repository(b"content");
+                lab.mirror(serve_v2(tip, |out: &mut TcpStream| {
+                    out.write_all(&packet(b"acknowledgments\n"))?;
+                    let many = packet(b"NAK\n").repeat(1000);
+                    loop {
+                        out.write_all(&many)?;
+                    }
+                }));
+            },
+            exit: 1,
+            says: "before the pack",
+            seconds: 60,
+        },
+        Attack {
+            name: "source: commits where history is cut, without end",
+            begin: |lab| {
+                let (_, tip) = small_repository(b"content");
+                lab.options(&["--layout", "pack", "--slices"]);
+                lab.mirror(serve_v2(tip.clone(), move |out: &mut TcpStream| {
+                    out.write_all(&packet(b"shallow-info\n"))?;
+                    let many = packet(format!("shallow {tip}\n").as_bytes()).repeat(1000);
+                    loop {
+                        out.write_all(&many)?;
+                    }
+                }));
+            },
+            exit: 1,
+            says: "before the pack",
+            seconds: 60,
+        },
+        Attack {
+            name: "source: acknowledgments of version 0 without end",
+            begin: |lab| {
+                lab.mirror(|head: &str, out: &mut TcpStream| {
+                    if !begins_pack(head, out)? {
+                        return Ok(());
+                    }
+                    let many = packet(b"NAK\n").repeat(1000);
+                    loop {
+                        write!(out, "{:x}\r\n", many.len())?;
+                        out.write_all(&many)?;
+                        out.write_all(b"\r\n")?;
+                    }
+                });
+            },
+            exit: 1,
+            says: "endless acknowledgments",
+            seconds: 60,
+        },
+        Attack {
+            name: "source: an object of empty blocks without end",
+            begin: |lab| {
+                let tip = small_repository(b"content").1;
+                lab.mirror(serve_v2(tip, |out: &mut TcpStream| {
+                    out.write_all(&packet(b"packfile\n"))?;
+                    let begin = b"\x01PACK\0\0\0\x02\0\0\0\x01\x33\x78\x9c";
+                    out.write_all(&packet(begin))?;
+                    let empty = [&b"\x01"[..], &b"\0\0\0\xff\xff".repeat(10_000)].concat();
+                    let empty = packet(&empty);
+                    loop {
+                        out.write_all(&empty)?;
+                    }
+                }));
+            },
+            exit: 1,
+            says: "endless blocks that inflate to nothing",
+            seconds: 60,
+        },
+        Attack {
+            name: "source: trailers without end",
+            begin: |lab| {
+                lab.options(&SLOW);
+                lab.mirror(|head: &str, out: &mut TcpStream| {
+                    if !begins_pack(head, out)? {
+                        return Ok(());
+                    }
+                    let packets = [packet(b"NAK\n"), b"0000".to_vec()].concat();
+                    write!(out, "{:x}\r\n", packets.len())?;
+                    out.write_all(&packets)?;
+                    out.write_all(b"\r\n0\r\n")?;
+                    loop {
+                        out.write_all(b"X-Trailer: more\r\n")?;
+                    }
+                });
+            },
+            exit: 1,
+            says: "pack",
+            seconds: 60,
         },
         Attack {
             name: "store: a listing that is circular",

@@ -13,6 +13,10 @@ use crate::git::pkt_line::{self, Packet, Packets, chomp, write_line};
 use crate::git::protocol::{AGENT, ProtocolError, next_data, object_format};
 use crate::git::refs::{Advertised, Collector};
 
+/// The most bytes that may come before the pack: lines for 500,000 commits. More than the sections of
+/// any repository, and its commits still fit the memory that is not `--memory`.
+const MAX_SECTIONS_BYTES: u64 = 32 << 20;
+
 /// What of a server's capabilities matters for fetching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -234,18 +238,24 @@ fn read_sections<R: Read>(
     packets: &mut Packets<R>,
     mut info: Option<&mut ShallowInfo>,
 ) -> Result<(), ProtocolError> {
+    let mut sections = Sections { packets, read_bytes: 0 };
     loop {
-        let section = match next_data(packets)? {
-            Some(line) => line,
-            None => return Err(ProtocolError::unexpected("end before the pack", b"Flush")),
+        let section = match sections.next()? {
+            Packet::Data(line) => chomp(line),
+            Packet::Flush => {
+                return Err(ProtocolError::unexpected("end before the pack", b"Flush"));
+            }
+            other => {
+                return Err(ProtocolError::unexpected("packet", format!("{other:?}").as_bytes()));
+            }
         };
-        match chomp(&section) {
+        match section {
             b"packfile" => return Ok(()),
             // A server must leave the first one out after `done`, but one that sends it is understood.
-            b"acknowledgments" | b"wanted-refs" => skip_section(packets)?,
+            b"acknowledgments" | b"wanted-refs" => while sections.line()?.is_some() {},
             b"shallow-info" => match &mut info {
                 None => return Err(ProtocolError::Shallow),
-                Some(info) => read_shallow_info(packets, info)?,
+                Some(info) => read_shallow_info(&mut sections, info)?,
             },
             other => return Err(ProtocolError::unexpected("section", other)),
         }
@@ -253,18 +263,10 @@ fn read_sections<R: Read>(
 }
 
 fn read_shallow_info<R: Read>(
-    packets: &mut Packets<R>,
+    sections: &mut Sections<'_, R>,
     info: &mut ShallowInfo,
 ) -> Result<(), ProtocolError> {
-    loop {
-        let line = match packets.read()? {
-            Packet::Data(line) => chomp(line),
-            Packet::Delimiter => return Ok(()),
-            other => {
-                let got = format!("{other:?}");
-                return Err(ProtocolError::unexpected("end before the pack", got.as_bytes()));
-            }
-        };
+    while let Some(line) = sections.line()? {
         let (list, oid) = match line.strip_prefix(b"shallow ") {
             Some(oid) => (&mut info.shallow, Oid::from_hex(oid)),
             None => {
@@ -274,16 +276,34 @@ fn read_shallow_info<R: Read>(
         };
         list.push(oid.ok_or_else(|| ProtocolError::unexpected("shallow line", line))?);
     }
+    Ok(())
 }
 
-fn skip_section<R: Read>(packets: &mut Packets<R>) -> Result<(), ProtocolError> {
-    loop {
-        match packets.read()? {
-            Packet::Data(_) => {}
-            Packet::Delimiter => return Ok(()),
+/// Packets before the pack. A server could send them forever, and each is a sign of life.
+struct Sections<'p, R> {
+    packets: &'p mut Packets<R>,
+    read_bytes: u64,
+}
+
+impl<R: Read> Sections<'_, R> {
+    fn next(&mut self) -> Result<Packet<'_>, ProtocolError> {
+        let packet = self.packets.read()?;
+        let data_len = if let Packet::Data(data) = &packet { data.len() } else { 0 };
+        self.read_bytes += 4 + data_len as u64;
+        if self.read_bytes > MAX_SECTIONS_BYTES {
+            return Err(ProtocolError::Endless(MAX_SECTIONS_BYTES));
+        }
+        Ok(packet)
+    }
+
+    /// The next line of a section; `None`: it has ended, and another one follows.
+    fn line(&mut self) -> Result<Option<&[u8]>, ProtocolError> {
+        match self.next()? {
+            Packet::Data(line) => Ok(Some(chomp(line))),
+            Packet::Delimiter => Ok(None),
             other => {
                 let got = format!("{other:?}");
-                return Err(ProtocolError::unexpected("end before the pack", got.as_bytes()));
+                Err(ProtocolError::unexpected("end before the pack", got.as_bytes()))
             }
         }
     }
@@ -459,5 +479,30 @@ mod tests {
         assert!(matches!(read("shallow-info"), Err(ProtocolError::Shallow)));
         assert!(matches!(read("packfile-uris"), Err(ProtocolError::Unexpected { .. })));
         assert!(read_until_pack(&mut Packets::new(pkt_line::FLUSH)).is_err());
+    }
+
+    #[test]
+    fn sections_without_an_end_are_refused_after_a_while() {
+        let oid = Oid::from_bytes([0x11; 20]);
+        let shallow = packets(&[&format!("shallow {oid}")], b"");
+        for (name, again) in [
+            ("acknowledgments", packets(&["NAK"], b"")),
+            ("wanted-refs", packets(&[], b"0004")),
+            ("shallow-info", shallow),
+            ("acknowledgments", [pkt_line::DELIMITER, &packets(&["wanted-refs"], b"")].concat()),
+        ] {
+            let times = MAX_SECTIONS_BYTES as usize / again.len() + 2;
+            let answer = [packets(&[name], b""), again.repeat(times)].concat();
+            let mut read = Packets::new(&answer[..]);
+            let error = read_until_deepened_pack(&mut read).unwrap_err();
+            assert!(matches!(error, ProtocolError::Endless(_)), "{name}: {error}");
+        }
+        // A line for each of 100,000 commits is what a large repository may send.
+        let line = packets(&[&format!("shallow {oid}")], b"").repeat(100_000);
+        let end = packets(&["packfile"], b"");
+        let begin = packets(&["shallow-info"], b"");
+        let answer = [&begin[..], &line, pkt_line::DELIMITER, &end].concat();
+        let info = read_until_deepened_pack(&mut Packets::new(&answer[..])).unwrap();
+        assert_eq!(info.shallow.len(), 100_000);
     }
 }

@@ -39,6 +39,9 @@ pub enum ProtocolError {
         /// The beginning of what came instead, free of control characters.
         got: String,
     },
+    /// What comes before the pack has no end.
+    #[error("the server sends more than {0} bytes before the pack")]
+    Endless(u64),
     /// A ref was advertised twice, with different oids.
     #[error("the server advertises {0} twice with different oids")]
     Contradiction(String),

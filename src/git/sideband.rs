@@ -13,6 +13,9 @@ use crate::git::pkt_line::{self, Header, PacketError};
 /// The longest line of progress that is handed on, in characters; the rest of it is dropped.
 const MAX_LINE_LEN: usize = 300;
 
+/// The most bytes of `ACK` and `NAK` lines: 500,000 lines. They could come forever.
+const MAX_ACKS_BYTES: u64 = 32 << 20;
+
 /// Why the pack's stream failed. It comes inside an [`io::Error`]; [`SidebandError::from_io`] finds
 /// it again. An error of the stream below is handed on as it is.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,8 @@ pub struct Demux<R, W> {
     words: W,
     state: State,
     line: Vec<u8>,
+    /// Of lines before the first band.
+    ack_bytes: u64,
     sign_of_life: fn(usize),
 }
 
@@ -77,7 +82,7 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
     /// Reads from `input`, whose next packet belongs to a band (v2, after the line `packfile`).
     pub fn new(input: R, words: W) -> Self {
         let state = State::Between { acks: false };
-        Demux { input, words, state, line: Vec::new(), sign_of_life: |_| () }
+        Demux { input, words, state, line: Vec::new(), ack_bytes: 0, sign_of_life: |_| () }
     }
 
     /// As [`Demux::new`], and skips the `ACK` and `NAK` lines that come before the first band (v0).
@@ -135,6 +140,10 @@ impl<R: Read, W: FnMut(&str)> Demux<R, W> {
             first => {
                 let mut line = vec![first];
                 line.append(&mut self.rest(left)?);
+                self.ack_bytes += len as u64;
+                if self.ack_bytes > MAX_ACKS_BYTES {
+                    return Err(SidebandError::Malformed("endless acknowledgments".into()).into());
+                }
                 outside_bands(&line, acks)
             }
         }
@@ -282,6 +291,19 @@ mod tests {
         assert_eq!(&pack[..4], b"PACK");
         assert_eq!(pack.len(), 4 + pkt_line::MAX_DATA_LEN - 1);
         assert_eq!(lines, ["hi"]);
+    }
+
+    #[test]
+    fn acknowledgments_without_an_end_are_refused() {
+        let ack = b"ACK 1111111111111111111111111111111111111111 common\n";
+        let lines = |count: usize| {
+            let mut stream = packets(&vec![&ack[..]; count]);
+            stream.truncate(stream.len() - pkt_line::FLUSH.len());
+            [&stream[..], &packets(&[b"\x01PACK"])].concat()
+        };
+        assert_eq!(run(&lines(100_000)).0.unwrap(), b"PACK");
+        let too_many = MAX_ACKS_BYTES as usize / ack.len() + 1;
+        assert!(error_of(&lines(too_many)).contains("endless acknowledgments"));
     }
 
     #[test]

@@ -34,6 +34,31 @@ pub fn sign_of_life(bytes: usize) {
     SIGNS.set(SIGNS.get().wrapping_add(bytes as u64 + FRAME_BYTES));
 }
 
+thread_local! {
+    /// How many bytes may still come, while there is a limit.
+    static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Reads with `read` the end of an answer of which all that matters is there: on this thread, at most so
+/// many bytes more may come for it. Trailers could go on forever, and no reader sees a byte of them.
+pub fn at_most<T>(bytes: u64, read: impl FnOnce() -> T) -> T {
+    LEFT.set(Some(bytes));
+    let result = read();
+    LEFT.set(None);
+    result
+}
+
+/// Takes `came` from what may still come. `Err`: it is too much.
+fn take_from_limit(came: u64) -> std::io::Result<()> {
+    match LEFT.get() {
+        Some(left) if came > left => Err(std::io::Error::other("the answer does not end")),
+        left => {
+            LEFT.set(left.map(|left| left - came));
+            Ok(())
+        }
+    }
+}
+
 /// How slow a connection may be, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowSpeed {
@@ -175,6 +200,7 @@ impl<T: Transport> Transport for Paced<T> {
         let progress = self.inner.await_input(timeout)?;
         let came = self.inner.buffers().input().len().saturating_sub(before);
         self.incoming.passed(came as u64, begun.elapsed());
+        take_from_limit(came as u64)?;
         Ok(progress)
     }
 
@@ -221,6 +247,17 @@ mod tests {
         assert_eq!(seconds(1_000_000, true, POLICY), 60);
         assert_eq!(seconds(1, false, LowSpeed { limit: 0, ..POLICY }), u32::MAX);
         assert_eq!(seconds(1, false, LowSpeed { time: Duration::ZERO, ..POLICY }), u32::MAX);
+    }
+
+    #[test]
+    fn what_comes_is_limited_only_as_long_as_it_was_asked_for() {
+        take_from_limit(1 << 40).unwrap();
+        at_most(100, || {
+            take_from_limit(60).unwrap();
+            take_from_limit(40).unwrap();
+            take_from_limit(1).unwrap_err();
+        });
+        take_from_limit(1 << 40).unwrap();
     }
 
     #[test]

@@ -68,6 +68,9 @@ impl<R: Read> Read for EntryStream<R> {
                 let (wanted, got) = (self.header.inflated_len, self.made);
                 return Err(invalid(format!("inflates to {got} bytes, but claims {wanted}")));
             }
+            if self.inflater.is_bloated(self.header.inflated_len) {
+                return Err(invalid("endless blocks that inflate to nothing".to_owned()));
+            }
             if step.produced > 0 {
                 return Ok(step.produced);
             }

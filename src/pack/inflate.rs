@@ -49,6 +49,12 @@ impl Inflater {
         self.state.total_out()
     }
 
+    /// Has the stream taken far more bytes than `inflated_len` can need? Empty blocks inflate to nothing,
+    /// and a stream of them need not end. The slack is for writers that flush often.
+    pub fn is_bloated(&self, inflated_len: u64) -> bool {
+        self.total_in() > inflated_len.saturating_mul(2).saturating_add(BLOAT_BYTES)
+    }
+
     /// Inflates from `input` into `output` until the stream ends, or either is used up.
     ///
     /// No progress is no error: more input, or more room, is needed then. If `output` was filled,
@@ -75,6 +81,9 @@ impl Default for Inflater {
         Self::new()
     }
 }
+
+/// What a stream may have beside twice what it inflates to.
+const BLOAT_BYTES: u64 = 64 << 10;
 
 /// The largest window that RFC 1950 allows: 32 KiB.
 const MAX_WINDOW_BITS: u8 = 15;

@@ -404,6 +404,9 @@ impl<R: Read, T: FnMut(&[u8]) -> io::Result<()>> PackReader<R, T> {
             crc = crc32(crc, raw);
             sink(raw, &self.output[..step.produced])?;
             self.pos += step.consumed;
+            if self.inflater.is_bloated(inflated_len) {
+                return Err(self.zlib("endless blocks that inflate to nothing").into());
+            }
             if step.ended {
                 break;
             }

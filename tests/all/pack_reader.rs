@@ -314,6 +314,25 @@ fn bodies_that_are_no_zlib_stream_are_refused() {
 }
 
 #[test]
+fn empty_blocks_without_end_are_refused_and_some_are_not() {
+    let with_empty = |content: &[u8], blocks: usize| {
+        let deflated = zlib(content, 6);
+        let empty = b"\0\0\0\xff\xff".repeat(blocks);
+        let mut pack = PackBuilder::new();
+        let header = &entry_header(BLOB, content.len() as u64)[..];
+        pack.raw(&[header, &deflated[..2], &empty, &deflated[2..]].concat());
+        pack.build()
+    };
+    let error = read_all(&with_empty(b"abc", 20_000)[..]).map(drop).unwrap_err();
+    assert!(matches!(error, PackError::BadZlib { offset: 12, .. }), "{error}");
+    read_all(&with_empty(b"abc", 1000)[..]).unwrap();
+    // As of a writer that flushes often.
+    let noise: Vec<u8> =
+        (0..200_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    read_all(&with_empty(&noise, 40_000)[..]).unwrap();
+}
+
+#[test]
 fn error_of_the_stream_can_be_got_back() {
     #[derive(Debug, thiserror::Error)]
     #[error("the server hung up")]

@@ -114,6 +114,39 @@ pub fn serve_pack(pack: Vec<u8>, tip: String) -> impl Serve {
     }
 }
 
+/// A source of version 2 that has `refs/heads/main` at `tip`, and answers to `fetch` what `fetch` writes:
+/// its end is the connection's.
+pub fn serve_v2(
+    tip: String,
+    fetch: impl Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> impl Serve {
+    // The body of a request is not seen here: refs are asked for first.
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    move |head: &str, out: &mut TcpStream| {
+        if head.contains("/info/refs") {
+            let lines: [&[u8]; 3] = [b"version 2\n", b"ls-refs=unborn\n", b"fetch=shallow\n"];
+            let lines = lines.map(packet).concat();
+            let body = [&packet(b"# service=git-upload-pack\n")[..], b"0000", &lines, b"0000"];
+            return answer(out, "application/x-git-upload-pack-advertisement", &body.concat());
+        }
+        if !head.contains("/git-upload-pack") {
+            return out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        }
+        if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+            let name = format!("{tip} refs/heads/main\n");
+            let head = format!("{tip} HEAD symref-target:refs/heads/main\n");
+            let body =
+                [packet(head.as_bytes()), packet(name.as_bytes()), b"0000".to_vec()].concat();
+            return answer(out, "application/x-git-upload-pack-result", &body);
+        }
+        out.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n\
+              Connection: close\r\n\r\n",
+        )?;
+        fetch(out)
+    }
+}
+
 /// A pack with what `add` adds and a commit with one file, and that commit's name.
 pub fn with_objects(add: impl FnOnce(&mut PackBuilder)) -> (Vec<u8>, String) {
     repository(b"content", add)

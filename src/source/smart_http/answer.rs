@@ -13,9 +13,13 @@ use ureq::{Body, BodyReader};
 use crate::git::ProtocolError;
 use crate::git::pkt_line::{PacketError, clean_text};
 use crate::git::sideband::{Demux, SidebandError};
+use crate::http;
 use crate::source::error::NOT_OUR_REF;
 use crate::source::error::SourceError;
 use crate::source::exchange::{content_type, fatal, from_ureq, transient};
+
+/// The most bytes that may come after all that matters of an answer.
+const MAX_DRAIN_BYTES: u64 = 128 << 10;
 
 /// Refs that end with an error when they are too many for the memory.
 pub(super) struct Limited<R> {
@@ -79,7 +83,7 @@ impl Read for PackStream<'_> {
 /// connection.
 pub(super) fn drain(body: &mut impl Read) {
     // Whatever happens here, the answer was read already.
-    let _ = io::copy(&mut body.take(256), &mut io::sink());
+    let _ = http::at_most(MAX_DRAIN_BYTES, || io::copy(&mut body.take(256), &mut io::sink()));
 }
 
 /// An error from a body: of the side-bands, or of the connection.

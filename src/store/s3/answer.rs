@@ -274,7 +274,8 @@ pub(super) fn read_error_body(body: &mut ureq::Body) -> String {
 
 /// Reads a little of what is left, so that the connection can be used again if that was all.
 pub(super) fn drain(reader: &mut impl Read) {
-    let _ = io::copy(&mut reader.take(MAX_DRAIN_BYTES), &mut io::sink());
+    let rest = &mut reader.take(MAX_DRAIN_BYTES);
+    let _ = http::at_most(2 * MAX_DRAIN_BYTES, || io::copy(rest, &mut io::sink()));
 }
 
 /// A stream of an object's bytes.
