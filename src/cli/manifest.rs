@@ -5,7 +5,8 @@
 //! `file:///` and `https://` URLs). Errors give the line's number and don't repeat the line, which
 //! may hold a password.
 //!
-//! Two pairs can't share a target: each would take the other's refs for ones that went away.
+//! Two pairs can't share a target: each would take the other's refs for ones that went away. Directories
+//! are compared by where they are, whatever links lead there.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -118,15 +119,16 @@ impl Unique {
 
     fn add(&mut self, number: usize, pair: Pair) -> Result<(), CliError> {
         let unit = self.unit;
-        if let Some(first) = self.targets.insert(pair.target.clone(), number) {
+        let target = pair.target.resolved();
+        if let Some(first) = self.targets.insert(target.clone(), number) {
             return Err(CliError::new(format!(
                 "{} already has this target, and a mirror has one source",
                 format_args!("{unit} {first}")
             )));
         }
-        let above: Vec<TargetUrl> = pair.target.parents().collect();
+        let above: Vec<TargetUrl> = target.parents().collect();
         let outer = above.iter().find_map(|parent| self.targets.get(parent));
-        if let Some(other) = outer.or_else(|| self.parents.get(&pair.target)) {
+        if let Some(other) = outer.or_else(|| self.parents.get(&target)) {
             return Err(CliError::new(format!(
                 "its target and that of {unit} {other} are nested: each mirror needs its own prefix"
             )));
@@ -205,6 +207,32 @@ mod tests {
         let beside = "- s3://b/a\nhttps://h/1 s3://b/ab\nhttps://h/2 s3://c\nhttps://h/3 s3://b/c/a\n\
                       https://h/4 file:///b/a\nhttps://h/5 file:///b/a.git";
         assert_eq!(read("m", beside).unwrap().len(), 6);
+    }
+
+    #[test]
+    fn two_paths_to_one_directory_are_one_target() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |path: &str| format!("file://{}/{path}", home.path().display());
+        std::fs::create_dir_all(home.path().join("real/inner")).unwrap();
+        for (link, to) in [("link", "real"), ("deep", "real/inner"), ("dangling", "nowhere")] {
+            std::os::unix::fs::symlink(home.path().join(to), home.path().join(link)).unwrap();
+        }
+        for (first, second, wanted) in [
+            ("real", "link", "already has this target"),
+            // Neither exists yet.
+            ("link/a/b", "real/a/b", "already has this target"),
+            ("real", "deep", "are nested"),
+            ("deep/a", "link", "are nested"),
+        ] {
+            let text = format!("https://h/1 {}\nhttps://h/2 {}", at(first), at(second));
+            let error = read("m", &text).expect_err(&text).to_string();
+            assert!(error.contains(wanted), "{first} {second}: {error}");
+        }
+        let apart = [at("link/a"), at("real/b"), at("dangling"), at("new/real")];
+        let text: String = apart.iter().map(|target| format!("https://h/1 {target}\n")).collect();
+        // They are shown, and sharded, as they were written.
+        let pairs = read("m", &text).unwrap();
+        assert_eq!(pairs[0].target.to_string(), apart[0]);
     }
 
     #[test]

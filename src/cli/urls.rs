@@ -194,6 +194,14 @@ impl TargetUrl {
         }
     }
 
+    /// Where it really is: two paths may lead to one directory.
+    pub(super) fn resolved(&self) -> TargetUrl {
+        match self {
+            TargetUrl::S3 { .. } => self.clone(),
+            TargetUrl::Dir(path) => TargetUrl::Dir(without_links(path)),
+        }
+    }
+
     /// The targets that this one lies inside.
     pub fn parents(&self) -> impl Iterator<Item = TargetUrl> + use<> {
         let up = |target: &TargetUrl| match target {
@@ -215,6 +223,17 @@ impl fmt::Display for TargetUrl {
             TargetUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
             TargetUrl::Dir(path) => write!(f, "file://{}", path.display()),
         }
+    }
+}
+
+/// The path with what exists of it free of links. What does not exist cannot be one.
+fn without_links(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, real)) = found else { return path.to_owned() };
+    match path.strip_prefix(above) {
+        // Joining nothing would add a slash.
+        Ok(below) if !below.as_os_str().is_empty() => real.join(below),
+        _ => real,
     }
 }
 
@@ -361,12 +380,20 @@ fn sound_host(host: &str) -> bool {
 /// end. `origin` names the option or variable in the error.
 pub(super) fn endpoint(text: &str, origin: &str) -> Result<String, CliError> {
     let why = match split_http(text) {
-        Ok((url, None)) => return Ok(url.trim_end_matches('/').to_owned()),
+        Ok((url, None)) => return Ok(without_default_port(url.trim_end_matches('/'))),
         Ok((_, Some(_))) => "the URL must not contain credentials",
         Err(Unusable::Scheme) => "expected https://HOST[:PORT] or http://HOST[:PORT]",
         Err(Unusable::Because(why)) => why,
     };
     Err(CliError::new(format!("{origin}: {why}")))
+}
+
+/// `https://h:443` is `https://h`: it is compared with other addresses, and signed as it is sent.
+fn without_default_port(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.strip_suffix(if scheme == "https" { ":443" } else { ":80" }).unwrap_or(host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// `text` with everything between `://` and an `@` of the same word taken out: for words of others
