@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::options::Options;
@@ -103,7 +103,9 @@ pub(super) fn fetch(
     let temp = TempKeys::new(store);
     let mut choice = Choice { wanted: wanted_layout, is_first: !incremental, made: None };
     let boundary = Boundary::default();
+    let kin = Kin::new(source, options, plan);
     let look = |oid: &Oid, kind: Kind, content: &[u8]| {
+        kin.look(oid);
         if kind == Kind::Tag {
             plan.tags.look(*oid, content);
         }
@@ -143,6 +145,7 @@ pub(super) fn fetch(
         }
         true => fetch_first(source, &mut env, &mut choice, tip, &wants, options),
     };
+    let outcome = outcome.and_then(|complete| kin.check(source, store).map(|()| complete));
     match (outcome, temp.clean()) {
         (Ok(complete), Ok(())) => {
             let Written { objects, bytes } = env.written;
@@ -168,6 +171,50 @@ pub(super) fn fetch(
             }
             Err(error)
         }
+    }
+}
+
+/// Is what comes the mirror's repository? A bundle has no address that could tell. But a later one of the
+/// same repository has a commit that is published, unless all its history was rewritten.
+struct Kin<'p> {
+    /// What is published; empty: it need not be proved.
+    tips: BTreeSet<&'p Oid>,
+    is_found: AtomicBool,
+}
+
+impl<'p> Kin<'p> {
+    fn new(source: &dyn Source, options: &Options, plan: &'p Plan) -> Self {
+        let Plan { published, wanted, thin, .. } = plan;
+        let is_allowed = options.force || options.move_source;
+        let mut tips = BTreeSet::new();
+        if source.sends_everything() && !*thin && !is_allowed {
+            tips.extend(
+                published.refs.iter().flat_map(|r| [Some(&r.oid), r.peeled.as_ref()]).flatten(),
+            );
+        }
+        // A ref that stays proves it, too.
+        if wanted.refs.iter().any(|r| tips.contains(&r.oid)) {
+            tips.clear();
+        }
+        Kin { tips, is_found: AtomicBool::new(false) }
+    }
+
+    fn look(&self, oid: &Oid) {
+        if !self.tips.is_empty() && self.tips.contains(oid) {
+            self.is_found.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn check(&self, source: &dyn Source, store: &dyn Store) -> Result<(), MirrorError> {
+        if self.tips.is_empty() || self.is_found.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(MirrorError::Guard(format!(
+            "{} contains no commit that {} has published: it is of another repository, older, or its \
+             history was rewritten; nothing was published. If it is right, run again with --force",
+            source.describe(),
+            store.describe()
+        )))
     }
 }
 

@@ -144,6 +144,10 @@ impl Source for Bundle {
         }
     }
 
+    fn sends_everything(&self) -> bool {
+        true
+    }
+
     fn prerequisites(&self) -> Result<Vec<Oid>, SourceError> {
         self.header(|header| header.prerequisites.clone())
     }

@@ -67,6 +67,11 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Does it send all that it has, whatever is asked for?
+    fn sends_everything(&self) -> bool {
+        false
+    }
+
     /// Commits that the reader must have, with everything that they reach: this source is only what
     /// was new since (a bundle). Then its pack may be thin, and a ref that it does not advertise is
     /// one that did not move. None: the source is a whole repository.

@@ -14,6 +14,7 @@ use mirror_git_to_s3::maintain::gc::{GcOptions, gc};
 use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
+use mirror_git_to_s3::source::bundle::Bundle;
 use mirror_git_to_s3::source::{Source, SourceError};
 use mirror_git_to_s3::store::dir::DirStore;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation, StoredObject};
@@ -322,7 +323,6 @@ fn empty_refs_are_not_believed_by_gc_or_by_a_run() {
     assert_eq!(lasting(&store), before);
 }
 
-#[test]
 /// A cache's old answer, or a proxy's mistake, looks like this.
 #[test]
 fn missing_refs_of_a_mirror_that_was_published_are_not_a_first_run() {
@@ -368,6 +368,7 @@ fn first_run_continues_beside_a_state_that_names_no_refs() {
     assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
 }
 
+#[test]
 fn mirror_of_an_empty_repository_is_collected_and_mirrored_again() {
     let store = MemoryStore::new();
     run_mirror(&Repo::new(), &store).unwrap();
@@ -500,8 +501,8 @@ fn list_that_has_lost_packs_is_not_published_again() {
         assert_mirror_error(packed(&repo, &store), &words);
         assert_mirror_error(run_mirror(&repo, &store), &words);
         assert_eq!((store.bytes(PACK_LIST), store.bytes("info/refs")), (left, refs), "{lines:?}");
-        store.clear_faults();
         assert_eq!(lasting(&store), before, "an attempt leaves nothing");
+        store.clear_faults();
         // What the message says mends it.
         let full = Options { layout: Layout::Pack, full: true, ..Options::default() };
         mirror(&LocalGit::new(repo.path()), &store, &full, &Silent).unwrap();
@@ -706,4 +707,50 @@ fn loser_of_a_race_leaves_nothing_in_packed_refs_and_what_is_stale_is_mended() {
     let next = run_mirror(&repo, &DirStore::new(dir.path()).unwrap()).unwrap();
     assert_eq!(next.status, mirror_git_to_s3::mirror::Status::Unchanged);
     assert_eq!(both_refs(dir.path()), [info.clone(), info]);
+}
+
+/// A bundle of all refs, in a file.
+fn bundle_of(repo: &Repo, dir: &std::path::Path, name: &str) -> Bundle {
+    let path = dir.join(name);
+    repo.git(&["bundle", "create", "-q", path.to_str().unwrap(), "--all"]);
+    Bundle::file(path)
+}
+
+#[test]
+fn bundle_of_another_repository_does_not_replace_a_mirror() {
+    let dir = tempfile::tempdir().unwrap();
+    for layout in [Layout::Loose, Layout::Pack] {
+        let (repo, other) = (sample(), Repo::new());
+        other.commit("refs/heads/main", &[("other", b"repository")]);
+        let store = MemoryStore::new();
+        let options = Options { layout, ..Options::default() };
+        let run = |bundle: &Bundle, options: &Options| mirror(bundle, &store, options, &Silent);
+        run(&bundle_of(&repo, dir.path(), "a"), &options).unwrap();
+        let refs = store.bytes("info/refs");
+        let other_bundle = bundle_of(&other, dir.path(), "b");
+        for full in [false, true] {
+            let options = Options { full, ..options.clone() };
+            assert_guard(run(&other_bundle, &options), "another repository");
+            assert_eq!(store.bytes("info/refs"), refs);
+            assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+        }
+        // A later one of the same: a branch that moved on, one that is new, and one of another name.
+        repo.commit("refs/heads/main", &[("c", b"new")]);
+        run(&bundle_of(&repo, dir.path(), "a"), &options).unwrap();
+        repo.commit("refs/heads/topic", &[("d", b"topic")]);
+        run(&bundle_of(&repo, dir.path(), "a"), &options).unwrap();
+        repo.git(&["branch", "-m", "topic", "renamed"]);
+        repo.commit("refs/heads/main", &[("e", b"more")]);
+        run(&bundle_of(&repo, dir.path(), "a"), &options).unwrap();
+        // If it is meant.
+        for options in [
+            Options { force: true, ..options.clone() },
+            Options { move_source: true, ..options.clone() },
+        ] {
+            run(&other_bundle, &options).unwrap();
+            assert_ne!(store.bytes("info/refs"), refs);
+            run(&bundle_of(&repo, dir.path(), "a"), &options).unwrap();
+        }
+        assert!(verify(&store, &VerifyOptions::default()).unwrap().is_sound());
+    }
 }
