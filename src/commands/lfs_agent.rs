@@ -32,6 +32,7 @@ use crate::run::retry::{Backoff, Policy};
 use crate::source::auth::{Auth, Credentials};
 use crate::source::lfs::{self, Download};
 use crate::source::{SourceError, SourceErrorKind};
+use crate::store::dir::open_regular;
 use crate::store::{Key, Store, StoreError, StoreErrorKind};
 
 /// Tries with no byte between them.
@@ -387,10 +388,20 @@ fn cache_folder(var: impl Fn(&str) -> Option<PathBuf>) -> Folder {
         Some(cache) => (None, cache),
         None => {
             let own = own();
+            // If it cannot be made now, nor can what belongs into it, and that says why.
+            let _ = make_private(&own);
             (Some(own.clone()), own)
         }
     };
     Folder { path: base.join("mirror-git-to-s3").join("lfs"), own }
+}
+
+/// Objects may be secret, and the folder lies among those of others.
+fn make_private(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
 }
 
 /// An object that has come in part: its file, which this process alone writes, and its hash so far.
@@ -453,9 +464,12 @@ impl Partial {
     }
 }
 
-/// Opens for this process alone; `None`: another one has it.
+/// Opens for this process alone; `None`: another one has it. In a repository that a group shares,
+/// somebody may have planted a link or a FIFO.
 fn open_locked(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = open_regular(path, &mut options)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -532,6 +546,40 @@ mod tests {
         assert!(own.exists());
         drop(folder);
         assert!(!own.exists());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn folder_among_those_of_others_is_closed_to_them() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = cache_folder(|_| None);
+        drop(Partial::open(&folder.path, &"a".repeat(64)).unwrap());
+        let about = std::fs::metadata(folder.own.as_ref().unwrap()).unwrap();
+        assert_eq!(about.permissions().mode() & 0o077, 0);
+    }
+
+    /// As in a repository that a group shares.
+    #[test]
+    #[cfg(unix)]
+    fn planted_links_and_fifos_are_not_followed_or_waited_for() {
+        let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+        let wanted = pointer(b"content");
+        put(&store, &wanted, b"content");
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let partial = dir.path().join(format!("{}.mirror", wanted.hex()));
+        let plants: [&dyn Fn(); 2] =
+            [&|| std::os::unix::fs::symlink(&victim, &partial).unwrap(), &|| {
+                let made = std::process::Command::new("mkfifo").arg(&partial).status().unwrap();
+                assert!(made.success());
+            }];
+        for plant in plants {
+            plant();
+            let answers = talk(&store, dir.path(), &[ask(&wanted)]);
+            assert!(answers.last().unwrap()["error"]["message"].is_string(), "{answers:?}");
+            assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+            std::fs::remove_file(&partial).unwrap();
+        }
     }
 
     #[test]

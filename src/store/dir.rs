@@ -34,7 +34,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::files::{Done, MAX_HASHED, Trouble, again, etag_of, is_absent, open_regular, refused};
+pub(crate) use self::files::open_regular;
+use self::files::{Done, MAX_HASHED, Trouble, again, etag_of, is_absent, refused};
 use self::listing::{Wanted, folders, walk};
 use self::partial::{PARTIAL, Partial, is_partial};
 use super::interface::{

@@ -39,7 +39,7 @@ pub(super) fn refused(why: impl Into<String>) -> Trouble {
 }
 
 /// Opens a regular file and nothing else: no link is followed, and no FIFO or device waited for.
-pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
