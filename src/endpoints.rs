@@ -145,10 +145,12 @@ impl Endpoints {
                 Box::new(source.with_redirect_other_host(self.settings.allow_redirect_host))
             }
             SourceUrl::Bundle(path) => {
-                Box::new(Bundle::file(path).with_lfs_dir(self.settings.lfs_dir.as_ref()))
+                let bundle = Bundle::file(path).with_memory(self.memory_bytes());
+                Box::new(bundle.with_lfs_dir(self.settings.lfs_dir.as_ref()))
             }
             SourceUrl::Stdin => {
-                Box::new(Bundle::stdin().with_lfs_dir(self.settings.lfs_dir.as_ref()))
+                let bundle = Bundle::stdin().with_memory(self.memory_bytes());
+                Box::new(bundle.with_lfs_dir(self.settings.lfs_dir.as_ref()))
             }
             SourceUrl::Mirror(_)
             | SourceUrl::WebMirror(_)

@@ -949,6 +949,22 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 120,
         },
         Attack {
+            name: "source: a bundle of refs without end",
+            begin: |lab| {
+                bundle_without_end(lab, |number| format!("{number:040x} refs/heads/{number}"))
+            },
+            exit: 1,
+            says: "more than --memory allows",
+            seconds: 60,
+        },
+        Attack {
+            name: "source: a bundle that needs commits without end",
+            begin: |lab| bundle_without_end(lab, |number| format!("-{number:040x} subject")),
+            exit: 1,
+            says: "more than --memory allows",
+            seconds: 60,
+        },
+        Attack {
             name: "source: acknowledgments without end",
             begin: |lab| {
                 let (_, tip) = small_repository(b"content");
@@ -1062,6 +1078,21 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
             seconds: 30,
         },
     ]);
+}
+
+/// A bundle on standard input whose header has a line for each number.
+fn bundle_without_end(lab: &mut Lab, line: fn(u64) -> String) {
+    let (input, mut output) = io::pipe().unwrap();
+    std::thread::spawn(move || {
+        output.write_all(b"# v2 git bundle\n")?;
+        for number in (1..).step_by(1000) {
+            let lines: String = (number..number + 1000).map(|n| line(n) + "\n").collect();
+            output.write_all(lines.as_bytes())?;
+        }
+        Ok::<_, io::Error>(())
+    });
+    let target = lab.target();
+    lab.command.args(["--source", "-", "--target", &target]).stdin(input);
 }
 
 /// A source with an LFS object that its server says is at `href`.

@@ -42,6 +42,9 @@ pub enum BundleError {
     /// A capability that must be understood and is not.
     #[error("the bundle requires the unknown capability {0:?}")]
     Capability(String),
+    /// A header that is too long for the memory.
+    #[error("the bundle's header has more than {0} bytes: more than --memory allows; raise it")]
+    TooLong(u64),
     /// A line that is none of the header's.
     #[error("not a bundle header line: {0:?}")]
     Line(String),
@@ -50,16 +53,19 @@ pub enum BundleError {
     Refs(#[from] ProtocolError),
 }
 
-/// Reads the header; what is left of `input` begins with `PACK`.
-pub fn read_header(input: &mut impl BufRead) -> Result<BundleHeader, BundleError> {
+/// Reads the header, which has no more than `max_bytes`
+/// ([`max_refs_bytes`](crate::git::refs::max_refs_bytes)); what is left of `input` begins with `PACK`.
+pub fn read_header(input: &mut impl BufRead, max_bytes: u64) -> Result<BundleHeader, BundleError> {
     let capabilities = match &read_line(input)?[..] {
         b"# v2 git bundle" => false,
         b"# v3 git bundle" => true,
         _ => return Err(BundleError::Signature),
     };
     let (mut refs, mut prerequisites) = (Collector::default(), Vec::new());
+    let mut left = max_bytes;
     loop {
         let line = read_line(input)?;
+        left = left.checked_sub(line.len() as u64 + 1).ok_or(BundleError::TooLong(max_bytes))?;
         let malformed = || BundleError::Line(clean_text(&line, 100));
         match &line[..] {
             [] => break,
@@ -148,11 +154,22 @@ mod tests {
     const TWO: &str = "2222222222222222222222222222222222222222";
 
     fn read(text: &str) -> Result<BundleHeader, BundleError> {
-        read_header(&mut text.as_bytes())
+        read_header(&mut text.as_bytes(), u64::MAX)
     }
 
     fn head(lines: &str) -> Head {
         read(&format!("# v2 git bundle\n{lines}\n")).unwrap().advertised.advertisement.head
+    }
+
+    #[test]
+    fn header_is_no_longer_than_it_may_be() {
+        for line in [format!("{ONE} refs/heads/a\n"), format!("-{ONE} why\n")] {
+            let text = format!("# v2 git bundle\n{}\n", line.repeat(10));
+            let len = 10 * line.len() as u64 + 1;
+            assert!(read_header(&mut text.as_bytes(), len).is_ok());
+            let error = read_header(&mut text.as_bytes(), len - 1).unwrap_err();
+            assert!(matches!(error, BundleError::TooLong(_)), "{error}");
+        }
     }
 
     #[test]
@@ -161,7 +178,7 @@ mod tests {
             "# v3 git bundle\n@object-format=sha1\n-{TWO} why\n-{ONE}\n{ONE} refs/heads/a\n{TWO} refs/tags/t\n\nPACK"
         );
         let mut input = text.as_bytes();
-        let header = read_header(&mut input).unwrap();
+        let header = read_header(&mut input, u64::MAX).unwrap();
         assert_eq!(input, b"PACK");
         assert_eq!(header.prerequisites, [TWO.parse().unwrap(), ONE.parse().unwrap()]);
         assert_eq!(header.advertised.advertisement.refs.len(), 2);
@@ -182,7 +199,7 @@ mod tests {
         let (one, two): (Oid, Oid) = (oid("1"), oid("2"));
         let refs = [(one, "HEAD"), (one, "refs/heads/main"), (two, "refs/tags/t")];
         let text = write_header(format, &[two, one], &refs);
-        let header = read_header(&mut &text[..]).unwrap();
+        let header = read_header(&mut &text[..], u64::MAX).unwrap();
         assert_eq!(header.prerequisites, [two, one]);
         assert_eq!(header.advertised.advertisement.format, format);
         let Advertisement { refs, head, .. } = header.advertised.advertisement;

@@ -121,7 +121,7 @@ mod tests {
             let _ = fetch_v2::read_until_pack(&mut packets);
             let mut demux = Demux::after_acks(packets.into_inner(), |_: &str| ());
             let _ = demux.read_to_end(&mut Vec::new());
-            let _ = read_header(&mut &bytes[..]);
+            let _ = read_header(&mut &bytes[..], u64::MAX);
         }
     }
 

@@ -31,6 +31,7 @@ use crate::repository::files;
 use crate::repository::links::commit_links;
 use crate::repository::packs;
 use crate::repository::parts::FIRST_PART_BYTES;
+use crate::repository::publish;
 use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
 use crate::store::{Key, StoreErrorKind};
@@ -128,9 +129,10 @@ impl Bundling<'_> {
     fn merge(&self, new: &str, parts: &[Entry]) -> Result<Entry, MirrorError> {
         let store = self.compaction.store;
         let (first, last) = (&parts[0], &parts[parts.len() - 1]);
+        let max_bytes = publish::max_file_bytes(self.compaction.memory_bytes);
         let read = |entry: &Entry| {
             let failed = |error| MirrorError::Mirror(format!("{}: {error}", entry.key()));
-            Ok::<_, MirrorError>(bundles::header(store, &entry.key()).map_err(failed)?.0)
+            Ok::<_, MirrorError>(bundles::header(store, &entry.key(), max_bytes).map_err(failed)?.0)
         };
         let mut needed = BTreeSet::new();
         if !first.is_whole {

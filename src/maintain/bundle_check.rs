@@ -34,6 +34,7 @@ const TRIES: u32 = 3;
 pub(crate) fn check(
     store: &dyn Store,
     quick: bool,
+    max_header_bytes: u64,
     cancel: &Cancel,
     findings: &Findings,
 ) -> Result<(), MirrorError> {
@@ -44,7 +45,7 @@ pub(crate) fn check(
     let mut list = read()?;
     for tries_left in (0..TRIES).rev() {
         let found = Findings::default();
-        check_list(store, list.as_deref(), quick, cancel, &found)?;
+        check_list(store, list.as_deref(), quick, max_header_bytes, cancel, &found)?;
         let now = match found.count() > 0 && tries_left > 0 {
             true => read()?,
             false => list.clone(),
@@ -62,6 +63,7 @@ fn check_list(
     store: &dyn Store,
     list: Option<&[u8]>,
     quick: bool,
+    max_header_bytes: u64,
     cancel: &Cancel,
     findings: &Findings,
 ) -> Result<(), MirrorError> {
@@ -83,7 +85,7 @@ fn check_list(
             findings.add(key.as_str(), format!("missing, but listed in {LIST}"), None);
             continue;
         };
-        match check_one(store, &entry, &key, info.len, quick, cancel)? {
+        match check_one(store, &entry, &key, info.len, quick, max_header_bytes, cancel)? {
             Err(what) => findings.add(key.as_str(), what, None),
             Ok(pack) if pack == entry.pack => {}
             // What the list named before must be a pack of this mirror, too.
@@ -107,9 +109,10 @@ fn check_one(
     key: &Key,
     len: u64,
     quick: bool,
+    max_header_bytes: u64,
     cancel: &Cancel,
 ) -> Result<Result<String, String>, MirrorError> {
-    let (header, header_len) = match bundles::header(store, key) {
+    let (header, header_len) = match bundles::header(store, key, max_header_bytes) {
         Ok(read) => read,
         Err(error) => return unless_store_failed(error),
     };

@@ -143,7 +143,7 @@ pub fn verify_with(
         Verification { store, options, progress, findings: &findings, tips }.run(&mut report)?;
         if state.recorded.as_ref().is_some_and(Recorded::has_bundles) {
             let quick = options.quick || options.sample.is_some();
-            bundle_check::check(store, quick, &options.cancel, &findings)?;
+            bundle_check::check(store, quick, max_refs_bytes, &options.cancel, &findings)?;
         }
         report.notices.extend(state.unfinished.filter(|_| findings.count() == 0));
     } else {

@@ -100,11 +100,15 @@ pub(crate) fn parse(list: &[u8]) -> Option<Vec<Entry>> {
     is_ours.then_some(entries)
 }
 
-/// What a bundle says before its pack, and how many bytes that is.
-pub(crate) fn header(store: &dyn Store, bundle: &Key) -> io::Result<(BundleHeader, u64)> {
+/// What a bundle says before its pack, which has no more than `max_bytes`, and how many bytes that is.
+pub(crate) fn header(
+    store: &dyn Store,
+    bundle: &Key,
+    max_bytes: u64,
+) -> io::Result<(BundleHeader, u64)> {
     let stream = store.open(bundle, 0).map_err(io::Error::other)?;
     let mut stream = Counted { stream: BufReader::new(stream), read: 0 };
-    let header = read_header(&mut stream).map_err(io::Error::other)?;
+    let header = read_header(&mut stream, max_bytes).map_err(io::Error::other)?;
     Ok((header, stream.read))
 }
 

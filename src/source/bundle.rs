@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use crate::git::bundle::{BundleError, BundleHeader, read_header};
 use crate::git::object::Oid;
-use crate::git::refs::Advertisement;
+use crate::git::refs::{Advertisement, max_refs_bytes};
 use crate::source::error::{SourceError, SourceErrorKind};
 use crate::source::interface::{LfsSource, Source};
 use crate::source::lfs_dir::LfsDir;
@@ -27,6 +27,7 @@ pub struct Bundle {
     name: String,
     origin: Origin,
     lfs: Option<LfsDir>,
+    max_header_bytes: u64,
 }
 
 enum Origin {
@@ -46,7 +47,7 @@ impl Bundle {
     /// A bundle in a file, which is not opened yet.
     pub fn file(path: impl Into<PathBuf>) -> Bundle {
         let path = path.into();
-        Bundle { name: format!("bundle:{}", path.display()), origin: Origin::File(path), lfs: None }
+        Bundle::new(format!("bundle:{}", path.display()), Origin::File(path))
     }
 
     /// The bundle on standard input.
@@ -58,7 +59,16 @@ impl Bundle {
     pub fn stream(name: &str, input: impl Read + Send + 'static) -> Bundle {
         let input: Input = Box::new(BufReader::with_capacity(64 << 10, input));
         let origin = Origin::Stream(Mutex::new(Stream::Unread(input)));
-        Bundle { name: name.to_owned(), origin, lfs: None }
+        Bundle::new(name.to_owned(), origin)
+    }
+
+    fn new(name: String, origin: Origin) -> Bundle {
+        Bundle { name, origin, lfs: None, max_header_bytes: max_refs_bytes(64 << 20) }
+    }
+
+    /// The same; refs are read as far as they fit so much working memory ([`max_refs_bytes`]).
+    pub fn with_memory(self, memory_bytes: u64) -> Bundle {
+        Bundle { max_header_bytes: max_refs_bytes(memory_bytes), ..self }
     }
 
     /// Where its LFS objects are: a bundle has none in it.
@@ -78,7 +88,8 @@ impl Bundle {
     fn open(&self, path: &PathBuf) -> Result<(BundleHeader, Input), SourceError> {
         let file = File::open(path).map_err(|error| self.refuse(error.into()))?;
         let mut input: Input = Box::new(BufReader::with_capacity(64 << 10, file));
-        let header = read_header(&mut input).map_err(|error| self.refuse(error))?;
+        let header =
+            read_header(&mut input, self.max_header_bytes).map_err(|error| self.refuse(error))?;
         Ok((header, input))
     }
 
@@ -87,7 +98,8 @@ impl Bundle {
         if let Stream::Unread(_) = stream
             && let Stream::Unread(mut input) = std::mem::replace(stream, Stream::Spent)
         {
-            let header = read_header(&mut input).map_err(|error| self.refuse(error))?;
+            let header = read_header(&mut input, self.max_header_bytes)
+                .map_err(|error| self.refuse(error))?;
             *stream = Stream::HeaderRead(header, input);
         }
         match stream {

@@ -459,7 +459,7 @@ impl SmartHttp {
         let get = Box::new(|url: &Url, headers: &[Header]| self.get_file(url, headers));
         let Some(file) = Resumed::open(get, url, &self.cancelled)? else { return Ok(None) };
         let mut input = BufReader::with_capacity(64 << 10, file);
-        let header = match read_header(&mut input) {
+        let header = match read_header(&mut input, self.max_refs_bytes) {
             Ok(header) => header,
             Err(error) => {
                 log::info!("{place}: {error}");
