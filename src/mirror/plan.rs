@@ -265,7 +265,11 @@ fn refuse_emptied(
         return Ok(());
     }
     let (what, remedy) = match is_missing {
-        true => ("missing", "If it is missing in the store itself, run once with --full"),
+        true => (
+            "missing",
+            "If it is missing in the store itself, run once with --full \
+                               (import: --force)",
+        ),
         false => ("empty", "If the mirror is to be filled again, run with --force"),
     };
     Err(MirrorError::Guard(format!(
