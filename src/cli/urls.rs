@@ -543,6 +543,15 @@ mod tests {
     #[test]
     fn endpoints_are_addresses_without_credentials() {
         assert_eq!(endpoint("http://127.0.0.1:9000/", "e").unwrap(), "http://127.0.0.1:9000");
+        for (text, wanted) in [
+            ("https://h:443/", "https://h"),
+            ("http://h:80/a", "http://h/a"),
+            ("https://[::1]:443", "https://[::1]"),
+            ("https://h:80", "https://h:80"),
+            ("https://h:8443", "https://h:8443"),
+        ] {
+            assert_eq!(endpoint(text, "e").unwrap(), wanted);
+        }
         for bad in ["", "s3.example.com", "https://k:secret@h", "ftp://h", "https://h?x"] {
             let error = endpoint(bad, "AWS_ENDPOINT_URL").expect_err(bad).to_string();
             assert!(
