@@ -80,6 +80,8 @@ struct Options {
     depth: Option<u32>,
     is_relative: bool,
     since: Option<i64>,
+    /// `--shallow-exclude`.
+    excludes: bool,
     filter: Option<Filter>,
     from_promisor: bool,
     follow_tags: bool,
@@ -148,10 +150,15 @@ impl Helper<'_> {
                 since => set(&mut options.since, since),
             },
             "filter" => match Filter::parse(value) {
-                // Everything is fetched then, which is never too little.
-                None => false,
+                // As git does with a server that knows no filters.
+                None => {
+                    log::warn!("the filter {value:?} is not known here: everything is fetched");
+                    false
+                }
                 filter => set(&mut options.filter, filter),
             },
+            // Git asks for it and goes on without it.
+            "deepen-not" => set(&mut options.excludes, true),
             // Git says 1, as it is no boolean in its own table (`transport-helper.c`).
             "from-promisor" => set(&mut options.from_promisor, true),
             "followtags" => set(&mut options.follow_tags, is_true),
@@ -208,6 +215,10 @@ impl Helper<'_> {
 
     fn fetch(&mut self, wants: Vec<Oid>) -> Result<Fetched, MirrorError> {
         let options = &self.options;
+        if options.excludes {
+            let words = "--shallow-exclude is not possible here: use --shallow-since or --depth";
+            return Err(MirrorError::Mirror(words.into()));
+        }
         let depth = match (options.depth, options.since) {
             (Some(more), _) if options.is_relative => Depth::More(more),
             (Some(depth), _) => Depth::Commits(depth),

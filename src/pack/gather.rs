@@ -99,6 +99,24 @@ pub fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
     header
 }
 
+/// The header of a delta whose base is so far back (gitformat-pack(5), "offset encoding").
+pub fn ofs_delta_header(inflated_len: u64, mut distance: u64) -> Vec<u8> {
+    const OFS_DELTA: u8 = 6;
+    let mut header = entry_header(Kind::Commit, inflated_len);
+    header[0] = header[0] & 0x8f | OFS_DELTA << 4;
+    let mut backwards = vec![(distance & 0x7f) as u8];
+    loop {
+        distance >>= 7;
+        if distance == 0 {
+            break;
+        }
+        distance -= 1;
+        backwards.push(0x80 | (distance & 0x7f) as u8);
+    }
+    header.extend(backwards.iter().rev());
+    header
+}
+
 /// A pack in the making.
 pub struct Gathering<'o> {
     out: &'o mut dyn Output,
@@ -152,5 +170,37 @@ impl<'o> Gathering<'o> {
         self.checksum.update(bytes);
         self.at += bytes.len() as u64;
         self.out.write(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::entry::{EntryKind, parse_header};
+
+    #[test]
+    fn header_of_an_entry_is_read_back_as_it_was_written() {
+        for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
+            for len in [0, 1, 15, 16, 2047, 2048, 1 << 40, u64::MAX] {
+                let bytes = entry_header(kind, len);
+                let (header, used) = parse_header(&bytes, 12, ObjectFormat::Sha1).unwrap().unwrap();
+                assert_eq!((header.kind, header.inflated_len), (EntryKind::Object(kind), len));
+                assert_eq!(used, bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn header_of_a_delta_is_read_as_it_was_written() {
+        for distance in [1, 127, 128, 129, 16_511, 16_512, 2_113_664, 1 << 33] {
+            for len in [0, 15, 16, 2047, 2048, 1 << 40] {
+                let header = ofs_delta_header(len, distance);
+                let offset = 12 + distance;
+                let (parsed, used) =
+                    parse_header(&header, offset, ObjectFormat::Sha1).unwrap().unwrap();
+                assert_eq!(parsed.kind, EntryKind::OfsDelta { base_offset: 12 });
+                assert_eq!((parsed.inflated_len, used), (len, header.len()));
+            }
+        }
     }
 }

@@ -168,7 +168,7 @@ impl Attempt<'_> {
         let (request, was_empty) = (self.request, local.is_empty());
         let shallow = local.shallow()?;
         let is_part = !shallow.is_empty() && !self.is_unshallow();
-        if self.wants_all() && was_empty && !request.from_promisor && !self.list.is_empty() {
+        if self.wants_all() && was_empty && !self.list.is_empty() {
             let is_connected = self.take_whole(local, self.list, keeps)?;
             if request.wants.iter().all(|oid| local.has(oid)) {
                 return Ok(is_connected);

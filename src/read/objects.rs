@@ -52,10 +52,30 @@ const MAX_CHAIN: usize = 10_000;
 
 /// An object as it is handed on.
 pub(super) enum Item<'a> {
-    /// In memory; `raw` is its zlib stream if the mirror has it whole.
-    Whole { oid: Oid, kind: Kind, content: &'a [u8], raw: Option<&'a [u8]> },
+    /// In memory; `stored`: how a pack of the mirror has it, if one does.
+    Whole { oid: Oid, kind: Kind, content: &'a [u8], stored: Option<Stored<'a>> },
     /// Too large for that, and not hashed yet.
     Large { oid: Oid, kind: Kind, len: u64, content: &'a mut dyn Read },
+}
+
+/// How a pack of the mirror has an object.
+pub(super) struct Stored<'a> {
+    pub(super) place: Place,
+    pub(super) form: Form<'a>,
+}
+
+/// See [`Stored`]. `raw` is the zlib stream.
+pub(super) enum Form<'a> {
+    Whole {
+        raw: &'a [u8],
+    },
+    /// A delta of `len` bytes. What it was applied to was not hashed.
+    Delta {
+        base: Place,
+        base_content: Content,
+        len: u64,
+        raw: &'a [u8],
+    },
 }
 
 type Each<'c> = dyn FnMut(Item<'_>) -> Result<(), MirrorError> + 'c;
@@ -245,11 +265,31 @@ impl<'e> Objects<'e> {
             let (kind, content) = self.content(*place, &entries)?;
             check_name(hash_object(oid.format(), kind, &content), oid)
                 .map_err(|what| self.bad(*place, &format!("{oid}: {what}")))?;
-            let raw = entries.get(place).filter(|e| matches!(e.header.kind, EntryKind::Object(_)));
-            let raw = raw.and_then(|entry| self.packs[place.0].pieces.read(&entry.raw));
-            each(Item::Whole { oid: *oid, kind, content: &content, raw: raw.as_deref() })?;
+            let raw =
+                entries.get(place).and_then(|entry| self.packs[place.0].pieces.read(&entry.raw));
+            let stored = match (entries.get(place), &raw) {
+                (Some(entry), Some(raw)) => self.form(*place, entry, raw)?,
+                _ => None,
+            };
+            let stored = stored.map(|form| Stored { place: *place, form });
+            each(Item::Whole { oid: *oid, kind, content: &content, stored })?;
         }
         Ok(())
+    }
+
+    /// `None`: its base is no longer at hand.
+    fn form<'r>(
+        &mut self,
+        place: Place,
+        entry: &Entry,
+        raw: &'r [u8],
+    ) -> Result<Option<Form<'r>>, MirrorError> {
+        let Some(base) = self.base_of(place, entry)? else {
+            return Ok(Some(Form::Whole { raw }));
+        };
+        let len = entry.header.inflated_len;
+        let content = self.contents.get(base);
+        Ok(content.map(|base_content| Form::Delta { base, base_content, len, raw }))
     }
 
     /// Reads entries, and those that they stand on until contents at hand.
@@ -437,7 +477,7 @@ impl<'e> Objects<'e> {
         let (kind, content) =
             decode_loose(bytes, LARGE_BYTES).map_err(|error| bad(error.to_string()))?;
         check_name(hash_object(oid.format(), kind, &content), oid).map_err(bad)?;
-        each(Item::Whole { oid: *oid, kind, content: &content, raw: None })
+        each(Item::Whole { oid: *oid, kind, content: &content, stored: None })
     }
 
     fn large_loose(&self, oid: &Oid, each: &mut Each<'_>) -> Result<(), MirrorError> {

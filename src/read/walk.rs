@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::take;
 use std::path::PathBuf;
 
+use percent_encoding::percent_decode_str;
+
 use super::connected::tree_entries;
 use super::local::Local;
 use super::objects::{Around, Item, Objects};
@@ -40,23 +42,37 @@ pub(super) enum Reach {
 
 /// What of trees is left out: git-rev-list(1), `--filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Filter {
-    /// `blob:none`.
-    NoBlobs,
-    /// `blob:limit=N`: blobs of this size and above.
-    BlobLimit(u64),
-    /// `tree:N`: trees and blobs so deep below the root and deeper; the root is at 0.
-    TreeDepth(u32),
+pub(crate) struct Filter {
+    /// Trees and blobs so deep below the root and deeper; the root is at 0.
+    depth: u32,
+    /// Blobs of this size and above.
+    blob_bytes: u64,
 }
 
 impl Filter {
-    /// Reads git's words; `None`: a filter that is not known here.
+    const NOTHING: Filter = Filter { depth: u32::MAX, blob_bytes: u64::MAX };
+
+    /// Reads git's words: `blob:none`, `blob:limit=N`, `tree:N`, `object:type=commit`, and `combine:` of
+    /// them. `None`: a filter that is not known here.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if text == "blob:none" {
-            return Some(Filter::NoBlobs);
+            return Some(Filter { blob_bytes: 0, ..Filter::NOTHING });
+        }
+        if text == "object:type=commit" {
+            return Some(Filter { depth: 0, ..Filter::NOTHING });
         }
         if let Some(depth) = text.strip_prefix("tree:") {
-            return depth.parse().ok().map(Filter::TreeDepth);
+            return Some(Filter { depth: depth.parse().ok()?, ..Filter::NOTHING });
+        }
+        if let Some(all) = text.strip_prefix("combine:") {
+            // What any of them leaves out is left out.
+            return all.split('+').try_fold(Filter::NOTHING, |so_far, one| {
+                let one = Filter::parse(&percent_decode_str(one).decode_utf8().ok()?)?;
+                Some(Filter {
+                    depth: so_far.depth.min(one.depth),
+                    blob_bytes: so_far.blob_bytes.min(one.blob_bytes),
+                })
+            });
         }
         let limit = text.strip_prefix("blob:limit=")?;
         let (digits, unit) = match limit.char_indices().last()? {
@@ -65,7 +81,8 @@ impl Filter {
             (at, 'g' | 'G') => (&limit[..at], 1 << 30),
             _ => (limit, 1u64),
         };
-        digits.parse::<u64>().ok()?.checked_mul(unit).map(Filter::BlobLimit)
+        let blob_bytes = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+        Some(Filter { blob_bytes, ..Filter::NOTHING })
     }
 }
 
@@ -74,7 +91,7 @@ pub(super) struct Walk<'w, 'e> {
     objects: &'w mut Objects<'e>,
     local: &'w Local,
     progress: &'w dyn Progress,
-    filter: Option<Filter>,
+    filter: Filter,
     pack: Option<PackWriter>,
     /// Commits and objects of unknown kind that are read next.
     next: HashMap<Oid, Reach>,
@@ -115,7 +132,7 @@ impl<'w, 'e> Walk<'w, 'e> {
             objects,
             local,
             progress,
-            filter,
+            filter: filter.unwrap_or(Filter::NOTHING),
             pack: None,
             next: HashMap::new(),
             depths: HashMap::new(),
@@ -208,9 +225,9 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     fn add(&mut self, item: Item<'_>) -> Result<(), MirrorError> {
         match item {
-            Item::Whole { oid, kind, content, raw } => {
+            Item::Whole { oid, kind, content, stored } => {
                 self.progress.received(content.len() as u64);
-                self.pack(oid.format())?.add(&oid, kind, content, raw)?;
+                self.pack(oid.format())?.add(&oid, kind, content, stored.as_ref())?;
             }
             Item::Large { oid, kind, len, content } => {
                 self.progress.received(len);
@@ -309,8 +326,7 @@ impl<'w, 'e> Walk<'w, 'e> {
     }
 
     fn want_tree(&mut self, tree: Oid, depth: u32) {
-        let is_left_out = matches!(self.filter, Some(Filter::TreeDepth(most)) if depth >= most);
-        if !is_left_out && self.is_new(&tree) {
+        if depth < self.filter.depth && self.is_new(&tree) {
             self.trees.push(tree);
         }
     }
@@ -329,12 +345,8 @@ impl<'w, 'e> Walk<'w, 'e> {
     }
 
     fn want_blob(&mut self, blob: Oid, depth: u32) {
-        let is_left_out = match self.filter {
-            Some(Filter::NoBlobs) => true,
-            Some(Filter::TreeDepth(most)) => depth >= most,
-            _ => false,
-        };
-        if !is_left_out && self.is_new(&blob) {
+        let Filter { depth: most, blob_bytes } = self.filter;
+        if depth < most && blob_bytes > 0 && self.is_new(&blob) {
             self.blobs.push(blob);
         }
     }
@@ -366,10 +378,7 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     fn take_blobs(&mut self) -> Result<(), MirrorError> {
         let mut blobs = take(&mut self.blobs);
-        let limit = match self.filter {
-            Some(Filter::BlobLimit(limit)) => limit,
-            _ => u64::MAX,
-        };
+        let limit = self.filter.blob_bytes;
         if limit != u64::MAX {
             // Deflated data is never longer than the content by more than a thousandth and a header: a
             // longer entry is a larger blob, or a delta that makes one.

@@ -1,19 +1,23 @@
 //! A pack that is made here, of single objects that have been read and hashed.
 //!
-//! Whole objects only: one that was whole in the mirror keeps its deflate blocks, what a delta made is
-//! deflated. Git makes deltas again when it repacks.
+//! One that was whole in the mirror keeps its deflate blocks, and a delta stays one if its base is in this
+//! pack already. Anything else is deflated. Git makes deltas again when it repacks.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::local::{TEMPORARY, failed};
+use super::objects::{Form, Stored};
 use super::whole::install;
 use crate::git::checksum::Checksum;
-use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name};
+use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name, hash_object};
 use crate::pack::deflate::Deflater;
+use crate::pack::gather::{entry_header, ofs_delta_header};
 use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
+use crate::repository::packed::{Content, Place};
 
 /// A pack on its way into the repository. Removed when dropped, unless it is installed.
 pub(super) struct PackWriter {
@@ -23,6 +27,8 @@ pub(super) struct PackWriter {
     deflater: Deflater,
     format: ObjectFormat,
     entries: IndexEntries,
+    /// Which entry was at this place of the mirror's packs.
+    places: HashMap<Place, u32>,
     at: u64,
 }
 
@@ -36,7 +42,8 @@ impl PackWriter {
         let file = BufWriter::new(file.map_err(|error| failed("create", &path, &error))?);
         let (folder, deflater) = (folder.to_owned(), Deflater::new(1));
         let entries = IndexEntries::with_capacity(format, 0);
-        let mut pack = PackWriter { folder, path, file, deflater, format, entries, at: 12 };
+        let (places, at) = (HashMap::new(), 12);
+        let mut pack = PackWriter { folder, path, file, deflater, format, entries, places, at };
         // The count is written last.
         pack.write(b"PACK\0\0\0\x02\0\0\0\0")?;
         Ok(pack)
@@ -57,25 +64,43 @@ impl PackWriter {
         self.file.write_all(bytes).map_err(|error| failed("write", &self.path, &error))
     }
 
-    /// Adds an object. `raw`: its zlib stream, if there is one.
+    /// Adds an object, as it is `stored` if that can be.
     pub(super) fn add(
         &mut self,
         oid: &Oid,
         kind: Kind,
         content: &[u8],
-        raw: Option<&[u8]>,
+        stored: Option<&Stored<'_>>,
     ) -> Result<(), MirrorError> {
         self.check_format(oid)?;
         let mut entry = entry_header(kind, content.len() as u64);
-        match raw {
-            Some(raw) => entry.extend_from_slice(raw),
-            None => self.deflater.compress_into(&[content], &mut entry),
+        match stored.map(|stored| &stored.form) {
+            Some(Form::Whole { raw }) => entry.extend_from_slice(raw),
+            Some(Form::Delta { base, base_content, len, raw })
+                if let Some(distance) = self.distance(*base, base_content) =>
+            {
+                entry = ofs_delta_header(*len, distance);
+                entry.extend_from_slice(raw);
+            }
+            _ => self.deflater.compress_into(&[content], &mut entry),
         }
         self.write(&entry)?;
+        if let Some(stored) = stored {
+            self.places.insert(stored.place, self.entries.len() as u32);
+        }
         let crc32 = zlib_rs::crc32::crc32(0, &entry);
         self.entries.push(oid, self.at, crc32);
         self.at += entry.len() as u64;
         Ok(())
+    }
+
+    /// How far back in this pack the base is that was at this place. The content that the delta was applied
+    /// to was not checked by itself, so it is here: in this pack there is what its name says.
+    fn distance(&self, base: Place, (kind, content): &Content) -> Option<u64> {
+        let entry = self.entries.get(*self.places.get(&base)? as usize)?;
+        let found = hash_object(self.format, *kind, content);
+        check_name(found, &entry.oid).ok()?;
+        Some(self.at - entry.offset)
     }
 
     /// Adds an object of `len` bytes that is too large for memory, and checks its name.
@@ -169,42 +194,9 @@ impl Drop for PackWriter {
     }
 }
 
-/// An entry's type and length: gitformat-pack(5).
-fn entry_header(kind: Kind, len: u64) -> Vec<u8> {
-    let id = match kind {
-        Kind::Commit => 1,
-        Kind::Tree => 2,
-        Kind::Blob => 3,
-        Kind::Tag => 4,
-    };
-    let (mut byte, mut rest) = ((id << 4) | (len & 0x0f) as u8, len >> 4);
-    let mut header = Vec::new();
-    while rest > 0 {
-        header.push(byte | 0x80);
-        byte = (rest & 0x7f) as u8;
-        rest >>= 7;
-    }
-    header.push(byte);
-    header
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::git::object::hash_object;
-    use crate::pack::entry::{EntryKind, parse_header};
-
-    #[test]
-    fn header_of_an_entry_is_read_back_as_it_was_written() {
-        for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
-            for len in [0, 1, 15, 16, 2047, 2048, 1 << 40, u64::MAX] {
-                let bytes = entry_header(kind, len);
-                let (header, used) = parse_header(&bytes, 12, ObjectFormat::Sha1).unwrap().unwrap();
-                assert_eq!((header.kind, header.inflated_len), (EntryKind::Object(kind), len));
-                assert_eq!(used, bytes.len());
-            }
-        }
-    }
 
     #[test]
     fn git_accepts_the_pack_and_a_dropped_one_leaves_nothing() {

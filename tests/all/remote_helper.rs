@@ -530,9 +530,16 @@ fn partial_clones_fetch_what_is_missing_when_it_is_needed() {
     repo.git(&["config", "uploadpack.allowFilter", "true"]);
     repo.git(&["config", "uploadpack.allowAnySHA1InWant", "true"]);
     let revisions = [repo.rev("main").unwrap(), repo.rev("main~5").unwrap()];
-    for filter in ["blob:none", "blob:limit=1k", "tree:0", "tree:1"] {
+    for filter in [
+        "blob:none",
+        "blob:limit=1k",
+        "tree:0",
+        "tree:1",
+        "object:type=commit",
+        "combine:tree:3+blob:limit=1k",
+    ] {
         let filter_word = format!("--filter={filter}");
-        let name = filter.replace([':', '='], "-");
+        let name = filter.replace([':', '=', '+'], "-");
         let (ours, theirs) = (format!("ours-{name}"), format!("smart-{name}"));
         let clone = world.clone("a", &ours, &["--bare", &filter_word]);
         world.run(world.folder.path(), &["clone", "-q", "--bare", &filter_word, &smart, &theirs]);
@@ -557,7 +564,66 @@ fn partial_clones_fetch_what_is_missing_when_it_is_needed() {
     }
 }
 
+/// Bytes of packs in a repository.
+fn pack_bytes(dir: &Path) -> u64 {
+    let packs = fs::read_dir(dir.join(".git/objects/pack")).unwrap().map(Result::unwrap);
+    let packs = packs.filter(|entry| entry.path().extension().is_some_and(|e| e == "pack"));
+    packs.map(|pack| pack.metadata().unwrap().len()).sum()
+}
+
+/// Five days of a file of 40 kB of noise that changes a little each day.
+fn with_noise() -> Repo {
+    let repo = Repo::new();
+    let noise: Vec<u8> = (0..5000).flat_map(|at| hashed(at).to_le_bytes()).collect();
+    for day in 0..5 {
+        let file = [format!("day {day}\n").as_bytes(), &noise].concat();
+        let blob = repo.blob(&file);
+        let tree =
+            repo.git_with_input(&["mktree"], format!("100644 blob {blob}\tnoise\n").as_bytes());
+        let parent = repo.rev("refs/heads/main");
+        let mut words = vec!["commit-tree".to_owned(), tree, "-m".into(), format!("day {day}")];
+        words.extend(parent.into_iter().flat_map(|parent| ["-p".into(), parent]));
+        let date = format!("{} +0000", 1_700_000_000 + 86_400 * day);
+        let mut command = git(repo.path());
+        command.args(&words).env("GIT_COMMITTER_DATE", &date).env("GIT_AUTHOR_DATE", &date);
+        let oid = String::from_utf8(run(&mut command, b"")).unwrap();
+        repo.git(&["update-ref", "refs/heads/main", oid.trim()]);
+    }
+    repo.git(&["repack", "-q", "-a", "-d", "-f"]);
+    repo
+}
+
+#[test]
+fn parts_of_history_keep_the_deltas_of_the_mirror() {
+    let (world, repo) = (World::new(), with_noise());
+    world.mirror(&repo, "a", &["--layout", "pack"]);
+    for words in [&["--depth", "4"][..], &["--filter=blob:limit=1m"]] {
+        let clone = world.clone("a", words[0].trim_start_matches("--"), words);
+        let bytes = pack_bytes(&clone);
+        assert!(bytes < 60_000, "{words:?}: {bytes} bytes where the file has 40,000");
+        fsck(&clone);
+    }
+}
+
+#[test]
+fn filter_that_is_not_known_brings_everything_as_it_is_stored_and_a_word() {
+    let (world, repo) = (World::new(), with_noise());
+    world.mirror(&repo, "a", &["--layout", "pack"]);
+    let url = "mirror::s3://bucket/a";
+    let mut clone =
+        world.git(world.folder.path(), &["clone", "--filter=sparse:oid=main", url, "c"]);
+    let out = clone.output().unwrap();
+    let words = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{words}");
+    assert!(words.contains("\"sparse:oid=main\" is not known here: everything"), "{words}");
+    assert!(pack_bytes(&world.path("c")) < 60_000);
+    fsck(&world.path("c"));
+    let words = world.fails(world.folder.path(), &["clone", "--shallow-exclude=v1", url, "d"]);
+    assert!(words.contains("use --shallow-since or --depth"), "{words}");
+}
+
 local_git::also_with_sha256! {
+    parts_of_history_keep_the_deltas_of_the_mirror,
     each_kind_of_change_is_fetched,
     clone_of_many_packs_is_one_pack_and_the_stored_index_is_taken_if_it_is_trusted,
     history_is_cut_off_and_deepened_as_over_smart_http,
