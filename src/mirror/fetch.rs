@@ -22,6 +22,7 @@ use crate::repository::existing::Existing;
 use crate::repository::layout;
 use crate::repository::layout::LayoutOption as Layout;
 use crate::repository::publish;
+use crate::repository::state::Recorded;
 use crate::repository::temp::TempKeys;
 use crate::run::MIN_MEMORY_BYTES;
 use crate::run::retry::{Backoff, Policy, sleep};
@@ -174,8 +175,9 @@ pub(super) fn fetch(
     }
 }
 
-/// Is what comes the mirror's repository? A bundle has no address that could tell. But a later one of the
-/// same repository has a commit that is published, unless all its history was rewritten.
+/// Is what comes the mirror's repository? A bundle has no address that could tell, nor has a mirror whose
+/// state is lost. But what comes later of the same repository, whole, has a commit that is published,
+/// unless all its history was rewritten.
 struct Kin<'p> {
     /// What is published; empty: it need not be proved.
     tips: BTreeSet<&'p Oid>,
@@ -184,10 +186,12 @@ struct Kin<'p> {
 
 impl<'p> Kin<'p> {
     fn new(source: &dyn Source, options: &Options, plan: &'p Plan) -> Self {
-        let Plan { published, wanted, thin, .. } = plan;
+        let Plan { published, recorded, wanted, thin, .. } = plan;
         let is_allowed = options.force || options.move_source;
+        let is_known = recorded.as_ref().and_then(Recorded::repository).is_some();
+        let comes_whole = source.sends_everything() || (plan.full && !is_known);
         let mut tips = BTreeSet::new();
-        if source.sends_everything() && !*thin && !is_allowed {
+        if comes_whole && !*thin && !is_allowed {
             tips.extend(
                 published.refs.iter().flat_map(|r| [Some(&r.oid), r.peeled.as_ref()]).flatten(),
             );

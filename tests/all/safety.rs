@@ -716,6 +716,29 @@ fn bundle_of(repo: &Repo, dir: &std::path::Path, name: &str) -> Bundle {
     Bundle::file(path)
 }
 
+/// Nothing but the published commits says whose mirror it is.
+#[test]
+fn whole_of_another_repository_does_not_replace_a_mirror_that_has_lost_its_state() {
+    for layout in [Layout::Loose, Layout::Pack] {
+        let (repo, other) = (sample(), Repo::new());
+        other.commit("refs/heads/main", &[("other", b"repository")]);
+        let store = MemoryStore::new();
+        let options = Options { layout, ..Options::default() };
+        let run = |repo: &Repo, options: &Options| {
+            mirror(&LocalGit::new(repo.path()), &store, options, &Silent)
+        };
+        run(&repo, &options).unwrap();
+        let refs = store.bytes("info/refs");
+        store.delete(&[Key::new(STATE).unwrap()]).unwrap();
+        let full = Options { full: true, ..options };
+        assert_guard(run(&other, &full), "another repository");
+        assert_eq!(store.bytes("info/refs"), refs);
+        repo.commit("refs/heads/main", &[("c", b"new")]);
+        run(&repo, &full).unwrap();
+        assert_ne!(store.bytes("info/refs"), refs);
+    }
+}
+
 #[test]
 fn bundle_of_another_repository_does_not_replace_a_mirror() {
     let dir = tempfile::tempdir().unwrap();
