@@ -5,7 +5,8 @@
 //! `mirror_state/state.json`, which every run reads anyway. [`Writing`] is the store that a run writes
 //! through. Its first write puts the run's name there; [`Writing::end`] and [`Writing::give_up`] take
 //! it back, but only if nothing that this run has made under `mirror_tmp/`, and no upload, is left.
-//! So whatever ends a run, its name stays as long as anything else does.
+//! So whatever ends a run, its name stays as long as anything else does. A first run that gives up and has
+//! stored nothing takes the state back as well: nobody should find half a mirror there.
 //!
 //! Names of several runs stand beside each other. Where a store ignores conditions, two runs that write
 //! the state within the same milliseconds can lose one of the names; what that run leaves if it is
@@ -48,6 +49,8 @@ struct State {
     over: Vec<String>,
     /// Past publications that are there.
     snapshots: Vec<Name>,
+    /// There was no state before this run's.
+    is_first: bool,
 }
 
 /// What would have to be swept. Guarded by [`Writing::made`].
@@ -57,6 +60,8 @@ struct Made {
     uploads: HashSet<String>,
     /// The beginning of an upload has failed: it may be there all the same.
     is_uncertain: bool,
+    /// A key of the mirror itself was written, or may have been.
+    has_stored: bool,
 }
 
 impl<'s> Writing<'s> {
@@ -67,7 +72,9 @@ impl<'s> Writing<'s> {
         over: Vec<String>,
     ) -> Self {
         let file = recorded.map_or_else(File::absent, Recorded::file);
-        let state = Mutex::new(State { file, is_said: false, over, snapshots: Vec::new() });
+        let (is_said, is_first) = (false, recorded.is_none());
+        let state = State { file, is_said, over, snapshots: Vec::new(), is_first };
+        let state = Mutex::new(state);
         Writing { store, run: Running::begin(), state, made: Mutex::default() }
     }
 
@@ -106,14 +113,19 @@ impl<'s> Writing<'s> {
 
     /// Takes the name back, if it was said and nothing is left.
     pub(crate) fn give_up(&self) -> Result<(), StoreError> {
-        let State { file, over, is_said, .. } = &mut *self.state();
+        let State { file, over, is_said, is_first, .. } = &mut *self.state();
         if !*is_said || self.is_anything_left() {
             return Ok(());
         }
         // It may have failed after it published.
         file.settle(self.store)?;
         *is_said = false;
-        file.update(self.store, |state| self.rename(state, over, false))
+        file.update(self.store, |state| self.rename(state, over, false))?;
+        if *is_first && !self.made().has_stored {
+            // Of a run that puts its name there just now no more is lost than where conditions are ignored.
+            file.delete_if_empty(self.store).unwrap_or_else(|error| log::debug!("{error}"));
+        }
+        Ok(())
     }
 
     fn is_anything_left(&self) -> bool {
@@ -156,8 +168,11 @@ impl<'s> Writing<'s> {
     }
 
     fn will_make(&self, key: &Key) {
+        let mut made = self.made();
         if key.as_str().starts_with(TEMP_PREFIX) {
-            self.made().keys.insert(key.clone());
+            made.keys.insert(key.clone());
+        } else {
+            made.has_stored = true;
         }
     }
 }

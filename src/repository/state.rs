@@ -167,6 +167,15 @@ impl File {
         Ok(())
     }
 
+    /// Deletes a file that says nothing.
+    pub(crate) fn delete_if_empty(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        if self.fields.is_empty() {
+            store.delete(&[files::key(KEY)])?;
+            *self = File::absent();
+        }
+        Ok(())
+    }
+
     /// Writes the file with what `edit` makes of it, on top of what others have written meanwhile
     /// where the store knows conditions.
     pub(crate) fn update(
@@ -233,7 +242,7 @@ impl Recorded {
         };
         let damaged = |what: &dyn std::fmt::Display| {
             MirrorError::Mirror(format!(
-                "{}/{KEY} is damaged ({what}); check for a cache that answers for the store, or \
+                "{}/{KEY} is damaged ({what}); check for a cache that answers instead of the store, or \
                  delete the key and run the mirror again",
                 store.describe()
             ))

@@ -19,7 +19,7 @@
 //!
 //! **What killed runs leave.** Everything temporary has the name of its run in it, and a run holds a
 //! lock on the file `run-<name>` for as long as it lives: the kernel lets go of it however the
-//! process ends, on any host and in any container. Who gets that lock knows that the run is dead and
+//! process ends, on any host and in any container. Who gets that lock knows that the run has ended and
 //! removes what it left ([`Store::remove_leftovers`]). On a file system without locks only age
 //! tells.
 
@@ -60,11 +60,11 @@ impl DirStore {
     pub fn new(root: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
         let root = root.into();
         let partial = Partial::new(root.clone());
-        let store = DirStore { root, page_size: 1000, requests: AtomicU64::new(0), partial };
-        store.request("use", "", || match fs::metadata(&store.root) {
+        let mut store = DirStore { root, page_size: 1000, requests: AtomicU64::new(0), partial };
+        store.partial.had_root = store.request("use", "", || match fs::metadata(&store.root) {
             Ok(about) if !about.is_dir() => Err(refused("it is not a directory")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+            found => Ok(found.is_ok()),
         })?;
         Ok(store)
     }
@@ -357,7 +357,7 @@ impl Store for DirStore {
 
     fn remove_leftovers(&self) -> Result<usize, StoreError> {
         // No request: on S3 there is nothing like it.
-        self.partial.remove_dead().map_err(|Trouble(kind, message)| {
+        self.partial.remove_stale().map_err(|Trouble(kind, message)| {
             let place = self.partial.path().display().to_string();
             StoreError::new(kind, "remove what killed runs left in", place, message)
         })
@@ -414,6 +414,14 @@ mod tests {
         assert_eq!(store.remove_leftovers().unwrap(), 0);
         drop(store);
         assert!(!dir.path().join("a").exists());
+        let store = DirStore::new(&root).unwrap();
+        store.put(&key("info/refs"), b"x", TEXT, None).unwrap();
+        store.delete(&[key("info/refs")]).unwrap();
+        drop(store);
+        assert!(!root.exists(), "what it has made goes with its last key");
+        fs::create_dir(&root).unwrap();
+        drop(DirStore::new(&root).unwrap());
+        assert!(root.exists(), "made by someone else");
         DirStore::new(&root).unwrap().put(&key("HEAD"), b"x", TEXT, None).unwrap();
         assert!(root.join("HEAD").exists());
         assert!(DirStore::new(root.join("HEAD")).is_err(), "a file is no directory");

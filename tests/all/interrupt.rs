@@ -186,6 +186,27 @@ fn signal_while_the_source_hangs_in_the_middle_of_the_pack_cleans_up() {
     let status = wait(&mut child, LIMIT).expect("it ends in time");
     assert_eq!(status.code(), Some(143));
     assert_cleaned(dir.path());
+    let state = files(dir.path(), "mirror_state");
+    assert_eq!(state, Vec::<String>::new(), "a first run that has stored nothing leaves no state");
+}
+
+#[test]
+fn a_first_run_into_a_directory_leaves_no_directory_when_it_is_interrupted() {
+    let repo = repository();
+    let source = GitHttp::start(repo.path(), git_http::Options::default());
+    let hanging = Stalling::start(&source.url(), 12 << 20, Arc::new(AtomicBool::new(true)));
+    let home = tempfile::tempdir().unwrap();
+    let target = home.path().join("a.git");
+    let mut command = program(home.path());
+    command.args(["--source", &format!("{}/", hanging.url), "--memory", "16"]);
+    command.args(["--target", &format!("file://{}", target.display())]);
+    let mut child = command.spawn().unwrap();
+    wait_until("the source to hang", || hanging.stalled.load(Ordering::SeqCst) > 0);
+    wait_until("the run to write", || target.join("mirror_state/state.json").exists());
+    signal(&child, "INT");
+    let status = wait(&mut child, LIMIT).expect("it ends in time");
+    assert_eq!(status.code(), Some(130));
+    assert!(!target.exists(), "{:?}", files(home.path(), "a.git"));
 }
 
 #[test]

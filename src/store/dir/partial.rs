@@ -31,6 +31,8 @@ const STALE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Partial {
     root: PathBuf,
+    /// The directory was there before this store.
+    pub(super) had_root: bool,
     names: AtomicU64,
     /// What this store's temporary files have in their names.
     run: String,
@@ -44,6 +46,7 @@ impl Partial {
         let random = std::hash::RandomState::new().hash_one(SystemTime::now());
         Partial {
             root,
+            had_root: true,
             names: AtomicU64::new(0),
             run: format!("{}-{random:016x}", std::process::id()),
             alive: Mutex::default(),
@@ -140,7 +143,7 @@ impl Partial {
     }
 
     /// Does a process hold this run's file? `None`: there is none, or no lock can tell. Asked under
-    /// the common lock, since the answer takes the file's lock for a moment.
+    /// the common lock, because the answer takes the file's lock for a moment.
     fn is_alive(&self, run: &str) -> Option<bool> {
         match open_to_lock(&self.run_file(run)).ok()?.try_lock() {
             Ok(()) => Some(false),
@@ -149,15 +152,15 @@ impl Partial {
         }
     }
 
-    /// Removes what dead runs have left. What belongs to no run that is known goes by its age, but
+    /// Removes what killed runs have left. What belongs to no run that is known goes by its age, but
     /// for uploads: those are listed, so that others can judge them.
-    pub(super) fn remove_dead(&self) -> Done<usize> {
+    pub(super) fn remove_stale(&self) -> Done<usize> {
         let names = self.entries();
         if names.iter().all(|name| name == LOCK_FILE) {
             return Ok(0);
         }
         let _lock = self.lock()?;
-        // A run's file last: as long as it is there, what the run left can be told.
+        // A run's file last: as long as it is there, it is known what the run left.
         let (runs, files): (Vec<_>, Vec<_>) =
             names.iter().partition(|name| name.starts_with(RUN_NAME));
         let mut removed = 0;
@@ -189,7 +192,8 @@ impl Partial {
 }
 
 impl Drop for Partial {
-    /// This run's file; and the folder, if nothing is in it.
+    /// This run's file; the folder, if nothing is in it; and a directory that this store has made, if it
+    /// has become empty.
     fn drop(&mut self) {
         let alive = self.alive.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if alive.is_some() {
@@ -209,6 +213,9 @@ impl Drop for Partial {
             let _ = fs::remove_dir(folder.path());
         }
         let _ = fs::remove_dir(temporary);
+        if !self.had_root {
+            let _ = fs::remove_dir(&self.root);
+        }
     }
 }
 
@@ -282,20 +289,20 @@ mod tests {
     fn what_a_dead_run_left_is_removed_and_what_a_live_one_has_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let partial = dir.path().join(PARTIAL);
-        let dead = DirStore::new(dir.path()).unwrap();
-        let upload = dead.create_upload(&key("mirror_tmp/run/x"), TEXT).unwrap();
-        dead.put_part(&upload, 1, b"1").unwrap();
+        let stale = DirStore::new(dir.path()).unwrap();
+        let upload = stale.create_upload(&key("mirror_tmp/run/x"), TEXT).unwrap();
+        stale.put_part(&upload, 1, b"1").unwrap();
         // Killed before the folder had its key in it: no listing shows it.
-        fs::create_dir(partial.join(format!("{UPLOAD_NAME}{}-77", dead.partial.run))).unwrap();
-        fs::write(partial.join(format!("{PUT_NAME}{}-78", dead.partial.run)), "half").unwrap();
+        fs::create_dir(partial.join(format!("{UPLOAD_NAME}{}-77", stale.partial.run))).unwrap();
+        fs::write(partial.join(format!("{PUT_NAME}{}-78", stale.partial.run)), "half").unwrap();
         let live = DirStore::new(dir.path()).unwrap();
         let kept = live.create_upload(&key("mirror_tmp/run/y"), TEXT).unwrap();
         fs::write(partial.join(format!("{PUT_NAME}{}-78", live.partial.run)), "half").unwrap();
         let next = DirStore::new(dir.path()).unwrap();
         assert_eq!(next.remove_leftovers().unwrap(), 0, "both are alive");
         // As the kernel does it with a killed process: its locks go, its files stay.
-        drop(dead.partial.alive.lock().unwrap().take());
-        std::mem::forget(dead);
+        drop(stale.partial.alive.lock().unwrap().take());
+        std::mem::forget(stale);
         assert_eq!(next.remove_leftovers().unwrap(), 3);
         assert_eq!(next.list_uploads("").unwrap()[0].upload, kept);
         assert_eq!(next.partial.entries().len(), 4, "{:?}", next.partial.entries());
