@@ -44,25 +44,25 @@ pub enum Addressing {
 #[derive(FromArgs, ArgsInfo, Debug, Default)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct MirrorArgs {
-    /// repository to read
+    /// repository to mirror
     #[argh(option)]
     pub source: Vec<String>,
-    /// where its mirror is
+    /// where to mirror it
     #[argh(option)]
     pub target: Vec<String>,
-    /// file with a pair a line
+    /// file with one pair per line
     #[argh(option)]
     pub manifest: Option<String>,
     /// loose or pack
     #[argh(option, from_str_fn(layout))]
     pub layout: Option<Layout>,
-    /// which refs
+    /// mirror only these refs
     #[argh(option)]
     pub refs: Vec<String>,
-    /// which refs not
+    /// skip these refs
     #[argh(option)]
     pub exclude_refs: Vec<String>,
-    /// leave LFS objects out
+    /// skip LFS objects
     #[argh(switch)]
     pub no_lfs: bool,
     /// LFS objects of bundles
@@ -74,7 +74,7 @@ pub(super) struct MirrorArgs {
     /// let .lfsconfig name another host
     #[argh(switch)]
     pub lfs_allow_other_host: bool,
-    /// ask for everything again
+    /// fetch everything again
     #[argh(switch)]
     pub full: bool,
     /// fetch a first run in slices
@@ -83,7 +83,7 @@ pub(super) struct MirrorArgs {
     /// also publish bundles
     #[argh(switch)]
     pub bundle: bool,
-    /// take no bundle that the source offers
+    /// do not start from a bundle of the source
     #[argh(switch)]
     pub no_bundle_uri: bool,
     /// allow deleting all or most refs
@@ -164,10 +164,10 @@ pub(super) struct MirrorArgs {
     /// larger objects are refused
     #[argh(option, from_str_fn(size))]
     pub max_object_size: Option<u64>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -176,7 +176,7 @@ pub(super) struct MirrorArgs {
     /// bars
     #[argh(option, from_str_fn(progress))]
     pub progress: Option<ProgressMode>,
-    /// packs before a fresh start
+    /// merge packs above this number
     #[argh(option, from_str_fn(max_packs))]
     pub max_packs: Option<usize>,
     /// metrics as a Prometheus textfile
@@ -197,34 +197,34 @@ pub(super) struct MirrorArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct VerifyArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: Vec<String>,
     /// repair what is wrong
     #[argh(switch)]
     pub repair: bool,
-    /// where it comes from
+    /// the repository
     #[argh(option)]
     pub source: Vec<String>,
     /// file of header lines
     #[argh(option)]
     pub source_header_file: Option<PathBuf>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub storage_class: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse_kms_key_id: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub acl: Option<String>,
-    /// by name and size
+    /// check by name and size
     #[argh(switch)]
     pub quick: bool,
-    /// a share a run
+    /// check only a part in each run
     #[argh(option, from_str_fn(sample))]
     pub sample: Option<(u32, u32)>,
     /// requests in flight
@@ -248,10 +248,10 @@ pub(super) struct VerifyArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -260,7 +260,7 @@ pub(super) struct VerifyArgs {
     /// bars: auto, always or never
     #[argh(option, from_str_fn(progress))]
     pub progress: Option<ProgressMode>,
-    /// file of pairs
+    /// a manifest
     #[argh(option)]
     pub manifest: Option<String>,
     /// share of the manifest
@@ -278,7 +278,7 @@ pub(super) struct VerifyArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct GcArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: Vec<String>,
     /// keep anything newer than this
@@ -308,10 +308,10 @@ pub(super) struct GcArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -320,7 +320,7 @@ pub(super) struct GcArgs {
     /// bars: auto, always or never
     #[argh(option, from_str_fn(progress))]
     pub progress: Option<ProgressMode>,
-    /// file of pairs
+    /// a manifest
     #[argh(option)]
     pub manifest: Option<String>,
     /// share of the manifest
@@ -338,16 +338,16 @@ pub(super) struct GcArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct ExportArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: String,
     /// state of the other mirror
     #[argh(option)]
     pub since: Option<PathBuf>,
-    /// where it goes
+    /// the file to write
     #[argh(option, short = 'o')]
     pub output: String,
-    /// leave LFS objects out
+    /// skip LFS objects
     #[argh(switch)]
     pub no_lfs: bool,
     /// requests in flight
@@ -371,10 +371,10 @@ pub(super) struct ExportArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -386,13 +386,13 @@ pub(super) struct ExportArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct ImportArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: String,
-    /// where its state goes
+    /// write the state to this file
     #[argh(option)]
     pub state_out: Option<PathBuf>,
-    /// leave LFS objects out
+    /// skip LFS objects
     #[argh(switch)]
     pub no_lfs: bool,
     /// allow deleting all or most refs
@@ -425,22 +425,22 @@ pub(super) struct ImportArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub storage_class: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse_kms_key_id: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub acl: Option<String>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -455,7 +455,7 @@ pub(super) struct ImportArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct RefsArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: Vec<String>,
     /// requests in flight
@@ -479,10 +479,10 @@ pub(super) struct RefsArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -491,7 +491,7 @@ pub(super) struct RefsArgs {
     /// bars: auto, always or never
     #[argh(option, from_str_fn(progress))]
     pub progress: Option<ProgressMode>,
-    /// file of pairs
+    /// a manifest
     #[argh(option)]
     pub manifest: Option<String>,
     /// share of the manifest
@@ -536,10 +536,10 @@ pub(super) struct CatalogArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON
@@ -551,7 +551,7 @@ pub(super) struct CatalogArgs {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct RestoreArgs {
-    /// which mirror
+    /// the mirror
     #[argh(option)]
     pub target: Vec<String>,
     /// which publication
@@ -563,16 +563,16 @@ pub(super) struct RestoreArgs {
     /// write nothing
     #[argh(switch, short = 'n')]
     pub dry_run: bool,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub storage_class: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub sse_kms_key_id: Option<String>,
-    /// of what is written
+    /// for objects written
     #[argh(option, from_str_fn(header_safe))]
     pub acl: Option<String>,
     /// requests in flight
@@ -596,10 +596,10 @@ pub(super) struct RestoreArgs {
     /// extra trusted CAs
     #[argh(option)]
     pub ca_bundle: Option<PathBuf>,
-    /// errors only
+    /// print errors only
     #[argh(switch, short = 'q')]
     pub quiet: bool,
-    /// more words
+    /// print more
     #[argh(switch, short = 'v')]
     pub verbose: u8,
     /// results as JSON

@@ -11,6 +11,7 @@ use super::argv::{self, Argv, copy_of};
 use super::command::Command;
 use super::error::CliError;
 use super::help;
+use super::helper::InstallArgs;
 use super::lfs_agent::agent_flags;
 
 pub(super) fn completions(words: &[String]) -> Result<Command, CliError> {
@@ -31,43 +32,72 @@ pub(super) fn completions(words: &[String]) -> Result<Command, CliError> {
     Ok(Command::Print(generate("mirror-git-to-s3", &commands())))
 }
 
-/// The whole program as argh's generators read it.
+/// The whole program as argh's generators read it, in the words of the help texts.
 fn commands() -> CommandInfoWithArgs {
-    let sub = |name, description, flags| {
+    let sub = |name, help, flags: &[FlagInfo<'static>]| {
+        let description = described(help::MIRROR, name).unwrap_or_default().leak();
+        let flags = with_help(flags, help);
         let command = CommandInfoWithArgs { name, description, flags, ..Default::default() };
         SubCommandInfo { name, command }
     };
     CommandInfoWithArgs {
         name: "mirror-git-to-s3",
-        flags: flags(MirrorArgs::get_args_info().flags),
+        flags: with_help(MirrorArgs::get_args_info().flags, help::MIRROR),
+        // git alone calls `remote-helper`.
         commands: vec![
-            sub("verify", "read a mirror back", flags(VerifyArgs::get_args_info().flags)),
-            sub("gc", "delete what no ref reaches", flags(GcArgs::get_args_info().flags)),
-            sub("list", "list mirrors", flags(CatalogArgs::get_args_info().flags)),
-            sub("index", "write an index page", flags(CatalogArgs::get_args_info().flags)),
-            sub("refs", "list past publications", flags(RefsArgs::get_args_info().flags)),
-            sub("restore", "publish it again", flags(RestoreArgs::get_args_info().flags)),
-            sub("export", "write a mirror into a file", flags(ExportArgs::get_args_info().flags)),
-            sub("import", "import an exported file", flags(ImportArgs::get_args_info().flags)),
-            sub("lfs-agent", "read LFS objects, for git-lfs", flags(&agent_flags())),
-            sub("completions", "a script for bash, fish or zsh", flags(&[])),
+            sub("verify", help::VERIFY, VerifyArgs::get_args_info().flags),
+            sub("gc", help::GC, GcArgs::get_args_info().flags),
+            sub("list", help::LIST, CatalogArgs::get_args_info().flags),
+            sub("index", help::INDEX, CatalogArgs::get_args_info().flags),
+            sub("refs", help::REFS, RefsArgs::get_args_info().flags),
+            sub("restore", help::RESTORE, RestoreArgs::get_args_info().flags),
+            sub("export", help::EXPORT, ExportArgs::get_args_info().flags),
+            sub("import", help::IMPORT, ImportArgs::get_args_info().flags),
+            sub("install-helper", help::INSTALL_HELPER, InstallArgs::get_args_info().flags),
+            sub("lfs-agent", help::LFS_AGENT, &agent_flags()),
+            sub("completions", help::COMPLETIONS, &[]),
         ],
         ..Default::default()
     }
 }
 
-/// These options, and those that `argv.rs` knows besides. argh wants a `'static` table; this one is
-/// made once a process.
-fn flags(own: &[FlagInfo<'static>]) -> &'static [FlagInfo<'static>] {
+/// These options, and those that `argv.rs` knows besides, with what `help` says about them. argh wants a
+/// `'static` table; this one is made once a process.
+fn with_help(own: &[FlagInfo<'static>], help: &str) -> &'static [FlagInfo<'static>] {
     let switch = |long, letter, description| {
         let (kind, short) = (FlagInfoKind::Switch, Some(letter));
         FlagInfo { kind, long, short, description, ..FlagInfo::default() }
     };
-    let help = switch("--help", 'h', "the options, with examples");
-    let version = switch("--version", 'V', "the version");
+    let print_help = switch("--help", 'h', "print this help");
+    let version = switch("--version", 'V', "print the version");
     // argh's table has a `--help` without its letter, but the agent's has none.
-    let own = own.iter().filter(|flag| flag.long != "--help").map(copy_of);
-    own.chain([help, version]).collect::<Vec<_>>().leak()
+    let own = own.iter().filter(|flag| flag.long != "--help").map(|flag| {
+        let mut flag = copy_of(flag);
+        if let Some(words) = described(help, flag.long) {
+            flag.description = words.leak();
+        }
+        flag
+    });
+    own.chain([print_help, version]).collect::<Vec<_>>().leak()
+}
+
+/// Where descriptions begin in a help text.
+const COLUMN: usize = 27;
+
+/// What a help text says about an option or a command, to its first semicolon and without the default.
+fn described(help: &str, name: &str) -> Option<String> {
+    let is_named = |line: &str| {
+        let words = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '));
+        words.is_some_and(|rest| rest.split([' ', ',']).take(3).any(|word| word == name))
+    };
+    let mut lines = help.lines().skip_while(|line| !is_named(line));
+    let mut words = lines.next()?.get(COLUMN..).unwrap_or_default().to_owned();
+    for line in lines.take_while(|line| line.starts_with(&" ".repeat(COLUMN))) {
+        words = format!("{words} {}", line.trim());
+    }
+    let end = [";", " [", "["].iter().filter_map(|end| words.find(end)).min();
+    let words = words[..end.unwrap_or(words.len())].trim();
+    (!words.is_empty()).then(|| words.to_owned())
 }
 
 #[cfg(test)]
@@ -92,6 +122,36 @@ mod tests {
                     let name = flag.long.trim_start_matches('-');
                     assert!(script.contains(name), "{shell}: {name}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn descriptions_are_those_of_the_help() {
+        let all = commands();
+        let of = |command: &str, option: &str| {
+            let own = all.commands.iter().find(|sub| sub.name == command).map(|sub| &sub.command);
+            let flags = own.unwrap_or(&all).flags;
+            flags.iter().find(|flag| flag.long == option).unwrap().description
+        };
+        assert_eq!(of("", "--layout"), "auto: many new objects as a pack, few as loose objects");
+        assert_eq!(of("", "--max-packs"), "merge packs in the store when there are more than N");
+        assert_eq!(of("gc", "--dry-run"), "list what would be deleted, delete nothing");
+        assert_eq!(
+            of("verify", "--quick"),
+            "check blobs, packs and LFS objects by name and size only"
+        );
+        assert_eq!(
+            of("", "--region"),
+            "the store's region",
+            "its line has nothing but the default"
+        );
+        for (command, _) in help::help_texts().into_iter().skip(1) {
+            let Some(words) = described(help::MIRROR, command) else { continue };
+            let sub = all.commands.iter().find(|sub| sub.name == command);
+            match sub {
+                Some(sub) => assert_eq!(sub.command.description, words, "{command}"),
+                None => assert_eq!(command, "remote-helper", "the others are completed"),
             }
         }
     }

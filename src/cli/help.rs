@@ -132,10 +132,10 @@ Store:
     "  --source-endpoint-url URL
                            address of the store of mirror: sources [default of
                            this and the next three: as for the target]
-  --source-region R        its region
-  --source-profile P       its profile
+  --source-region R        region of that store
+  --source-profile P       profile for that store
   --source-addressing-style S
-                           its addressing style
+                           addressing style of that store
 ",
     written!(),
     "
@@ -145,7 +145,8 @@ Connections:
   --allow-redirect-host    follow a source's redirect to another host
   --low-speed-limit BYTES  abort transfers slower than this many bytes per
                            second [default: 100; 0: never]
-  --low-speed-time S       for this many seconds [default: 300; 0: never]
+  --low-speed-time S       how many seconds a transfer may be that slow
+                           [default: 300; 0: no limit]
   --timeout S              abort a repository after this many seconds
 
 Output:
@@ -357,8 +358,8 @@ that were recorded; 130, 143 interrupted.
 pub(super) const LIST: &str = concat!(
     "\
 List the mirrors below a prefix. For each: name, last publication, last check,
-layout, refs, packs, objects, size, LFS, missing LFS objects, clone URL; - for
-what is not recorded.
+layout, refs, packs, objects, size, LFS, missing LFS objects, source, clone URL;
+- for what is not recorded.
 
 Usage: mirror-git-to-s3 list --target s3://BUCKET/[PREFIX] [options]
 
@@ -616,7 +617,7 @@ mod tests {
     }
 
     /// Each option has its line in `help`, and the other way round.
-    fn assert_told(help: &str, flags: &[FlagInfo<'_>]) {
+    fn assert_listed(help: &str, flags: &[FlagInfo<'_>]) {
         for long in options(help).filter(|long| !["--help", "--version"].contains(long)) {
             assert!(flags.iter().any(|flag| flag.long == long), "there is no {long}\n{help}");
         }
@@ -634,16 +635,16 @@ mod tests {
 
     #[test]
     fn help_knows_every_option_of_every_action() {
-        assert_told(MIRROR, MirrorArgs::get_args_info().flags);
-        assert_told(VERIFY, VerifyArgs::get_args_info().flags);
-        assert_told(GC, GcArgs::get_args_info().flags);
-        assert_told(LIST, CatalogArgs::get_args_info().flags);
-        assert_told(INDEX, CatalogArgs::get_args_info().flags);
-        assert_told(REFS, RefsArgs::get_args_info().flags);
-        assert_told(RESTORE, RestoreArgs::get_args_info().flags);
-        assert_told(EXPORT, ExportArgs::get_args_info().flags);
-        assert_told(IMPORT, ImportArgs::get_args_info().flags);
-        assert_told(LFS_AGENT, &agent_flags());
+        assert_listed(MIRROR, MirrorArgs::get_args_info().flags);
+        assert_listed(VERIFY, VerifyArgs::get_args_info().flags);
+        assert_listed(GC, GcArgs::get_args_info().flags);
+        assert_listed(LIST, CatalogArgs::get_args_info().flags);
+        assert_listed(INDEX, CatalogArgs::get_args_info().flags);
+        assert_listed(REFS, RefsArgs::get_args_info().flags);
+        assert_listed(RESTORE, RestoreArgs::get_args_info().flags);
+        assert_listed(EXPORT, ExportArgs::get_args_info().flags);
+        assert_listed(IMPORT, ImportArgs::get_args_info().flags);
+        assert_listed(LFS_AGENT, &agent_flags());
     }
 
     #[test]

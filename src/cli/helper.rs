@@ -1,6 +1,6 @@
 //! `remote-helper` and `install-helper`: git's way to a mirror.
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::args::MirrorArgs;
 use super::argv::{self, Argv, from_args};
@@ -40,10 +40,10 @@ fn not_git() -> CliError {
 }
 
 /// The options of `install-helper`.
-#[derive(FromArgs)]
-#[argh(description = "let git find the helper")]
-struct InstallArgs {
-    /// leave git-lfs as it is configured
+#[derive(ArgsInfo, FromArgs)]
+#[argh(description = "install the git remote helper")]
+pub(super) struct InstallArgs {
+    /// do not change git-lfs's configuration
     #[argh(switch)]
     no_lfs: bool,
     /// where the link goes
