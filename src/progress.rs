@@ -14,7 +14,7 @@ mod watcher;
 
 pub use self::bars::{Bars, Screen};
 pub use self::counters::{Counters, Counts};
-pub(crate) use self::counters::{bytes, grouped};
+pub(crate) use self::counters::{bytes, counted, grouped};
 pub use self::fetching::Fetching;
 pub use self::lines::Lines;
 pub use self::watcher::{Progress, Silent};

@@ -66,8 +66,8 @@ mod tests {
              \x20 failed (1) https://h/r -> s3://b/p: the source's pack is invalid: entry at 12\n\
              \x20 not started https://h/r -> s3://b/p\n"
         );
-        let told = closing(&[ok.clone(), bad], &[], false);
-        assert_eq!(told, "2 repositories: 1 ok, 1 failed\n");
+        let reported = closing(&[ok.clone(), bad], &[], false);
+        assert_eq!(reported, "2 repositories: 1 ok, 1 failed\n");
         assert_eq!(closing(&[ok.clone(), ok], &[], true), "2 repositories: 2 ok\n");
     }
 }

@@ -3,7 +3,7 @@
 //! When it is over, its run is asked to stop and its connections are cut as on a signal (see
 //! [`signals`](crate::signals)): the source's at once, the store's a little later, so that requests
 //! under way can end and what is temporary can be deleted. For that the repository has connections
-//! of its own; the others continue. A signal ends the run the same way, since nobody else knows these
+//! of its own; the others continue. A signal ends the run the same way, because nobody else knows these
 //! connections.
 
 use std::io;

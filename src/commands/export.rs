@@ -13,7 +13,7 @@ use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::logging;
 use crate::mirror::MirrorError;
-use crate::progress::{Lines, Progress, Screen, Silent};
+use crate::progress::{Lines, Progress, Screen, Silent, counted};
 use crate::signals;
 use crate::transfer::export::{ExportOptions, Exported, export};
 
@@ -33,7 +33,7 @@ pub fn run(command: &ExportCommand) -> Result<ExitCode, CliError> {
     let name = command.target.to_string();
     let done = write(command, &endpoints, since.as_mut().map(|file| file as &mut dyn Read));
     let (code, text) = match done {
-        Ok(exported) => (ExitCode::Done, told(command, &exported, begun.elapsed())),
+        Ok(exported) => (ExitCode::Done, summary(command, &exported, begun.elapsed())),
         Err(error) => {
             let done = failed(&error, &name, &screen, &interruption);
             let json = || crate::logging::printable_json(&done.json.to_string()) + "\n";
@@ -99,7 +99,7 @@ fn part_of(path: &Path) -> PathBuf {
     part.into()
 }
 
-fn told(command: &ExportCommand, exported: &Exported, took: Duration) -> String {
+fn summary(command: &ExportCommand, exported: &Exported, took: Duration) -> String {
     let Exported { refs, objects, lfs, bytes } = exported;
     let (target, seconds) = (&command.target, took.as_secs_f64());
     if command.output.json {
@@ -113,7 +113,10 @@ fn told(command: &ExportCommand, exported: &Exported, took: Duration) -> String 
         return String::new();
     }
     format!(
-        "{target}: exported {objects} objects and {lfs} LFS objects, {bytes} bytes, for {refs} refs, \
-         {seconds:.1} s\n"
+        "{target}: exported {} and {}, {}, for {}, {seconds:.1} s\n",
+        counted(*objects, "object"),
+        counted(*lfs, "LFS object"),
+        crate::progress::bytes(*bytes),
+        counted(*refs as u64, "ref"),
     )
 }

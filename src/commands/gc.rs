@@ -7,6 +7,7 @@ use crate::cli::{CliError, GcCommand, MaintainedMirror, MaintenanceTarget, Verbo
 use crate::exit_code::ExitCode;
 use crate::maintain::gc::{GcOptions, GcSummary, gc_with};
 use crate::mirror::MirrorError;
+use crate::progress::{bytes, counted, grouped};
 use crate::store::ObjectInfo;
 
 use super::maintenance::{self, Done, Means};
@@ -61,22 +62,22 @@ fn collect(
 fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
     let forgotten = match summary.lfs_forgotten {
         0 => String::new(),
-        objects => format!("; {objects} missing LFS objects that no ref needs"),
+        objects => format!("; {} that no ref needs", counted(objects, "missing LFS object")),
     };
     let duplicates = match summary.duplicates {
         0 => String::new(),
-        objects => format!(" ({objects} of them in packs)"),
+        objects => format!(" ({} of them in packs)", grouped(objects)),
     };
     let bundles = match summary.bundles {
         0 => String::new(),
-        bundles => format!(", {bundles} bundles"),
+        bundles => format!(", {}", counted(bundles, "bundle")),
     };
     let history = match summary.history {
         0 => String::new(),
-        many => format!("; {many} past publications"),
+        many => format!("; {}", counted(many, "past publication")),
     };
     let reachable = match summary.reachable {
-        Some(objects) => format!("{objects} reachable"),
+        Some(objects) => format!("{} reachable", grouped(objects)),
         None => "nothing to check".to_owned(),
     };
     let kept = match locked_until(summary) {
@@ -88,15 +89,15 @@ fn text(command: &GcCommand, target: &str, summary: &GcSummary) -> String {
             .to_owned(),
     };
     format!(
-        "{target}: {} {} objects{duplicates}, {} pack files{bundles} and {} LFS objects, {} bytes{kept}{forgotten}{history}; {} too \
-         new, {reachable}, {} requests, {:.1} s\n",
+        "{target}: {} {}{duplicates}, {}{bundles} and {}, {}{kept}{forgotten}{history}; {} too new, \
+         {reachable}, {}, {:.1} s\n",
         if command.dry_run { "would delete" } else { "deleted" },
-        summary.loose,
-        summary.packs,
-        summary.lfs,
-        summary.bytes,
-        summary.young,
-        summary.store_requests,
+        counted(summary.loose, "object"),
+        counted(summary.packs, "pack file"),
+        counted(summary.lfs, "LFS object"),
+        bytes(summary.bytes),
+        grouped(summary.young),
+        counted(summary.store_requests, "request"),
         summary.elapsed.as_secs_f64()
     )
 }

@@ -14,7 +14,7 @@ use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::logging::printable_json;
 use crate::mirror::MirrorError;
-use crate::progress::{bytes, grouped};
+use crate::progress::{bytes, counted, grouped};
 use crate::store::{Key, ObjectHeaders, Store};
 
 const PAGE: &str = include_str!("index/page.html");
@@ -37,7 +37,9 @@ pub fn run(command: &CatalogCommand) -> Result<ExitCode, CliError> {
                         "target": target.to_string(), "status": what, "mirrors": mirrors,
                     })
                 ),
-                false => format!("{target}: index of {mirrors} mirrors {what}\n"),
+                false => {
+                    format!("{target}: index of {} {what}\n", counted(mirrors as u64, "mirror"))
+                }
             };
             if command.output.json || command.output.verbosity != Verbosity::Quiet {
                 let _ = io::stdout().write_all(text.as_bytes());

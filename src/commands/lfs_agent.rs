@@ -270,7 +270,7 @@ impl<W: Write> Agent<'_, W> {
         if partial.len > pointer.size {
             partial.restart()?;
         }
-        let mut told = 0;
+        let mut reported = 0;
         // An object that is there already, whole, is only reported; one of no bytes is asked for, to
         // see that it is there.
         if partial.len < pointer.size || pointer.size == 0 {
@@ -292,8 +292,8 @@ impl<W: Write> Agent<'_, W> {
                     return Err(Failure { words, transient: false });
                 }
                 partial.write(&buffer[..read])?;
-                if partial.len >= told + TELL_BYTES {
-                    self.progress(&oid, partial.len, &mut told)?;
+                if partial.len >= reported + TELL_BYTES {
+                    self.progress(&oid, partial.len, &mut reported)?;
                 }
             }
         }
@@ -301,15 +301,15 @@ impl<W: Write> Agent<'_, W> {
             let words = format!("{oid} ended after {} of {} bytes", partial.len, pointer.size);
             return Err(Failure { words, transient: true });
         }
-        if partial.len > told {
-            self.progress(&oid, partial.len, &mut told)?;
+        if partial.len > reported {
+            self.progress(&oid, partial.len, &mut reported)?;
         }
         Ok(())
     }
 
-    fn progress(&mut self, oid: &str, so_far: u64, told: &mut u64) -> io::Result<()> {
-        let since = so_far - *told;
-        *told = so_far;
+    fn progress(&mut self, oid: &str, so_far: u64, reported: &mut u64) -> io::Result<()> {
+        let since = so_far - *reported;
+        *reported = so_far;
         self.say(&json!({
             "event": "progress", "oid": oid, "bytesSoFar": so_far, "bytesSinceLast": since,
         }))
@@ -593,9 +593,12 @@ mod tests {
             talk(&store, dir.path(), &[init, ask(&wanted), json!({"event": "terminate"})]);
         assert_eq!(answers[0], json!({}));
         let (last, progress) = answers[1..].split_last().unwrap();
-        assert!(progress.len() > 1 && progress.iter().all(|told| told["event"] == "progress"));
+        assert!(
+            progress.len() > 1 && progress.iter().all(|reported| reported["event"] == "progress")
+        );
         assert_eq!(progress.last().unwrap()["bytesSoFar"], wanted.size);
-        let sum: u64 = progress.iter().map(|told| told["bytesSinceLast"].as_u64().unwrap()).sum();
+        let sum: u64 =
+            progress.iter().map(|reported| reported["bytesSinceLast"].as_u64().unwrap()).sum();
         assert_eq!(sum, wanted.size);
         let path = last["path"].as_str().unwrap();
         assert_eq!(std::fs::read(path).unwrap(), content);

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::mirror::bars;
-use crate::cli::{CliError, MaintainedMirror, Maintenance, Output};
+use crate::cli::{CliError, MaintainedMirror, Maintenance, Output, Verbosity};
 use crate::endpoints::Endpoints;
 use crate::exit_code::ExitCode;
 use crate::fleet::{self, Outcome};
 use crate::logging;
 use crate::mirror::MirrorError;
-use crate::progress::{Bars, Lines, Progress, Screen, Silent};
+use crate::progress::{Bars, Lines, Progress, Screen, Silent, grouped};
 use crate::report::{
     Gauge, check_metrics_file, maintenance_metrics, read_metrics, write_atomically,
 };
@@ -82,25 +82,69 @@ pub(super) fn run_all(
             true => print(&screen, &(logging::printable_json(&done.json.to_string()) + "\n")),
             false => print(&screen, &done.text),
         }
-        Ok::<_, ()>((name, done.code, done.gauges))
+        let status = done.json["status"].as_str().unwrap_or_default().to_owned();
+        Ok::<_, ()>((status, (name, done.code, done.gauges)))
     };
     let outcomes = fleet::run_all(&maintenance.mirrors, jobs, false, &maintenance.cancel, work);
     drop(bars);
-    let mut results = Vec::new();
+    if maintenance.mirrors.is_empty() {
+        log::info!("no pair in the manifest belongs to this shard");
+    }
+    let (mut statuses, mut results) = (Vec::new(), Vec::new());
     let mut not_begun = 0;
     for (mirror, outcome) in maintenance.mirrors.iter().zip(outcomes) {
         match outcome {
-            Outcome::Ended(Ok(result)) => results.push(result),
+            Outcome::Ended(Ok((status, result))) => {
+                statuses.push(status);
+                results.push(result);
+            }
             Outcome::Ended(Err(())) | Outcome::NotStarted => not_begun += 1,
             Outcome::Panicked(words) => {
                 let (error, name) = (MirrorError::Internal(words), mirror.target.to_string());
                 let done = failed(&error, &name, &screen, &interruption);
+                statuses.push("failed".to_owned());
                 results.push((name, done.code, done.gauges));
             }
         }
     }
+    close(maintenance, &results, &statuses, not_begun);
     write_metrics(&maintenance.output, family, &results);
     Ok(exit_code(&results, not_begun, interruption.exit_code()))
+}
+
+/// The last words over several mirrors, as those of mirroring: a result if all is well, a complaint
+/// otherwise.
+fn close(
+    maintenance: &Maintenance,
+    results: &[(String, ExitCode, Vec<Gauge>)],
+    statuses: &[String],
+    not_begun: usize,
+) {
+    if maintenance.mirrors.len() < 2 {
+        return;
+    }
+    let words = closing(statuses, not_begun);
+    let is_well = not_begun == 0 && results.iter().all(|(_, code, _)| *code == ExitCode::Done);
+    let output = &maintenance.output;
+    // The bars are gone.
+    match (is_well, output.json || output.verbosity == Verbosity::Quiet) {
+        (false, _) => drop(io::stderr().lock().write_all(words.as_bytes())),
+        (true, false) => print(&Screen::default(), &words),
+        (true, true) => {}
+    }
+}
+
+/// `4 mirrors: 2 sound, 1 faulty, 1 failed`.
+fn closing(statuses: &[String], not_begun: usize) -> String {
+    let with = |wanted: &str| statuses.iter().filter(|status| *status == wanted).count();
+    let counted = ["ok", "sound", "faulty", "failed"].map(|status| (with(status), status));
+    let counted = counted.into_iter().chain([(not_begun, "not started")]);
+    let parts: Vec<String> = counted
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, status)| format!("{} {status}", grouped(count as u64)))
+        .collect();
+    let all = grouped((statuses.len() + not_begun) as u64);
+    format!("{all} mirrors: {}\n", parts.join(", "))
 }
 
 fn exit_code(

@@ -7,6 +7,7 @@ use crate::exit_code::ExitCode;
 use crate::logging::printable;
 use crate::maintain::restore::{Publication, publications};
 use crate::mirror::{MirrorError, RefChange};
+use crate::progress::counted;
 
 use super::maintenance::{self, Done, Means};
 
@@ -61,7 +62,7 @@ fn list(
 fn printable_lines(publication: &Publication) -> String {
     let Publication { name, time, refs, changes } = publication;
     let mut text = match refs {
-        Ok(refs) => format!("{name}  {time}  {refs} refs\n"),
+        Ok(refs) => format!("{name}  {time}  {}\n", counted(*refs as u64, "ref")),
         Err(what) => format!("{name}  {time}  cannot be read: {what}\n"),
     };
     for change in changes {

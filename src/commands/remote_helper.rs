@@ -59,7 +59,7 @@ fn open(endpoints: &Endpoints, mirror: &MirrorUrl) -> Result<Box<dyn Store>, Cli
     let usage = |error: &dyn std::fmt::Display| CliError::new(error.to_string());
     let cancel = Cancel::default();
     match mirror {
-        MirrorUrl::OfRemote => Err(CliError::new("git names no mirror")),
+        MirrorUrl::OfRemote => Err(CliError::new("git passed no URL of a mirror")),
         MirrorUrl::Target(target) => {
             endpoints.open_store(target, &cancel).map_err(|error| usage(&error))
         }

@@ -8,6 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::logging::printable;
 use crate::maintain::restore::{RestoreOptions, Restored, prove, restore};
 use crate::mirror::{MirrorError, MirrorSource, Options, mirror_mirror};
+use crate::progress::counted;
 use crate::store::Store;
 
 use super::maintenance::{self, Done, Means};
@@ -108,7 +109,8 @@ fn text(command: &RestoreCommand, place: &TargetUrl, restored: &Restored) -> Str
         (false, _) => "is published again",
     };
     text += &format!(
-        "{place}: {name} {what}: {refs} refs, {changed} changed, {:.1} s\n",
+        "{place}: {name} {what}: {}, {changed} changed, {:.1} s\n",
+        counted(refs as u64, "ref"),
         restored.elapsed.as_secs_f64()
     );
     text

@@ -14,7 +14,7 @@ use crate::exit_code::ExitCode;
 use crate::maintain::sample::note_full;
 use crate::maintain::verify::{Finding, Sample, VerifyOptions, VerifyReport, verify_with};
 use crate::mirror::{MirrorError, Options};
-use crate::progress::Progress;
+use crate::progress::{Progress, counted};
 use crate::repair::{Helper, RepairReport, StoringObjects, repair};
 use crate::store::Store;
 use crate::store::http_read::{HttpRead, ReaderFindings};
@@ -198,13 +198,12 @@ fn text(
     };
     if !quietly || report.finding_count > 0 {
         text += &format!(
-            "{target}: {verdict}: {} refs, {} objects, {} packs, {} LFS objects{}, {} requests, {:.1} s\n",
-            report.refs,
-            report.objects,
-            report.packs,
-            report.lfs_objects,
-            mode,
-            report.store_requests,
+            "{target}: {verdict}: {}, {}, {}, {}{mode}, {}, {:.1} s\n",
+            counted(report.refs as u64, "ref"),
+            counted(report.objects, "object"),
+            counted(report.packs as u64, "pack"),
+            counted(report.lfs_objects, "LFS object"),
+            counted(report.store_requests, "request"),
             report.elapsed.as_secs_f64()
         );
     }

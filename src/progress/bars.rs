@@ -420,7 +420,7 @@ impl Pace {
         }
         let elapsed = clock(self.at.saturating_duration_since(self.begun).as_secs());
         parts.push(match self.seconds_left(counts) {
-            Some(seconds) => format!("{elapsed}, {} left", clock(seconds)),
+            Some(seconds) => format!("{elapsed}, ETA {}", clock(seconds)),
             None => elapsed,
         });
         parts.extend(waiting_words(waiting));
@@ -555,7 +555,7 @@ impl Progress for BarLine {
 ///
 /// indicatif leaves the cursor at the right edge, and the `^C` that a terminal echoes there would
 /// wrap: the cursor would be a line lower than indicatif believes, and a bar would stay behind. So the
-/// blanks with which it fills a line are not written. Since it also counts on each full line to wrap by
+/// blanks with which it fills a line are not written. Because it also counts on each full line to wrap by
 /// itself, which a narrower one does not, the line feeds are sent here.
 ///
 /// A terminal that shrinks wraps the lines that are longer than it is now, and indicatif does not know:
@@ -741,7 +741,7 @@ mod tests {
     fn the_line_begins_with_what_matters_most() {
         let (mut pace, mut counts) = steady(60);
         counts.phase = MIRRORING.to_owned();
-        let line = "60%  1:00, 0:40 left  receiving 60.0 MiB, 1.0 MiB/s  600/1,000";
+        let line = "60%  1:00, ETA 0:40  receiving 60.0 MiB, 1.0 MiB/s  600/1,000";
         assert_eq!(pace.text(&counts, 0), line);
         counts.source_words = "Compressing objects: 100% (7/7)".to_owned();
         pace.step(pace.at, &counts);
@@ -753,11 +753,11 @@ mod tests {
     fn a_silent_source_leaves_the_elapsed_time_and_the_phase() {
         let begin = Instant::now();
         let mut pace = Pace::new(begin);
-        let mut counts = Counts { phase: "asking for refs".to_owned(), ..Counts::default() };
+        let mut counts = Counts { phase: "requesting refs".to_owned(), ..Counts::default() };
         pace.step(begin + Duration::from_secs(12), &counts);
         assert!(!pace.has_extent());
-        assert_eq!(pace.text(&counts, 0), "0:12  asking for refs");
-        let retried = "0:12  retrying 1 request  asking for refs";
+        assert_eq!(pace.text(&counts, 0), "0:12  requesting refs");
+        let retried = "0:12  retrying 1 request  requesting refs";
         assert_eq!(pace.text(&counts, 1), retried);
         counts.phase = MIRRORING.to_owned();
         assert_eq!(pace.text(&counts, 0), "0:12  waiting for the source");

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::watcher::Progress;
 
-/// Adds up what it hears. Numbers are atomic, since they come for every object; the latest words are
-/// behind a mutex, since they come a few times a second.
+/// Adds up what it hears. Numbers are atomic, because they come for every object; the latest words are
+/// behind a mutex, because they come a few times a second.
 #[derive(Debug, Default)]
 pub struct Counters {
     objects: AtomicU64,
@@ -112,6 +112,11 @@ pub(crate) fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 ref`, `1,234 refs`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// `123 bytes`, `5.6 MiB`: powers of 1,024 with one decimal, as git writes them.

@@ -13,7 +13,7 @@ use crate::cli::manifest::Pair;
 use crate::exit_code::ExitCode;
 use crate::logging::{printable, printable_json};
 use crate::mirror::{MirrorError, RefChange, Status, Summary};
-use crate::progress::{bytes, grouped};
+use crate::progress::{bytes, counted, grouped};
 use crate::store::Usage;
 
 /// How the run over one repository ended.
@@ -221,31 +221,28 @@ impl Report {
             return String::new();
         }
         let requests = self.source_requests + self.store_requests;
-        let cost = format!("{:.1} s ({} requests)", self.seconds, grouped(requests));
+        let cost = format!("{:.1} s ({})", self.seconds, counted(requests, "request"));
         let pair = printable(&format!("{} -> {}", self.source, self.target));
-        let changes = format!(
-            "{} refs added, {} updated, {} deleted",
-            grouped(self.refs_added as u64),
-            grouped(self.refs_updated as u64),
-            grouped(self.refs_deleted as u64)
-        );
+        let added = counted(self.refs_added as u64, "ref");
+        let (updated, deleted) =
+            (grouped(self.refs_updated as u64), grouped(self.refs_deleted as u64));
         if self.dry_run {
             // Whether a move is a fast-forward cannot be determined without the objects.
-            let changes = changes.replace("updated", "moved");
-            let mut text = format!("dry-run {pair}: would be {changes}; {cost}\n");
+            let changes = format!("would add {added}, move {updated}, delete {deleted}");
+            let mut text = format!("dry-run {pair}: {changes}; {cost}\n");
             self.changes.iter().for_each(|change| text += &listed(change));
             return text;
         }
         if self.status == "unchanged" {
             return format!(
-                "unchanged {pair}: {} refs; {cost}\n",
-                grouped(self.refs.unwrap_or(0) as u64)
+                "unchanged {pair}: {}; {cost}\n",
+                counted(self.refs.unwrap_or(0) as u64, "ref")
             );
         }
         let mut text = format!(
-            "{} {pair}: {changes}; {} objects, {} written",
+            "{} {pair}: {added} added, {updated} updated, {deleted} deleted; {}, {} written",
             self.status,
-            grouped(self.objects_written),
+            counted(self.objects_written, "object"),
             bytes(self.bytes_written)
         );
         if self.lfs_written > 0 || self.lfs_missing > 0 {
@@ -257,7 +254,7 @@ impl Report {
             );
         }
         if !self.mended.is_empty() {
-            let _ = write!(text, "; {} damaged keys repaired", grouped(self.mended.len() as u64));
+            let _ = write!(text, "; {} repaired", counted(self.mended.len() as u64, "damaged key"));
         }
         let mended = self.mended.iter().map(|key| format!("{}: repaired\n", printable(key)));
         mended.collect::<String>() + &text + &format!(" in {cost}\n")
@@ -372,7 +369,7 @@ mod tests {
     fn a_dry_run_lists_each_change() {
         assert_eq!(
             Report::of_summary(&pair(), summary(Status::Ok), true).summary(),
-            "dry-run https://h/r -> s3://b/p: would be 2 refs added, 1 moved, 1 deleted; \
+            "dry-run https://h/r -> s3://b/p: would add 2 refs, move 1, delete 1; \
              2.3 s (1,261 requests)\n\
              \x20 + HEAD ref: refs/heads/a\n\
              \x20 + refs/heads/a 1111\n\
@@ -475,8 +472,8 @@ mod tests {
             14,
             Usage { writes: 5, ..Usage::default() },
         );
-        let told = (report.source_requests, report.store_requests, report.store_writes);
-        assert_eq!(told, (3, 14, 5));
+        let reported = (report.source_requests, report.store_requests, report.store_writes);
+        assert_eq!(reported, (3, 14, 5));
         // A failure of its own keeps its code, signal or not.
         let code = ExitCode::of_signal(15);
         let report = Report::of_error(&pair(), &MirrorError::Conflict, Duration::ZERO, code);

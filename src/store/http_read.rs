@@ -203,7 +203,7 @@ impl HttpRead {
     }
 }
 
-const KMS: &str = "objects encrypted with a KMS key can't be read anonymously; mirror with --sse \
+const KMS: &str = "objects encrypted with a KMS key cannot be read anonymously; mirror with --sse \
                    AES256, or none";
 
 fn is_kms(text: &str) -> bool {

@@ -236,16 +236,16 @@ fn verify_names_each_kind_of_damage_on_a_directory_on_s3_and_over_plain_http() {
         let key = damage(&world.dir(&mirror));
         for target in world.targets(&mirror) {
             let ran = world.run(&["verify", "--target", &target, "-q"]);
-            let told = format!("{name} {target}: {}{}", ran.out, ran.err);
-            assert_eq!(ran.code, Some(1), "{told}");
-            assert!(ran.out.lines().any(|line| line.starts_with(&key)), "{told}");
+            let reported = format!("{name} {target}: {}{}", ran.out, ran.err);
+            assert_eq!(ran.code, Some(1), "{reported}");
+            assert!(ran.out.lines().any(|line| line.starts_with(&key)), "{reported}");
             let ran = world.run(&["verify", "--target", &target, "--quick", "--json"]);
-            let told = format!("quick {name} {target}: {}{}", ran.out, ran.err);
-            assert_eq!(ran.code, Some(i32::from(*quickly)), "{told}");
+            let reported = format!("quick {name} {target}: {}{}", ran.out, ran.err);
+            assert_eq!(ran.code, Some(i32::from(*quickly)), "{reported}");
             let json = ran.json();
             let found = json["findings"].as_array().unwrap();
             let named = found.iter().any(|f| f["key"].as_str().unwrap().starts_with(&key));
-            assert_eq!(named, *quickly, "{told}");
+            assert_eq!(named, *quickly, "{reported}");
             assert_eq!(json["status"], if *quickly { "faulty" } else { "sound" });
         }
     }
@@ -440,8 +440,11 @@ fn objects_under_a_kms_key_are_told_with_what_to_do() {
     for key in ["info/refs", "HEAD"] {
         let ran = verify_through(404, vec![Canned::new(key, 400, "application/xml", kms)], false);
         assert_eq!(ran.code, Some(1), "{key}: {}{}", ran.out, ran.err);
-        let told = format!("{}{}", ran.out, ran.err);
-        assert!(told.contains("can't be read anonymously; mirror with --sse AES256"), "{told}");
+        let reported = format!("{}{}", ran.out, ran.err);
+        assert!(
+            reported.contains("cannot be read anonymously; mirror with --sse AES256"),
+            "{reported}"
+        );
     }
 }
 
@@ -576,7 +579,7 @@ fn verify_repairs_on_s3_what_it_finds_and_says_what() {
 }
 
 #[test]
-fn several_mirrors_are_told_each_and_end_with_3_if_one_is_faulty() {
+fn several_mirrors_are_reported_each_and_end_with_3_if_one_is_faulty() {
     let world = World::new();
     world.mirror("good", "pack");
     world.mirror("bad", "loose");
@@ -590,13 +593,14 @@ fn several_mirrors_are_told_each_and_end_with_3_if_one_is_faulty() {
     let verify = ["verify", "--metrics-file", &metrics_words];
     let ran = world.run(&[&verify[..], &words[..]].concat());
     assert_eq!(ran.code, Some(3), "{}", ran.err);
-    let told = |name: &str| -> serde_json::Value {
+    assert!(ran.err.ends_with("2 mirrors: 1 sound, 1 faulty\n"), "{}", ran.err);
+    let reported = |name: &str| -> serde_json::Value {
         let target = format!("s3://bucket/{name}");
         let line = ran.out.lines().find(|line| line.contains(&target)).unwrap();
         serde_json::from_str(line).unwrap()
     };
     assert_eq!(
-        (&told("good")["status"], &told("bad")["status"]),
+        (&reported("good")["status"], &reported("bad")["status"]),
         (&"sound".into(), &"faulty".into())
     );
     let text = std::fs::read_to_string(&metrics).unwrap();
@@ -610,4 +614,14 @@ fn several_mirrors_are_told_each_and_end_with_3_if_one_is_faulty() {
     // Without HEAD the refs are not those that the state describes.
     assert_eq!((ran.code, ran.out.lines().count()), (Some(3), 2), "{}", ran.err);
     assert!(ran.out.contains("\"exit_code\":13") && ran.out.contains("\"exit_code\":0"));
+    assert!(ran.err.ends_with("2 mirrors: 1 ok, 1 failed\n"), "{}", ran.err);
+    // If all is well, the sum is a result: not with --quiet, and not among JSON.
+    std::fs::write(&manifest, line("good") + &line("good2")).unwrap();
+    world.mirror("good2", "pack");
+    let ran = world.run(&["verify", "--manifest", &manifest]);
+    assert!(ran.out.ends_with("\n2 mirrors: 2 sound\n"), "{}", ran.out);
+    for option in ["-q", "--json"] {
+        let ran = world.run(&["verify", "--manifest", &manifest, option]);
+        assert!(!(ran.out + &ran.err).contains("2 mirrors"), "{option}");
+    }
 }

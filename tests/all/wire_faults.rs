@@ -425,7 +425,7 @@ fn dry_run_says_what_is_added_moved_and_deleted_and_writes_nothing_at_all() {
         let (before, seen) = (listing(world.home.path()), world.s3.seen().len());
         let out = on_disk(&["-n"]);
         let text = String::from_utf8(out.stdout).unwrap();
-        assert!(text.contains("would be 1 refs added, 1 moved, 1 deleted"), "{text}");
+        assert!(text.contains("would add 1 ref, move 1, delete 1"), "{text}");
         let new = world.repo.rev("main").unwrap();
         for line in [
             format!("  + refs/heads/new {old}\n"),
