@@ -1,12 +1,12 @@
 # List the recipes.
 default:
-    @just --list --unsorted
+    @{{just_executable()}} --list --unsorted
 
-# Everything that a reviewer runs, on a fresh machine too.
+# Everything that a reviewer runs; works on a fresh machine.
 ci:
     .ci/run
 
-# What to run every few minutes: form, lints of the library and the program, and the library's tests.
+# To run every few minutes: formatting, lints of the library and the program, and the library's tests.
 check:
     cargo fmt --check
     cargo clippy --locked --lib --bins -- -D warnings
@@ -16,7 +16,7 @@ check:
 test *words:
     cargo test --locked {{words}}
 
-# Form and lints, as in ci.
+# Formatting and lints, as in ci.
 lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
@@ -29,16 +29,16 @@ bench name="":
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
 
-# The whole way on this machine: git's HTTP server, a mirror in a real S3 server, a clone of it. With --serve both stay.
+# A mirror from end to end on this machine, with git's HTTP server and a real S3 server. With --serve both keep running.
 quickstart *words:
     cargo run --locked --release --example quickstart -- {{words}}
 
-# Man pages from the texts of --help, in target/man: man -l target/man/mirror-git-to-s3.1
+# Man pages from the texts of --help, into target/man: man -l target/man/mirror-git-to-s3.1
 man:
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} \
         cargo run --locked --example man -- target/man
 
-# The binary with no shared library: musl by rustup (rustup target add x86_64-unknown-linux-musl) or by Debian's packages, else glibc. Then it mirrors in an empty chroot. .ci/static says how.
+# A static binary: musl by rustup (rustup target add x86_64-unknown-linux-musl) or by Debian's packages, else glibc. Then test it in an empty chroot. See .ci/static.
 static *way:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -47,11 +47,11 @@ static *way:
     native=$(grep "/$(uname -m)-" <<<"$binaries")
     MIRROR_TEST_STATIC_BINARY=$native cargo test --locked --test static_binary
 
-# What a release consists of, in target/dist: static binaries, man pages, completions, a .deb, an SBOM, checksums. .ci/release says what it needs, and what whoever publishes it has to fill in.
+# A release in target/dist: static binaries, man pages, completions, a .deb, an SBOM, checksums. See .ci/release for what it needs, and what to fill in before publishing.
 release *way:
     .ci/release {{way}}
 
-# The store's suite on a store of yours (s3://bucket/prefix), then a mirror of this repository to it, twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_LACKS as in tests/all/store_conformance.rs.
+# Run the store tests on your own store (s3://bucket/prefix), then mirror this repository to it twice: the second run must find nothing new. Keys, AWS_ENDPOINT_URL_S3 and AWS_REGION come from the environment; MIRROR_TEST_S3_UNSUPPORTED as in tests/all/store_conformance.rs.
 test-s3 url:
     MIRROR_TEST_S3_URL={{url}}/conformance MIRROR_TEST_S3_ENDPOINT="${AWS_ENDPOINT_URL_S3:-}" \
         MIRROR_TEST_S3_REGION="${AWS_REGION:-us-east-1}" \

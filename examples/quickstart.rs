@@ -68,9 +68,9 @@ fn go(serve: bool) -> Result<(), Box<dyn Error>> {
 
     let (source, store) = open(&source_url, &s3)?;
     let first = mirror(&source, &store, &Options::default(), &Silent)?;
-    println!("mirror   {} to s3://{BUCKET}/{PREFIX}", told(&first));
+    println!("mirror   {} to s3://{BUCKET}/{PREFIX}", summary_line(&first));
     let again = mirror(&source, &store, &Options::default(), &Silent)?;
-    println!("again    {}", told(&again));
+    println!("again    {}", summary_line(&again));
 
     println!("clone    git clone --mirror {clone_url}");
     let clone = folder.path().join("clone");
@@ -124,7 +124,7 @@ fn open(source: &str, s3: &S3Server) -> Result<(SmartHttp, Retry<S3Store>), Box<
     Ok((source, Retry::new(store, Policy::default())))
 }
 
-fn told(summary: &Summary) -> String {
+fn summary_line(summary: &Summary) -> String {
     format!(
         "{} refs, {} objects written, {} requests to the source, {} to the store, {:.2} s",
         summary.refs,

@@ -172,7 +172,7 @@ impl Run<'_> {
         let Run { source, store, options, progress, .. } = *self;
         let started = Instant::now();
         let requests_before = (source.requests(), store.requests(), store.usage());
-        progress.phase("asking for refs");
+        progress.phase("requesting refs");
         let mut plan = Plan::make(source, store, options)?;
         let stored = if options.dry_run { Stored::default() } else { self.carry_out(&mut plan)? };
         let Stored { written, lfs, holds, published_at } = stored;

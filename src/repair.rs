@@ -9,7 +9,7 @@
 //!    is missing ([`Distrust`](crate::maintain::distrust)): of a loose mirror only that is written again.
 //!    A mirror with packs gets a new one that stands for all. What nobody vouches for is missing there,
 //!    too: packs that are not listed, and, once a loose object is damaged, each that is not what its name
-//!    says, since no link leads from a damaged commit to what lies behind it.
+//!    says, because no link leads from a damaged commit to what lies behind it.
 //!    Damaged LFS objects are asked for by name, and if nothing else is damaged, nothing else is fetched.
 //! 5. It is verified again, and so on: damaged refs hide what is damaged behind them. It ends sound, or
 //!    what remains is named.
@@ -204,7 +204,7 @@ pub fn mirror_in_full(
         if now == last || round == ROUNDS {
             return Err(MirrorError::Mirror(format!(
                 "{}: what the source has is published, but {left} is still damaged or missing; \
-                 verify names all that is",
+                 verify lists everything that is",
                 store.describe()
             )));
         }

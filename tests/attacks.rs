@@ -735,7 +735,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.options(&["--at", "20260101T000000Z"]);
             },
             exit: 1,
-            says: "more than --memory 64 is enough for",
+            says: "more than --memory 64 allows",
             seconds: 60,
         },
         Attack {
@@ -745,7 +745,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.maintain("refs");
             },
             exit: 1,
-            says: "more than --memory 64 is enough for",
+            says: "more than --memory 64 allows",
             seconds: 60,
         },
         Attack {
@@ -755,7 +755,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.verify();
             },
             exit: 1,
-            says: "more than --memory 64 is enough for",
+            says: "more than --memory 64 allows",
             seconds: 60,
         },
         Attack {
@@ -765,7 +765,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.gc();
             },
             exit: 1,
-            says: "more than --memory 64 is enough for",
+            says: "more than --memory 64 allows",
             seconds: 60,
         },
         Attack {
@@ -810,7 +810,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.verify();
             },
             exit: 1,
-            says: "past publications name more objects than --memory 64 is enough for",
+            says: "past publications name more objects than --memory 64 allows",
             seconds: 60,
         },
         Attack {

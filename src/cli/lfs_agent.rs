@@ -26,7 +26,7 @@ pub(super) fn agent_flags() -> Vec<FlagInfo<'static>> {
     all.filter(|flag| AGENT_OPTIONS.contains(&flag.long)).map(copy_of).collect()
 }
 
-/// `lfs-agent URL [options]`: the URL comes first, since no option's value can be mistaken for it
+/// `lfs-agent URL [options]`: the URL comes first, because no option's value can be mistaken for it
 /// there.
 pub(super) fn lfs_agent(words: &[String], env: &Environment<'_>) -> Result<Command, CliError> {
     let (url, rest) = match words.split_first() {

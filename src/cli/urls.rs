@@ -2,7 +2,7 @@
 //!
 //! A password in a source's URL is kept apart from the start: `Display` and `Debug` show the URL
 //! without it, and no error here repeats what it was given. A target's prefix can't climb: no empty,
-//! `.` or `..` segment. Bucket names follow S3's rules only loosely, since compatible stores allow
+//! `.` or `..` segment. Bucket names follow S3's rules only loosely, because compatible stores allow
 //! more (upper case, underscores, one letter).
 
 use std::fmt;

@@ -90,8 +90,8 @@ fn explain_certificate(reason: &rustls::CertificateError) -> String {
         }
         // What webpki has no own word for, such as a CA's certificate that is used as the server's.
         E::Other(_) => format!(
-            "the server's certificate is not valid: {reason}; a certificate that signs itself is \
-             accepted only if it is no CA's and is trusted with --ca-bundle FILE (PEM)"
+            "the server's certificate is not valid: {reason}; a self-signed certificate is \
+             accepted only if it is not a CA certificate and is trusted with --ca-bundle FILE (PEM)"
         ),
         other => format!("the server's certificate is not valid: {other}"),
     }

@@ -1,4 +1,4 @@
-//! The low-speed limit: no connection may hold a run for ever.
+//! The low-speed limit: no connection may hold a run forever.
 //!
 //! As `http.lowSpeedLimit` and `http.lowSpeedTime` of git: a connection on which fewer than so many
 //! bytes a second come (or go) for so long is given up. It is measured at the socket, below TLS, so

@@ -26,7 +26,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bytes::Slice;
-use super::env::Env;
+use super::context::RunContext;
 use super::hands::Hands;
 use super::jobs::Job;
 use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
@@ -151,7 +151,7 @@ pub(super) trait LargeResult {
 
 /// Everything that the threads share.
 pub(super) struct Engine<'e> {
-    pub(super) env: &'e Env<'e>,
+    pub(super) env: &'e RunContext<'e>,
     pub(super) sink: &'e dyn Sink,
     core: Mutex<Core>,
     /// The reader waits here.
@@ -229,7 +229,7 @@ pub(super) struct Queues {
 }
 
 impl<'e> Engine<'e> {
-    pub(super) fn new(env: &'e Env<'e>, sink: &'e dyn Sink, cores: usize) -> (Self, Queues) {
+    pub(super) fn new(env: &'e RunContext<'e>, sink: &'e dyn Sink, cores: usize) -> (Self, Queues) {
         let (requests, requests_out) = unbounded();
         let (urgent, urgent_out) = unbounded();
         let (signals, signals_out) = unbounded();

@@ -70,7 +70,7 @@ impl<'e> Engine<'e> {
             drop(base);
             let oid = hash_object(self.env.format, kind, &content);
             let oid = oid.map_err(|collision| self.broken(index, collision))?;
-            (self.env.look)(&oid, kind, &content);
+            (self.env.observe)(&oid, kind, &content);
             let object = Object { oid, kind, len: content.len() as u64 };
             self.sink.take_heavy(self, index, heavy.crc32, &object, &content)?;
             let done = Done { kind, oid, buffer: 0, start: 0, len: content.len() };

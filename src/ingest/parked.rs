@@ -1,7 +1,7 @@
 //! Deltas that wait for their bases.
 //!
 //! In a large pack they may be half of all entries, most of which have been let go: their bytes are in
-//! the pack that is being stored. Such a one is a row of 20 bytes; the others are few, since their bytes
+//! the pack that is being stored. Such a one is a row of 20 bytes; the others are few, because their bytes
 //! are held by the intake or by the room for short deltas.
 
 use slab::Slab;

@@ -92,7 +92,7 @@ impl Engine<'_> {
         };
         let len = object.stored_len.load(Ordering::Relaxed);
         self.name_upload(&object.ledger.upload, object.ledger.parts(), len, &identity)?;
-        // Only now, since its deltas read it back from there.
+        // Only now, because its deltas read it back from there.
         self.tell(hands, |scheduler| scheduler.late_resolved(index, identity.kind, identity.oid));
         Ok(())
     }

@@ -35,7 +35,7 @@ impl Engine<'_> {
             _ => self.resolve_all(&unit)?,
         };
         for done in &done {
-            (self.env.look)(&done.oid, done.kind, done.content(&results));
+            (self.env.observe)(&done.oid, done.kind, done.content(&results));
         }
         self.sink.take(self, hands, unit, done, results)
     }

@@ -5,8 +5,8 @@ use std::io::Read;
 use rayon::Scope;
 
 use super::ahead::{Ahead, Queue};
+use super::context::RunContext;
 use super::engine::{Engine, Queues, Signal, Sink};
-use super::env::Env;
 use super::hands::Hands;
 use super::sink::check::{Check, Examiner};
 use super::sink::{loose, pack};
@@ -62,7 +62,7 @@ impl AllStored for Complete {
 pub(crate) fn store_pack(
     stream: impl Read + Send,
     wants: &[Oid],
-    env: &Env<'_>,
+    env: &RunContext<'_>,
 ) -> Result<Complete, MirrorError> {
     let queue = Queue::new(env.budget.ahead);
     std::thread::scope(|threads| {
@@ -78,7 +78,7 @@ fn store_stream(
     stream: impl Read,
     starved: &dyn Fn() -> bool,
     wants: &[Oid],
-    env: &Env<'_>,
+    env: &RunContext<'_>,
 ) -> Result<Complete, MirrorError> {
     let pack = PackReader::new(stream, env.format)?;
     if let Some(warning) = env.layout.warning(pack.object_count()) {
@@ -90,11 +90,11 @@ fn store_stream(
 }
 
 /// Checks a pack that is stored: `stream` has its bytes. `examiner` hears every object, and so does
-/// `Env::look`; nothing is written but temporary keys. Answers the name that its trailer gives it.
+/// `RunContext::observe`; nothing is written but temporary keys. Answers the name that its trailer gives it.
 pub(crate) fn check_pack(
     stream: impl Read + Send,
     (key, len): (Key, u64),
-    env: &Env<'_>,
+    env: &RunContext<'_>,
     examiner: &dyn Examiner,
 ) -> Result<Option<StoredPack>, MirrorError> {
     let sink = Check::new(env.store, env.format, (key, len), env.budget.parts, examiner);
@@ -106,7 +106,7 @@ fn run_pack(
     pack: PackReader<impl Read>,
     starved: &dyn Fn() -> bool,
     sink: &dyn Sink,
-    env: &Env<'_>,
+    env: &RunContext<'_>,
 ) -> Result<Option<StoredPack>, MirrorError> {
     env.progress.expect_objects(u64::from(pack.object_count()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -163,7 +163,7 @@ fn cannot_start(error: &std::io::Error) -> MirrorError {
 
 /// The run's layout. `objects`: what the pack's header promises; `wants` must be among them.
 fn sink_of<'e>(
-    env: &'e Env<'e>,
+    env: &'e RunContext<'e>,
     objects: u32,
     wants: &[Oid],
 ) -> Result<Box<dyn Sink + 'e>, MirrorError> {

@@ -491,7 +491,7 @@ impl<B: Bytes> Scheduler<B> {
             let About { header, len: delta_len, in_memory } = self.parked.about(index);
             let len = header.result_len;
             let is_large = self.is_large(header, delta_len);
-            // What is read back comes in a unit of its own, since it waits for the store.
+            // What is read back comes in a unit of its own, because it waits for the store.
             let fits = items.len() < self.limits.unit_entries
                 && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
             if let Some(_place) = place

@@ -1,7 +1,7 @@
 //! The scheduler alone, through random packs, budgets and completions: it always ends, and right.
 //!
 //! No thread and no time: what is in flight is a list, and what ends next is drawn from it. In some runs
-//! one of these fails: then nothing new is begun, and what else is in flight still ends and is told, as the
+//! one of these fails: then nothing new is begun, and what else is in flight still ends and is reported, as the
 //! engine's threads do. A simulation that goes wrong prints its seed; `SIMULATION_SEED=n cargo test --lib simulation` runs that one alone, and
 //! `SIMULATIONS=1000000` as many as that.
 
@@ -125,7 +125,7 @@ struct World<'p> {
     next: usize,
     /// How many more things end before one fails; `None`: none does.
     fails_after: Option<u64>,
-    /// The run has failed: no command is carried out any more.
+    /// The run has failed: no more commands are carried out.
     is_over: bool,
 }
 

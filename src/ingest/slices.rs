@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::env::Env;
+use super::context::RunContext;
 use super::run::{check_pack, store_pack};
 use super::sink::check::{Examiner, Found};
 use crate::git::object::{ObjectFormat, Oid};
@@ -50,7 +50,7 @@ const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// A fetch in slices.
 pub(crate) struct SlicedFetch<'e, 'r> {
     source: &'r dyn Source,
-    env: &'r Env<'e>,
+    env: &'r RunContext<'e>,
     slices: Slices,
     /// Cuts since the last slice.
     cuts: u32,
@@ -61,7 +61,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
     /// `cut_at`: how many bytes came before the whole fetch broke, if it has.
     pub(crate) fn begin(
         source: &'r dyn Source,
-        env: &'r Env<'e>,
+        env: &'r RunContext<'e>,
         cut_at: Option<u64>,
     ) -> Result<Self, MirrorError> {
         let mut slices = Slices::read(env.store, &source.describe(), env.format)?;
@@ -285,7 +285,7 @@ impl<'e, 'r> SlicedFetch<'e, 'r> {
     /// Stores a pack and lists it.
     fn store(&mut self, stream: impl Read + Send, wants: &[Oid]) -> Result<(), MirrorError> {
         let store = self.env.store;
-        // A ref at an older commit comes with nothing: `Env::must_have` finds it in a pack before.
+        // A ref at an older commit comes with nothing: `RunContext::must_have` finds it in a pack before.
         let stored = match store_pack(stream, wants, self.env) {
             Ok(complete) => complete.pack,
             Err(error) => {
@@ -334,7 +334,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// A pack of an earlier run, of which nobody but `Env::look` wants to know anything.
+/// A pack of an earlier run, of which nobody but `RunContext::observe` wants to know anything.
 struct IndexOf<'e> {
     store: &'e dyn Store,
     format: ObjectFormat,

@@ -2,7 +2,7 @@
 //!
 //! Such a source differs from a whole repository in three things. Its refs are those that moved, so
 //! that the others stay ([`join`]). Everything that its prerequisites reach must be in the mirror:
-//! they are looked for among what the published refs reach, since an object may be stored whose
+//! they are looked for among what the published refs reach, because an object may be stored whose
 //! history is not (of a run that was killed; [`check`]). And its pack is thin: deltas have bases that
 //! are in the mirror alone. Those that are loose are read from there like any base; those in packs
 //! are stored as loose objects too, as if they had come with the pack ([`from_packs`]; `git
@@ -112,8 +112,8 @@ fn refuse(source: &dyn Source, missing: &[Oid]) -> MirrorError {
         kind: SourceErrorKind::Fatal,
         url: source.describe(),
         message: format!(
-            "its prerequisites are missing from the mirror: {}{more}; bring the \
-             bundle in between, or a whole one (git bundle create FILE HEAD --all)",
+            "its prerequisites are missing from the mirror: {}{more}; import the \
+             bundles in between first, or a full one (git bundle create FILE HEAD --all)",
             names.join(", ")
         ),
     })
@@ -149,8 +149,8 @@ pub(crate) fn from_packs(
                     ReadError::TooLarge(bytes) => damaged(
                         &key,
                         &format!(
-                            "{oid}, which a delta needs, takes {bytes} bytes: give more --memory, \
-                             or bring a whole bundle (git bundle create FILE HEAD --all)"
+                            "{oid}, which a delta needs, takes {bytes} bytes: raise --memory, or use a \
+                             full bundle (git bundle create FILE HEAD --all)"
                         ),
                     ),
                 }

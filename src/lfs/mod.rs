@@ -57,15 +57,15 @@ pub(super) struct Outcome {
 pub(super) fn mirror_lfs(run: &Run<'_>, queue: &Queue) -> Result<Outcome, MirrorError> {
     let Run { source, store, .. } = *run;
     if source.lfs(None).is_none() {
-        let mut told = false;
+        let mut reported = false;
         while queue.take()?.is_some() {
             let source = source.describe();
-            if !told {
+            if !reported {
                 log::warn!(
                     "{source}: skipping LFS objects: a bundle carries none; a clone has them (--lfs-dir)"
                 );
             }
-            told = true;
+            reported = true;
         }
         return Ok(Outcome::default());
     }

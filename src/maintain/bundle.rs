@@ -8,7 +8,7 @@
 //! reach. The first one has everything. A later one names the commits that the mirror's branches were
 //! at before its publication, and the parents of its own commits that are not in it: what the source
 //! was found in the mirror, as far as these are surely commits. Bundles of one row that follow
-//! each other can become one, since the refs of each are what the next one starts from.
+//! each other can become one, because the refs of each are what the next one starts from.
 //!
 //! A bundle that is no longer listed stays for readers that hold the old list, as long as its pack
 //! does: `gc` deletes both after the grace period.

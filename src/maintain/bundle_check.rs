@@ -188,7 +188,7 @@ fn proven_trailer(
 /// `--bundle`. Answers the keys of whatever of them was damaged.
 ///
 /// Besides the list, what is damaged goes, and `clone.bundle`: it is read without the list, and nobody would
-/// check it or replace it any more. The list goes first, so that it names nothing that is gone. The state
+/// check it or replace it. The list goes first, so that it names nothing that is gone. The state
 /// changes last: until then `verify` looks for bundles.
 pub(crate) fn take_back(
     store: &dyn Store,

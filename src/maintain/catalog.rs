@@ -66,7 +66,7 @@ pub fn find(
         seen += level.len();
         if seen > MAX_FOLDERS {
             return Err(MirrorError::Mirror(format!(
-                "{}: more than {MAX_FOLDERS} folders and no end; name a prefix with fewer",
+                "{}: more than {MAX_FOLDERS} folders: choose a longer prefix",
                 store.describe()
             )));
         }

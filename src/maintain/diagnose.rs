@@ -74,7 +74,7 @@ impl Diagnosis<'_> {
                 return Err(MirrorError::Interrupted);
             }
         }
-        self.pass.progress.phase("following links");
+        self.pass.progress.phase("checking connectivity");
         self.walk(state)
     }
 

@@ -3,7 +3,7 @@
 //! That is: loose objects that no published ref reaches, or that a listed pack holds; `.pack` and
 //! `.idx` files that `objects/info/packs` does not list; bundles that are not listed and whose pack is
 //! gone; and LFS objects that no reachable pointer names; those also leave the list of missing ones. No other key is ever deleted; of temporary keys
-//! only those of dead runs (`temp`). If anything that refs reach is missing or damaged, nothing is
+//! only those of killed runs (`temp`). If anything that refs reach is missing or damaged, nothing is
 //! deleted at all: what lies behind it is unknown.
 //!
 //! Packs are read once and proven, as `verify` does it (`survey`). A loose object goes for the sake of
@@ -136,7 +136,7 @@ pub struct GcSummary {
     pub kept: Option<Kept>,
     /// What no ref reaches, but is too young yet (or has no age).
     pub young: u64,
-    /// Temporary keys and uploads of dead runs.
+    /// Temporary keys and uploads of killed runs.
     pub temporary: u64,
     /// Requests to the store.
     pub store_requests: u64,
@@ -559,7 +559,7 @@ impl Finder<'_> {
         from: &[(Oid, Option<Kind>)],
         elsewhere: Elsewhere<'_>,
     ) -> Result<(Reached, Vec<String>), MirrorError> {
-        self.progress.phase("following links");
+        self.progress.phase("checking connectivity");
         let problems: Mutex<Vec<String>> = Mutex::default();
         let walk = Walk {
             store: self.store,

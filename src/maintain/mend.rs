@@ -104,7 +104,7 @@ impl Mender<'_> {
         Ok(mended)
     }
 
-    /// Keys that a run in full must not take for stored: packs that are not listed, since nobody reads
+    /// Keys that a run in full must not take for stored: packs that are not listed, because nobody reads
     /// them, and, if a loose object is `damaged`, all loose ones that are not what their names say. Damage
     /// behind a damaged object is not found by following links. Reads all loose objects.
     pub fn unproven(&self, damaged: &BTreeSet<String>) -> Result<BTreeSet<String>, MirrorError> {

@@ -2,7 +2,7 @@
 
 use crate::git::object::{Kind, Oid};
 use crate::ingest::budget::Budget;
-use crate::ingest::env::Env;
+use crate::ingest::context::RunContext;
 use crate::ingest::run::check_pack;
 use crate::ingest::sink::check::Examiner;
 use crate::progress::Progress;
@@ -46,7 +46,7 @@ impl Pass<'_> {
         // No part is on its way while the pack is read.
         budget.bases += budget.parts / 2;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let env = Env {
+        let env = RunContext {
             store: &scratch,
             progress: self.progress,
             temp: &temp,
@@ -60,7 +60,7 @@ impl Pass<'_> {
             // What is stored was let in.
             max_object_bytes: u64::MAX,
             written: Default::default(),
-            look,
+            observe: look,
             thin: false,
             increment: false,
         };

@@ -95,7 +95,7 @@ impl Past {
                             if !take(&left_bytes, takes) {
                                 let mib = memory_bytes >> 20;
                                 let what = "with it past publications name more objects than";
-                                bad(entry.key(), format!("{what} --memory {mib} is enough for"));
+                                bad(entry.key(), format!("{what} --memory {mib} allows"));
                                 break;
                             }
                             seen.insert(oid);

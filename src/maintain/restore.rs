@@ -173,7 +173,7 @@ pub fn prove(
     };
     let tips = tips_of(&refs);
     let from: Vec<(Oid, _)> = tips.iter().map(|(oid, kind, _)| (*oid, *kind)).collect();
-    progress.phase("following links");
+    progress.phase("checking connectivity");
     let reached = walk.run(&from, &|Problem { key, what, via, .. }| {
         let name = tips.get(via as usize).map_or("", |(_, _, name)| name);
         tell(format!("{key}: {what} (reached by {name})"));

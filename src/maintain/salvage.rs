@@ -1,6 +1,6 @@
 //! A damaged pack becomes one of those of its entries that are sound.
 //!
-//! Entries are told apart by the CRC-32 in the index, and a delta on a broken one is broken as well. So
+//! Entries are distinguished by the CRC-32 in the index, and a delta on a broken one is broken as well. So
 //! nothing is lost that only this pack holds, such as what past publications name, and what has to be
 //! fetched again is what is broken and no more. If no entry is broken (the damage is in the header or the
 //! trailer), the pack is made again as it was.

@@ -223,7 +223,7 @@ impl Sampler<'_> {
             self.look_at_loose(oid, &known)
         })?;
         let lfs = lfs.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        progress.phase("LFS objects");
+        progress.phase("checking LFS objects");
         for_each(&lfs, concurrency, "verify", |oid| self.look_at_lfs(oid))?;
         Ok(Looked { objects: objects.into_inner(), lfs_objects: lfs.len() as u64 })
     }

@@ -107,7 +107,7 @@ impl Surveyor<'_> {
 
     fn try_look(&self, names: &[String]) -> Result<Surveyed, Stop> {
         let (keys, mut fingerprints, mut opened) = (Keys::default(), Vec::new(), Vec::new());
-        self.pass.progress.phase("indices");
+        self.pass.progress.phase("reading indexes");
         for name in names {
             opened.push(self.read_index(name, &keys, &mut fingerprints)?);
         }

@@ -544,7 +544,7 @@ impl Verification<'_> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        self.progress.phase("LFS objects");
+        self.progress.phase("checking LFS objects");
         wanted.sort_unstable();
         let sizes = if self.options.quick { self.list_lfs()? } else { None };
         for_each(&wanted, self.options.concurrency, "verify", |(oid, (size, via))| {

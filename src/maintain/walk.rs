@@ -1,6 +1,6 @@
 //! Walks a mirror from its refs through commits and trees to every object that they reach.
 //!
-//! For [`super::verify`] and [`super::gc`]. Loose objects are read by `threads` threads, since each
+//! For [`super::verify`] and [`super::gc`]. Loose objects are read by `threads` threads, because each
 //! read is a request that waits. Packed ones are read by one more thread in rising order of their
 //! place, over and over from the start, like a lift: packs have commits, then trees, newest first,
 //! so that a sweep or a few read each block once.

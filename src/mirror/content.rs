@@ -111,7 +111,7 @@ pub(super) fn copy_all(
     Ok((fetched, lfs::Outcome { written, unavailable, ..lfs::Outcome::default() }))
 }
 
-/// Who waits for the end of what panicked would wait for ever.
+/// Who waits for the end of what panicked would wait forever.
 struct GiveUpOnPanic<'q>(&'q lfs::Queue);
 
 impl Drop for GiveUpOnPanic<'_> {

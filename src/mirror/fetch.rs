@@ -11,7 +11,7 @@ use super::plan::Plan;
 use crate::git::object::{Kind, Oid};
 use crate::git::refs::Head;
 use crate::ingest::budget::Budget;
-use crate::ingest::env::{Env, Written};
+use crate::ingest::context::{RunContext, Written};
 use crate::ingest::run::{Complete, store_pack};
 use crate::ingest::slices::{Counted, SlicedFetch};
 use crate::lfs;
@@ -118,7 +118,7 @@ pub(super) fn fetch(
         }
     };
     let memory_bytes = options.memory_bytes.max(MIN_MEMORY_BYTES);
-    let mut env = Env {
+    let mut env = RunContext {
         store,
         progress,
         temp: &temp,
@@ -130,7 +130,7 @@ pub(super) fn fetch(
         budget: Budget::of(memory_bytes, wanted_layout.likely()),
         max_object_bytes: options.max_object_bytes,
         written: Default::default(),
-        look: &look,
+        observe: &look,
         thin,
         increment: incremental || may_slice,
     };
@@ -225,7 +225,7 @@ impl<'p> Kin<'p> {
 /// A first run: the whole at once, and once a pack has broken off, in slices.
 fn fetch_first(
     source: &dyn Source,
-    env: &mut Env<'_>,
+    env: &mut RunContext<'_>,
     choice: &mut Choice,
     tip: Option<Oid>,
     wants: &[Oid],
@@ -275,9 +275,9 @@ fn fetch_first(
 }
 
 /// Waits after a stream that broke, of which so many have failed.
-fn wait_to_try_again(env: &Env<'_>, wait: Duration, failed: u32) -> Result<(), MirrorError> {
+fn wait_to_try_again(env: &RunContext<'_>, wait: Duration, failed: u32) -> Result<(), MirrorError> {
     let tries = STREAM_POLICY.max_attempts;
-    env.progress.phase(&format!("stream broken, trying again ({failed} of {tries} failed)"));
+    env.progress.phase(&format!("connection lost, retrying ({failed} of {tries} tries failed)"));
     if !sleep(wait, || env.cancel.is_cancelled()) {
         return Err(MirrorError::Interrupted);
     }
@@ -288,7 +288,7 @@ fn wait_to_try_again(env: &Env<'_>, wait: Duration, failed: u32) -> Result<(), M
 /// Begins with a pack that was made beforehand. False: there is none of use.
 fn seeded(
     source: &dyn Source,
-    env: &mut Env<'_>,
+    env: &mut RunContext<'_>,
     choice: &mut Choice,
     wants: &[Oid],
 ) -> Result<bool, MirrorError> {
@@ -317,7 +317,7 @@ fn seeded(
 /// as it was asked to (`Retry-After`).
 fn fetch_with_retries(
     source: &dyn Source,
-    env: &mut Env<'_>,
+    env: &mut RunContext<'_>,
     choice: &mut Choice,
     wants: &[Oid],
     haves: &[Oid],
@@ -359,11 +359,11 @@ struct Choice {
 
 impl Choice {
     /// What needs no pack to be known: a source does not like to wait while it sends.
-    fn prepare(&mut self, env: &mut Env<'_>) -> Result<(), MirrorError> {
+    fn prepare(&mut self, env: &mut RunContext<'_>) -> Result<(), MirrorError> {
         if self.wanted == Layout::Auto { Ok(()) } else { self.take(env, self.wanted.likely()) }
     }
 
-    fn make(&mut self, env: &mut Env<'_>, objects: Option<u32>) -> Result<(), MirrorError> {
+    fn make(&mut self, env: &mut RunContext<'_>, objects: Option<u32>) -> Result<(), MirrorError> {
         // A stream without a header fails whatever the layout.
         let objects = objects.unwrap_or(0);
         if self.wanted == Layout::Auto {
@@ -373,7 +373,11 @@ impl Choice {
         }
     }
 
-    fn take(&mut self, env: &mut Env<'_>, layout: layout::Layout) -> Result<(), MirrorError> {
+    fn take(
+        &mut self,
+        env: &mut RunContext<'_>,
+        layout: layout::Layout,
+    ) -> Result<(), MirrorError> {
         if self.made == Some(layout) {
             return Ok(());
         }

@@ -124,7 +124,7 @@ impl<'m> Part<'m> {
     fn send(&self, wants: &[Oid], haves: &[Oid]) -> Result<PackStream, MirrorError> {
         let packs = self.packs()?;
         let objects = self.choose(&packs, wants, haves)?;
-        log::info!("{}: {} objects are to be copied", self.from.describe(), objects.len());
+        log::info!("{}: {} objects to copy", self.from.describe(), objects.len());
         let chosen = Chosen {
             store: Arc::clone(self.from.store()),
             packs,

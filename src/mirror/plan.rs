@@ -86,8 +86,8 @@ impl Plan {
         };
         if keeps_history && options.keep_history.or(kept).is_none() {
             log::warn!(
-                "{}: past publications are kept, but for how long is no longer recorded: run once \
-                 with --keep-history",
+                "{}: past publications are kept, but the record of how long is lost: run once with \
+                 --keep-history TIME",
                 store.describe()
             );
         }
@@ -154,8 +154,8 @@ fn check_refs_fit(wanted: &Advertisement, memory_bytes: u64) -> Result<(), Mirro
         return Ok(());
     }
     Err(MirrorError::Guard(format!(
-        "info/refs of {} refs has {len} bytes, more than --memory is enough for ({limit} bytes): \
-         raise --memory, or mirror fewer refs (--refs, --exclude-refs)",
+        "info/refs of {} refs has {len} bytes, more than --memory allows ({limit} bytes): raise --memory, or \
+         mirror fewer refs (--refs, --exclude-refs)",
         wanted.refs.len()
     )))
 }
@@ -228,8 +228,8 @@ fn refuse_another_format(
 ) -> Result<(), MirrorError> {
     match state::object_format(store, published, recorded)? {
         Some(known) if known != now => Err(MirrorError::Guard(format!(
-            "the objects of {} are named with {known}, and the source's with {now}: a mirror cannot \
-             change its object format; mirror the source to an empty target",
+            "the object format of {} is {known}, and the source's is {now}: a mirror cannot change its \
+             object format; mirror the source to an empty target",
             store.describe()
         ))),
         _ => Ok(()),
@@ -242,8 +242,8 @@ fn warn_of_empty(store: &dyn Store, wanted: &Advertisement) {
     let names_nothing = format_of(&wanted.refs, &wanted.head).is_none();
     if names_nothing && wanted.format != ObjectFormat::Sha1 {
         log::warn!(
-            "{}: the mirror is empty, and its object format is {}: git takes an empty mirror for \
-             sha1, so what is cloned from it now cannot fetch later; clone it again when it has refs",
+            "{}: the mirror is empty, and its object format is {}: git treats an empty mirror \
+             as sha1, so a clone made now cannot fetch later; clone again once there are refs",
             store.describe(),
             wanted.format
         );
@@ -274,7 +274,7 @@ fn refuse_emptied(
     };
     Err(MirrorError::Guard(format!(
         "{store}/info/refs is {what}, but {store}/{} has {had} refs: the mirror is damaged, or a cache \
-         answers for the store; nothing was published. {remedy}",
+         answers instead of the store; nothing was published. {remedy}",
         state::KEY,
         store = store.describe(),
     )))
@@ -294,8 +294,8 @@ fn guard(
     let lost_most = had >= 10 && has < had.div_ceil(2);
     if lost_all || lost_most {
         return Err(MirrorError::Guard(format!(
-            "the source has {has} refs and the mirror {had}: refusing to publish so great a loss; \
-             if it is right, run again with --force"
+            "the source has {has} refs and the mirror {had}: refusing to delete so many refs; \
+             if this is intended, run again with --force"
         )));
     }
     Ok(())

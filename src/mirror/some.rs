@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::options::Options;
 use crate::git::object::{ObjectFormat, Oid};
 use crate::ingest::budget::Budget;
-use crate::ingest::env::Env;
+use crate::ingest::context::RunContext;
 use crate::ingest::run::store_pack;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
@@ -50,7 +50,7 @@ pub fn store_objects(
         match fetch(source, store, &wants, options, progress) {
             Err(error @ (MirrorError::Source(_) | MirrorError::Pack(_))) => {
                 let Some(at) = refused_one(&error, &wants) else {
-                    log::info!("asking for everything: {error}");
+                    log::info!("fetching everything: {error}");
                     return Ok(Sent::Nothing);
                 };
                 log::info!("{error}");
@@ -84,7 +84,7 @@ fn fetch(
     let format = wants.first().map_or_else(ObjectFormat::default, Oid::format);
     let Some(stream) = source.fetch_objects(wants, words)? else { return Ok(false) };
     let temp = TempKeys::new(store);
-    let env = Env {
+    let env = RunContext {
         store,
         progress,
         temp: &temp,
@@ -97,7 +97,7 @@ fn fetch(
         budget: Budget::of(options.memory_bytes.max(MIN_MEMORY_BYTES), Layout::Loose),
         max_object_bytes: options.max_object_bytes,
         written: Default::default(),
-        look: &|_, _, _| (),
+        observe: &|_, _, _| (),
         thin: false,
         increment: false,
     };

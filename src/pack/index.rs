@@ -79,7 +79,7 @@ impl Fanout {
 }
 
 /// [`write_index`] of entries that come sorted by name, and then by offset. `fanout` has counted them.
-/// Held meanwhile: nine bytes an object, since names, CRCs and offsets are tables of their own.
+/// Held meanwhile: nine bytes an object, because names, CRCs and offsets are tables of their own.
 pub fn write_sorted(
     fanout: &Fanout,
     sorted: impl Iterator<Item = io::Result<IndexEntry>>,

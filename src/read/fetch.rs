@@ -1,7 +1,7 @@
 //! One fetch: which packs come whole, which objects singly, and what git learns of it.
 //!
 //! A pack comes whole if it is not small and more than half of it is missing here, which some of its
-//! names tell, since names are hashes; a clone takes all packs. Then a walk brings what is still
+//! names tell, because names are hashes; a clone takes all packs. Then a walk brings what is still
 //! missing. If a pack is gone meanwhile (gc, compaction), all begins again with the new list; what was
 //! downloaded of packs that are still listed is not lost.
 

@@ -2,7 +2,7 @@
 //!
 //! Objects are read in batches of a few MiB. Of a batch all entries are fetched at once, near ones as
 //! one range; then the bases of those that are deltas, and theirs, a round of requests for each link of
-//! the longest chain that is not at hand yet. In later rounds more is read than is asked for, since a
+//! the longest chain that is not at hand yet. In later rounds more is read than is asked for, because a
 //! chain lies close together in a pack. A pack of up to [`SMALL_PACK`] is read whole. What is in no pack
 //! is looked for as a loose object, [`THREADS`] at once. Every object is hashed.
 

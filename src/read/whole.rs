@@ -17,7 +17,7 @@ use super::stream::{Listed, Packs, Plan, Ranges, damaged, look_at};
 use crate::git::checksum::Checksum;
 use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::budget::Budget;
-use crate::ingest::env::{Env, Written};
+use crate::ingest::context::{RunContext, Written};
 use crate::ingest::run::store_pack;
 use crate::pack::index::{lookup_by_ranges, parse_index};
 use crate::pack::index_entries::IndexEntries;
@@ -150,7 +150,7 @@ fn verified(
     // Parts are dropped, not uploaded: the file has them.
     budget.parts /= 2;
     budget.bases += budget.parts;
-    let env = Env {
+    let env = RunContext {
         store: &scratch,
         progress,
         temp: &temp,
@@ -161,7 +161,7 @@ fn verified(
         concurrency: 2,
         budget,
         written: Written::default(),
-        look: &look,
+        observe: &look,
         thin: false,
         increment: false,
         max_object_bytes: u64::MAX,

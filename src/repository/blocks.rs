@@ -1,6 +1,6 @@
 //! Stored files read in pieces: one cache of blocks over ranged GETs, for all who read the bucket.
 //!
-//! A file is read in aligned blocks of [`BLOCK_BYTES`], since whoever reads a piece wants its
+//! A file is read in aligned blocks of [`BLOCK_BYTES`], because whoever reads a piece wants its
 //! neighbours next. Blocks stay in an LRU that is bounded by bytes; besides those, each thread that
 //! reads holds the block in its hands. Only files whose bytes never change may be read through it,
 //! as all content-addressed keys and a run's temporary ones.

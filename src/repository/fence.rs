@@ -9,7 +9,7 @@
 //!   ends. Each time the content is another.
 //! - a run reads it before it relies on anything, and again right before it publishes. If it has
 //!   changed, or says `deleting`, the run does not publish ([`MirrorError::Conflict`]); the next run
-//!   stores what is missing, since it begins anew.
+//!   stores what is missing, because it begins anew.
 //!
 //! Either the run's last look comes before gc's `deleting`, then gc, which waits
 //! ([`crate::maintain::gc::GcOptions::settle`]) and then reads the refs, sees what was published and deletes
@@ -19,7 +19,7 @@
 //!
 //! A gc that is killed leaves `deleting`. It renews the key every [`RENEW_AFTER`], so one that is
 //! older than [`DEAD_AFTER`] by the store's clock, which may differ from this machine's by minutes,
-//! is dead and binds nobody.
+//! is stale and binds nobody.
 
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +36,7 @@ const HEADERS: ObjectHeaders = ObjectHeaders::changing("application/json");
 /// How often a gc says that it lives.
 const RENEW_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// A gc that has said nothing for so long is dead.
+/// A gc that has said nothing for so long is stale.
 const DEAD_AFTER: Duration = Duration::from_secs(60 * 60);
 
 fn read(store: &dyn Store) -> Result<Option<Vec<u8>>, MirrorError> {

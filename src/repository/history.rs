@@ -179,7 +179,7 @@ pub(crate) fn read(
     let max_bytes = max_bytes(memory_bytes);
     if entry.len > max_bytes {
         let (len, mib) = (entry.len, memory_bytes >> 20);
-        return Ok(Err(format!("it has {len} bytes, more than --memory {mib} is enough for")));
+        return Ok(Err(format!("it has {len} bytes, more than --memory {mib} allows")));
     }
     Ok(match files::get(store, &entry.key(), None, max_bytes)? {
         Some((file, _)) => parse(&file).map_err(|what| {
@@ -385,7 +385,7 @@ mod tests {
         let entry = &list(&store, []).unwrap()[0];
         let larger = Entry { len: max_bytes(8 << 20) + 1, ..entry.clone() };
         let refused = read(&store, &larger, 8 << 20).unwrap().unwrap_err();
-        assert!(refused.contains("more than --memory 8 is enough for"), "{refused}");
+        assert!(refused.contains("more than --memory 8 allows"), "{refused}");
         assert_eq!(read(&store, entry, 8 << 20).unwrap(), Ok(refs(1)));
     }
 

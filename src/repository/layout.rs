@@ -17,7 +17,7 @@ pub enum LayoutOption {
 
 /// Up to so many objects of a first run are stored loose. Over a server that takes 20 ms a request, git
 /// clones a pack in about 0.45 s whatever it has, and a linear history of loose objects at 27 ms each,
-/// since a commit names the next only when it is there (30 objects 1.1 s, 99 3.1 s, 999 25 s).
+/// because a commit names the next only when it is there (30 objects 1.1 s, 99 3.1 s, 999 25 s).
 const FEW_AT_FIRST: u32 = 15;
 
 /// Up to so many new objects of a later run are stored loose; git itself keeps packs of 100 and more
@@ -66,7 +66,7 @@ pub enum Layout {
 }
 
 /// Above this many loose objects the operator is warned. Of 92,328 in one ref git's dumb client clones
-/// 1,900 a second; of 419,403 in 1,016 refs it clones 41 a second after the first 65,000, since it
+/// 1,900 a second; of 419,403 in 1,016 refs it clones 41 a second after the first 65,000, because it
 /// looks through its whole queue for each (`http-walker.c`, `fetch_object`).
 const MANY_OBJECTS: u32 = 100_000;
 

@@ -1,7 +1,7 @@
 //! Single git objects read back from the mirror, for the few that a run itself wants to see.
 //!
 //! [`file_of_head`] and [`reading`] are the ways in. An object is looked for where the run's layout puts it first, and
-//! then where the other one does, since a mirror may have begun with that. Of packs nothing is held
+//! then where the other one does, because a mirror may have begun with that. Of packs nothing is held
 //! but pieces: an index is not read whole, and packs are looked at from the newest on and only until
 //! the object is found. The newest may be one that this run has just stored and not yet listed.
 

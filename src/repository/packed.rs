@@ -442,7 +442,7 @@ pub(crate) fn listed_names(
 /// The names in a list of packs, each once. `bad` hears what is wrong with it.
 pub(crate) fn names_in(file: &[u8], mut bad: impl FnMut(String)) -> Vec<String> {
     if file.is_empty() {
-        bad("0 bytes: it is damaged, or a cache answers for the store".into());
+        bad("0 bytes: it is damaged, or a cache answers instead of the store".into());
     }
     let mut names = packs::parse_pack_list(file).unwrap_or_else(|line| {
         bad(format!("not a pack list line: {line}"));

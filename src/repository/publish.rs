@@ -171,7 +171,7 @@ const PACK_LIST: &str = "objects/info/packs";
 fn parse_list(store: &dyn Store, file: &[u8]) -> Result<Vec<String>, MirrorError> {
     if file.is_empty() {
         return Err(MirrorError::Mirror(format!(
-            "{}/{PACK_LIST} is empty (0 bytes): it is damaged, or a cache answers for the store; if \
+            "{}/{PACK_LIST} is empty (0 bytes): it is damaged, or a cache answers instead of the store; if \
              it is empty in the store itself, delete the key and run again with --full",
             store.describe()
         )));
@@ -258,7 +258,7 @@ fn edit_list(
 fn hidden(store: &dyn Store, key: &Key) -> MirrorError {
     MirrorError::Mirror(format!(
         "{}/{key} cannot be read (not found), and cannot be created because it exists: check for a \
-         cache that answers for the store; nothing was published",
+         cache that answers instead of the store; nothing was published",
         store.describe()
     ))
 }
@@ -441,7 +441,7 @@ fn refuse_shortened(
     };
     Err(MirrorError::Mirror(format!(
         "{}/{PACK_LIST} has {} packs, but the last run recorded {recorded}, and {why}: the list is \
-         damaged, or a cache answers for the store; nothing was published. If no cache does, run \
+         damaged, or a cache answers instead of the store; nothing was published. If no cache does, run \
          once with --full to repair the mirror",
         store.describe(),
         listed.len(),

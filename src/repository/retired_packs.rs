@@ -20,7 +20,7 @@ const PLAIN: ObjectHeaders = ObjectHeaders::changing("text/plain");
 /// What all notes may have together: 8,000 compactions without a gc. 180,000 names take 50 MB.
 const MAX_NOTES_BYTES: u64 = 8 << 20;
 
-/// Says that `replaced` are about to leave the list, since `new` stands for them.
+/// Says that `replaced` are about to leave the list, because `new` stands for them.
 pub(crate) fn note(store: &dyn Store, new: &str, replaced: &[String]) -> Result<(), StoreError> {
     let key = Key::new(format!("{PREFIX}{new}")).expect("pack- and hexadecimal digits");
     let lines: String = replaced.iter().map(|name| format!("{name}\n")).collect();

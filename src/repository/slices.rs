@@ -101,7 +101,7 @@ impl Slices {
         let found = serde_json::from_slice::<Slices>(&file).ok();
         let found = found.filter(|found| found.source == source && found.is_sound(format));
         if found.is_none() {
-            log::info!("{}/{KEY} is of another source: starting again", store.describe());
+            log::info!("{}/{KEY} belongs to another source: starting over", store.describe());
         }
         Ok(found.unwrap_or_else(new))
     }

@@ -6,8 +6,8 @@
 //! A copy of over 5 GiB is a multipart upload to a *final* key. It is noted in the run's folder before
 //! it is begun, and its id right after, so that a sweep knows where to look and which is ours.
 //!
-//! Which run is dead? A run id is `<host>-<boot>-<namespace>-<pid>-<start>-<random>`. A run of this
-//! host's earlier boot is dead; in this boot and pid namespace the process table tells, and of this
+//! Which run is stale? A run id is `<host>-<boot>-<namespace>-<pid>-<start>-<random>`. A run of this
+//! host's earlier boot is stale; in this boot and pid namespace the process table tells, and of this
 //! process itself which of its runs are under way. For others
 //! (containers, several VMs on one target) only age can, and it errs on the side of leaving things:
 //! [`ABANDONED_AFTER`]. A host is its name and its machine-id(5), so clones of a VM need a
@@ -86,7 +86,7 @@ fn is_number(text: &str) -> bool {
     (1..=20).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_digit())
 }
 
-/// A foreign host's run whose temporary keys and uploads are so old is dead. A live one would have
+/// A foreign host's run whose temporary keys and uploads are so old is stale. A live one would have
 /// to take longer for a single upload, which in the pack layout is the whole pack: the README says
 /// so.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -156,7 +156,7 @@ impl Drop for Running {
 pub(crate) fn is_over(run_id: &str, begun: Option<SystemTime>, now: SystemTime) -> bool {
     match is_alive_here(run_id) {
         Some(alive) => !alive,
-        // A time that is as far ahead says nothing: a wrong clock must not keep it alive for ever.
+        // A time that is as far ahead says nothing: a wrong clock must not keep it alive forever.
         None => begun.is_none_or(|at| {
             now.duration_since(at).unwrap_or_else(|ahead| ahead.duration()) > ABANDONED_AFTER
         }),
@@ -276,10 +276,10 @@ impl<'e> TempKeys<'e> {
 /// A writer without the right to delete leaves temporary keys behind: they take room, and publishing
 /// does not depend on them. It is said once.
 fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    static WARNED: AtomicBool = AtomicBool::new(false);
     match outcome {
         Err(error) if error.kind == StoreErrorKind::Denied => {
-            if !TOLD.swap(true, Ordering::Relaxed) {
+            if !WARNED.swap(true, Ordering::Relaxed) {
                 log::warn!(
                     "{error}; temporary keys stay in the bucket: allow s3:DeleteObject and \
                      s3:AbortMultipartUpload, or let a lifecycle rule expire mirror_tmp/"
@@ -291,7 +291,7 @@ fn bear_denied(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
     }
 }
 
-/// Not every store lists uploads, and not everyone may. Then a run goes on, and this says so.
+/// Not every store lists uploads, and not everyone may. Then a run continues, and this says so.
 pub(crate) fn can_go_on_without_sweep(error: &StoreError) -> bool {
     let can = matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported);
     if can {
@@ -304,11 +304,11 @@ pub(crate) fn can_go_on_without_sweep(error: &StoreError) -> bool {
 pub(crate) struct Swept {
     /// Keys, uploads and other leftovers that are gone.
     pub(crate) deleted: usize,
-    /// Something of a dead run has to wait for another sweep.
+    /// Something of a killed run has to wait for another sweep.
     pub(crate) is_left: bool,
 }
 
-/// Deletes what dead runs have left, and aborts their uploads. Answers how many keys, uploads and
+/// Deletes what killed runs have left, and aborts their uploads. Answers how many keys, uploads and
 /// other leftovers. Keys of any other form stay, whoever made them.
 pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
     Ok(sweep_all(store)?.deleted)
@@ -317,16 +317,16 @@ pub(crate) fn sweep(store: &dyn Store) -> Result<usize, StoreError> {
 /// As [`sweep`]; also says if something is left.
 ///
 /// Two requests if there is nothing. Uploads to final keys (copies of over 5 GiB) are looked for only
-/// where a dead run has left a note of one.
+/// where a killed run has left a note of one.
 pub(crate) fn sweep_all(store: &dyn Store) -> Result<Swept, StoreError> {
     let now = SystemTime::now();
-    let (mut dead, mut dead_notes, mut live_notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut stale, mut stale_notes, mut live_notes) = (Vec::new(), Vec::new(), Vec::new());
     listing::pages(store, TEMP_PREFIX, |page| {
         for ObjectInfo { key, last_modified, .. } in page {
             let Some(key) = TempKey::parse(key) else { continue };
             match (key.is_dead(last_modified, now), key.is_note) {
-                (true, false) => dead.push(key),
-                (true, true) => dead_notes.push((key, last_modified)),
+                (true, false) => stale.push(key),
+                (true, true) => stale_notes.push((key, last_modified)),
                 (false, true) => live_notes.push(key),
                 (false, false) => {}
             }
@@ -342,19 +342,19 @@ pub(crate) fn sweep_all(store: &dyn Store) -> Result<Swept, StoreError> {
             }
         }
     }
-    match delete(store, &dead)? {
-        true => swept += dead.len(),
+    match delete(store, &stale)? {
+        true => swept += stale.len(),
         false => is_left = true,
     }
-    if !dead_notes.is_empty() {
-        let noted = sweep_noted(store, dead_notes, &live_notes)?;
+    if !stale_notes.is_empty() {
+        let noted = sweep_noted(store, stale_notes, &live_notes)?;
         swept += noted.deleted;
         is_left |= noted.is_left;
     }
     Ok(Swept { deleted: swept, is_left })
 }
 
-/// Who may not delete was told so by the run that left something, and not by each one after it.
+/// Who may not delete was warned by the run that left something, and not by each one after it.
 fn is_allowed(outcome: Result<(), StoreError>) -> Result<bool, StoreError> {
     match outcome {
         Ok(()) => Ok(true),
@@ -367,19 +367,19 @@ fn is_allowed(outcome: Result<(), StoreError>) -> Result<bool, StoreError> {
 }
 
 /// False: that is not allowed.
-fn delete(store: &dyn Store, dead: &[TempKey]) -> Result<bool, StoreError> {
-    let keys: Vec<Key> = dead.iter().map(|temporary| temporary.key.clone()).collect();
+fn delete(store: &dyn Store, stale: &[TempKey]) -> Result<bool, StoreError> {
+    let keys: Vec<Key> = stale.iter().map(|temporary| temporary.key.clone()).collect();
     if keys.is_empty() { Ok(true) } else { is_allowed(store.delete(&keys)) }
 }
 
-/// Aborts the uploads that dead runs have noted, and deletes the notes.
+/// Aborts the uploads that killed runs have noted, and deletes the notes.
 ///
 /// A run that was killed before it could note the upload's id leaves the key alone. Then it is an
 /// upload of exactly this key that began right after the note, and that no run which is alive has
 /// noted. If one that is alive has not noted an id either, they cannot be distinguished: later.
 fn sweep_noted(
     store: &dyn Store,
-    dead: Vec<(TempKey, Option<SystemTime>)>,
+    stale: Vec<(TempKey, Option<SystemTime>)>,
     alive: &[TempKey],
 ) -> Result<Swept, StoreError> {
     let read = |keys: &mut dyn Iterator<Item = &TempKey>| -> Result<Vec<Note>, StoreError> {
@@ -387,7 +387,7 @@ fn sweep_noted(
     };
     let alive = read(&mut alive.iter())?;
     let (mut done, mut aborted, mut is_left) = (Vec::new(), 0, false);
-    for (temporary, written) in dead {
+    for (temporary, written) in stale {
         let note = Note::read(store, &temporary.key)?;
         // What can't be read names nothing that is ours.
         let Some(Note { key, id }) = note else {

@@ -134,14 +134,12 @@ pub(super) fn refusal(
     credentials_sent: bool,
     retry_after: Option<Duration>,
 ) -> (SourceErrorKind, String) {
-    const HELP: &str = "a user and token in the URL, an entry in ~/.netrc (or the file that NETRC \
-                        names), or --source-header-file";
+    const HELP: &str = "add an entry to ~/.netrc (or the file that NETRC names), use \
+                        --source-header-file, or put a user and token in the URL";
     let (kind, text) = match (status.as_u16(), credentials_sent) {
-        (401, false) => (SourceErrorKind::Denied, format!("authentication required: give {HELP}")),
+        (401, false) => (SourceErrorKind::Denied, format!("authentication required: {HELP}")),
         (401, true) => (SourceErrorKind::Denied, "the credentials were rejected".into()),
-        (403, false) => {
-            (SourceErrorKind::Denied, format!("access denied; with credentials: {HELP}"))
-        }
+        (403, false) => (SourceErrorKind::Denied, format!("access denied: {HELP}")),
         (403, true) => {
             (SourceErrorKind::Denied, "these credentials do not allow reading it".into())
         }

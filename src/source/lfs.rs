@@ -4,7 +4,7 @@
 //! [`BATCH_OBJECTS`] objects and is answered with an address for each, or with why there is none. A
 //! download gets the headers that its action brought and none of ours: the address is often another
 //! host's. Nothing is repeated here; the caller knows when to stop waiting. No error shows a query
-//! or a header, since both sign requests.
+//! or a header, because both sign requests.
 
 use std::collections::HashMap;
 use std::io::{self, Read};

@@ -337,7 +337,8 @@ impl SmartHttp {
         let body = zipped.as_deref().unwrap_or(body);
         let response = self.send(Method::POST, &url, &headers, body)?;
         if response.status().is_redirection() {
-            let message = "the server redirects the request for a pack, refused, as git does";
+            let message =
+                "the server redirects the request for a pack: not followed (git does not either)";
             return Err(fatal(&shown(&url), message.to_owned()));
         }
         let response = self.check_status(&url, response)?;
@@ -444,8 +445,8 @@ impl SmartHttp {
         let allowed = self.check_redirect(url).is_ok();
         if !allowed {
             log::warn!(
-                "{}: the server names a bundle on another host, {}: not read; if that is right, allow \
-                 it with --allow-redirect-host",
+                "{}: the server names a bundle on another host, {}: not read; if this is intended, \
+                 allow it with --allow-redirect-host",
                 self.describe(),
                 shown(url)
             );

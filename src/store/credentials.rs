@@ -144,7 +144,7 @@ impl Provider {
         }
     }
 
-    /// The store says that `old` have ended: the next [`Provider::get`] looks for others. Told by
+    /// The store says that `old` have ended: the next [`Provider::get`] looks for others. Called by
     /// many threads at once, it drops them once.
     pub fn expired(&self, old: &Credentials) {
         if self.inner.search.is_none() {

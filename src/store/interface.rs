@@ -368,7 +368,7 @@ pub trait Store: Send + Sync {
     /// What the store answers to [`Store::list_uploads`], as it is.
     fn list_uploads_unchecked(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
 
-    /// Removes what dead processes have left of writes that were not done, where that is no key and
+    /// Removes what killed processes have left of writes that were not done, where that is no key and
     /// no upload that can be listed (a directory's temporary files). Answers how many.
     fn remove_leftovers(&self) -> Result<usize, StoreError> {
         Ok(0)
@@ -377,7 +377,7 @@ pub trait Store: Send + Sync {
     /// How many requests have been sent so far, each try counted.
     fn requests(&self) -> u64;
 
-    /// May an upload be open that nobody knows, since the answer to its beginning was lost? It is found
+    /// May an upload be open that nobody knows, because the answer to its beginning was lost? It is found
     /// by [`Store::list_uploads`].
     fn may_have_lost_uploads(&self) -> bool {
         false

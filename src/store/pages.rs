@@ -2,7 +2,7 @@
 //!
 //! Tokens that lead in a circle are found with Brent's algorithm: one token is kept, and another in
 //! its place after twice as many pages, so a circle of any length is noticed within a few rounds. The
-//! same is done with the first key of each page, since a store may give the same pages with new tokens.
+//! same is done with the first key of each page, because a store may give the same pages with new tokens.
 //! Pages without a key are legal, but not many in a row.
 //!
 //! Ever new keys lead in no circle. So whoever lists says how many entries are believable. Their order is

@@ -1,7 +1,7 @@
 //! Copies what one mirror has and the other has not, and proves each key on its way.
 //!
 //! What a mirror consists of is listed: loose objects, the packs that `objects/info/packs` names with
-//! their indices, LFS objects. A key with the same length on the other side is there already, since its
+//! their indices, LFS objects. A key with the same length on the other side is there already, because its
 //! name says its content. Small keys travel `--concurrency` at once; of large ones, which hold a part
 //! of an upload each, as many as fit into the working memory. Indices come last: a pack is whole
 //! before anybody can find it.

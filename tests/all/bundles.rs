@@ -192,7 +192,7 @@ fn increments_and_compactions_keep_the_bundles_right() {
     for round in 0..14_u32 {
         let branch = if round % 3 == 0 { "refs/heads/side" } else { "refs/heads/main" };
         match round {
-            // Nothing to fetch, and a branch that starts from what no branch has any more.
+            // Nothing to fetch, and a branch that starts from what no branch has now.
             5 => drop(repo.git(&["update-ref", "refs/heads/old", "refs/heads/main~2"])),
             7 => {
                 repo.git(&["tag", "kept", "refs/heads/side"]);

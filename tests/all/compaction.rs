@@ -635,7 +635,7 @@ fn loose_layout_is_never_packed() {
         mirrored(&repo, &store, &options(Layout::Loose, 20)).unwrap();
     }
     assert_eq!((listed(&store).len(), loose(&store)), (0, 360));
-    // It is, when the mirror goes on by what comes.
+    // It is, when the mirror continues with the layout auto.
     commits(&repo, 120, 1);
     mirrored(&repo, &store, &options(Layout::Auto, 20)).unwrap();
     assert_eq!((listed(&store).len(), loose(&store)), (1, 363));

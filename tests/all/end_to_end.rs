@@ -58,7 +58,7 @@ impl World {
         ran(&mut self.program(words))
     }
 
-    /// Mirrors to `s3://bucket/NAME` and expects it to go well.
+    /// Mirrors to `s3://bucket/NAME` and expects it to succeed.
     fn mirror(&self, source: &str, name: &str, more: &[&str]) -> Ran {
         let target = format!("s3://bucket/{name}");
         let words = [&["--source", source, "--target", &target], more].concat();
@@ -398,7 +398,7 @@ fn bundles_of_increments_bring_a_mirror_up_to_date_and_keep_its_other_refs() {
         mirror("main~1", "second.bundle").assert_code(0);
         world.assert_clone_is(&world.public_url(&name), &repo);
 
-        // Prerequisites that are no tips any more, and what the mirror has already once more.
+        // Prerequisites that are no longer tips, and what the mirror has already once more.
         repo.commit("refs/heads/main", &[("text", &text(2)), ("large", &changed)]);
         mirror("main~2", "third.bundle").assert_code(0);
         world.assert_clone_is(&world.public_url(&name), &repo);
@@ -422,8 +422,12 @@ fn bundles_of_increments_bring_a_mirror_up_to_date_and_keep_its_other_refs() {
         repo.commit("refs/heads/main", &[("text", &text(4)), ("large", &changed)]);
         let far = mirror("main~1", "far.bundle");
         far.assert_code(1);
-        let lacks = repo.rev("main~1").unwrap();
-        assert!(far.err.contains(&format!("are missing from the mirror: {lacks};")), "{}", far.err);
+        let missing = repo.rev("main~1").unwrap();
+        assert!(
+            far.err.contains(&format!("are missing from the mirror: {missing};")),
+            "{}",
+            far.err
+        );
         assert_eq!(before, info_refs());
     }
 }

@@ -135,7 +135,7 @@ fn counts(moments: &Moments, limits: Limits) -> Vec<(Operation, u64)> {
 
 /// Calls `check` with a store that holds the first moment and fails the n-th request of a kind, for
 /// every kind and every n, with the answer lost or the request itself. A lost answer to the beginning
-/// of an upload (the last word that `check` is told) leaves one that nobody knows: the next run
+/// of an upload (the last argument of `check`) leaves one that nobody knows: the next run
 /// clears it away.
 fn for_every_request(
     moments: &Moments,
@@ -194,7 +194,7 @@ fn retrying(store: &MemoryStore) -> Retry<MemoryStore> {
 }
 
 #[test]
-fn any_one_request_may_fail_once_and_the_run_goes_well() {
+fn any_one_request_may_fail_once_and_the_run_succeeds() {
     for layout in LAYOUTS {
         let moments = moments(layout);
         for_every_request(&moments, TRANSIENT, |store, what, orphan| {
@@ -210,7 +210,7 @@ fn any_one_request_may_fail_once_and_the_run_goes_well() {
     }
 }
 
-/// Is it right that the run goes well though this request failed?
+/// Is it right that the run succeeds though this request failed?
 ///
 /// - Writing the state beside the mirror: everything is published by then, and readers have it. A
 ///   failure would say that nothing was. Reading it, if it is denied: S3 denies a missing key to a
@@ -218,7 +218,7 @@ fn any_one_request_may_fail_once_and_the_run_goes_well() {
 /// - Looking for what killed runs have left, if it is denied: a policy that grants a writer no
 ///   listing (of uploads, most often) must not end mirroring. A warning tells each time. (Where
 ///   listing is needed, on a run that can't rely on published refs, its denial ends the run.)
-fn is_borne(request: &Request, before: &[Request]) -> bool {
+fn is_tolerated(request: &Request, before: &[Request]) -> bool {
     let mut puts = before.iter().rev().filter(|r| r.operation == Operation::Put);
     let is_recorded = puts.clone().next().is_some_and(|r| r.key() == STATE);
     let is_published = puts.any(|r| r.key() == "info/refs");
@@ -248,15 +248,15 @@ fn any_one_failure_ends_the_run(kind: StoreErrorKind) {
             let outcome = moments.mirrored(&moments.after, store);
             let recorded = store.recorded();
             let failed = recorded.iter().position(|request| request.failed == Some(kind));
-            let failed = failed.expect("one failed, as told");
-            let borne = is_borne(&recorded[failed], &recorded[..failed]);
+            let failed = failed.expect("one failed, as injected");
+            let tolerated = is_tolerated(&recorded[failed], &recorded[..failed]);
             match outcome {
                 Err(MirrorError::Store(error)) => {
-                    assert_eq!((error.kind, borne), (kind, false), "{what}");
+                    assert_eq!((error.kind, tolerated), (kind, false), "{what}");
                 }
                 Err(error) => panic!("{what}: {error}"),
                 Ok(_) => {
-                    assert!(borne, "{what}");
+                    assert!(tolerated, "{what}");
                     assert_mirrored(&moments.after, store);
                 }
             }

@@ -166,7 +166,7 @@ fn only_unlisted_packs_and_unnamed_lfs_objects_go() {
 
 #[test]
 fn lacking_lfs_objects_that_no_pointer_names_are_forgotten() {
-    let lacking = "mirror_state/lfs-lacking";
+    let missing = "mirror_state/lfs-lacking";
     let line = |digit: &str| format!("{} 3\n", digit.repeat(64));
     let repo = sample();
     let pointer = format!(
@@ -176,15 +176,15 @@ fn lacking_lfs_objects_that_no_pointer_names_are_forgotten() {
     repo.commit("refs/heads/main", &[("big", pointer.as_bytes())]);
     let store = MemoryStore::new();
     run_mirror(&repo, &store).unwrap();
-    put(&store, lacking, (line("a") + &line("b")).as_bytes());
+    put(&store, missing, (line("a") + &line("b")).as_bytes());
     let dry = gc(&store, &GcOptions { dry_run: true, ..options() }, &|_| ()).unwrap();
     assert_eq!(dry.lfs_forgotten, 1);
-    assert_eq!(&*store.bytes(lacking).unwrap(), (line("a") + &line("b")).as_bytes());
+    assert_eq!(&*store.bytes(missing).unwrap(), (line("a") + &line("b")).as_bytes());
     assert_eq!(collect(&store).unwrap().lfs_forgotten, 1);
-    assert_eq!(&*store.bytes(lacking).unwrap(), line("a").as_bytes());
-    put(&store, lacking, line("b").as_bytes());
+    assert_eq!(&*store.bytes(missing).unwrap(), line("a").as_bytes());
+    put(&store, missing, line("b").as_bytes());
     assert_eq!(collect(&store).unwrap().lfs_forgotten, 1);
-    assert!(store.bytes(lacking).is_none(), "nothing lacks any more");
+    assert!(store.bytes(missing).is_none(), "nothing is missing now");
 }
 
 #[test]
@@ -485,8 +485,8 @@ fn temporary_keys_of_live_runs_stay_and_those_of_dead_runs_go() {
     let store = MemoryStore::new();
     run_mirror(&repo, &store).unwrap();
     put(&store, "mirror_tmp/other.host-1-2-3-4-5/spill-0", b"x");
-    put(&store, "mirror_tmp/dead.host-1-2-3-4-5/spill-0", b"x");
-    store.set_last_modified("mirror_tmp/dead.host-1-2-3-4-5/spill-0", SystemTime::now() - 2 * DAY);
+    put(&store, "mirror_tmp/stale.host-1-2-3-4-5/spill-0", b"x");
+    store.set_last_modified("mirror_tmp/stale.host-1-2-3-4-5/spill-0", SystemTime::now() - 2 * DAY);
     assert_eq!(collect(&store).unwrap().temporary, 1);
     let left: Vec<_> = store.keys().into_iter().filter(|k| k.starts_with("mirror_tmp")).collect();
     assert_eq!(left, ["mirror_tmp/other.host-1-2-3-4-5/spill-0"]);
@@ -534,7 +534,7 @@ impl Read for Watched<'_> {
         const MOMENT: usize = 14 << 20;
         if before < MOMENT && self.read >= MOMENT {
             let now = GcOptions { grace: self.gc.grace, ..options() };
-            gc(self.gc.store, &now, &|_| ()).expect("gc goes well beside a run");
+            gc(self.gc.store, &now, &|_| ()).expect("gc succeeds beside a run");
             let uploads = self.gc.store.list_uploads("").unwrap();
             let keys = uploads.into_iter().map(|open| open.upload.key.to_string());
             self.gc.seen.lock().unwrap().extend(keys.chain(self.gc.store.keys()));
@@ -555,12 +555,12 @@ fn gc_beside_a_run_that_uploads_in_parts_leaves_its_temporary_keys_alone() {
     let small = Options { memory_bytes: 8 << 20, layout: Layout::Loose, ..Options::default() };
     // Without any grace gc takes what the run has stored and not yet published: not its temporary
     // keys either, and it has to run again.
-    for (grace, overtaken) in [(Duration::ZERO, true), (DAY, false)] {
+    for (grace, in_conflict) in [(Duration::ZERO, true), (DAY, false)] {
         let (source, seen) = (LocalGit::new(repo.path()), Mutex::default());
         let source = GcInThePack { source, store: &store, grace, seen };
         match mirror(&source, &store, &small, &Silent) {
-            Ok(summary) => assert_eq!((summary.status, overtaken), (Status::Ok, false)),
-            Err(error) => assert!(overtaken && matches!(error, MirrorError::Conflict), "{error}"),
+            Ok(summary) => assert_eq!((summary.status, in_conflict), (Status::Ok, false)),
+            Err(error) => assert!(in_conflict && matches!(error, MirrorError::Conflict), "{error}"),
         }
         let seen = source.seen.into_inner().unwrap();
         assert!(seen.iter().any(|key| key.starts_with("mirror_tmp/")), "{seen:?}");
@@ -570,7 +570,7 @@ fn gc_beside_a_run_that_uploads_in_parts_leaves_its_temporary_keys_alone() {
 }
 
 /// A real race: one thread mirrors forced pushes as fast as it can, another collects garbage without
-/// any grace. A run may be told to begin again; what is published is whole at every moment.
+/// any grace. A run may have to begin again; what is published is whole at every moment.
 #[test]
 fn mirror_is_whole_at_every_moment_while_gc_without_grace_races_a_run_after_the_other() {
     let repo = sample();
@@ -578,7 +578,7 @@ fn mirror_is_whole_at_every_moment_while_gc_without_grace_races_a_run_after_the_
     run_mirror(&repo, &store).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     let is_done = || done.load(std::sync::atomic::Ordering::SeqCst);
-    let (mut published, mut overtaken) = (0, 0);
+    let (mut published, mut in_conflict) = (0, 0);
     std::thread::scope(|scope| {
         let collector = scope.spawn(|| {
             let (mut deletions, mut conflicts) = (0, 0);
@@ -607,19 +607,19 @@ fn mirror_is_whole_at_every_moment_while_gc_without_grace_races_a_run_after_the_
             repo.commit("refs/heads/main", &[("c", content.as_bytes())]);
             match run_mirror(&repo, &store) {
                 Ok(_) => published += 1,
-                Err(MirrorError::Conflict) => overtaken += 1,
+                Err(MirrorError::Conflict) => in_conflict += 1,
                 Err(error) => panic!("{error}"),
             }
             assert!(is_sound(&store), "round {round}");
         }
         let (deletions, conflicts) = collector.join().unwrap();
         eprintln!(
-            "{published} publications, {overtaken} overtaken by gc; {deletions} gcs deleted, \
-             {conflicts} were overtaken"
+            "{published} publications, {in_conflict} in conflict with gc; {deletions} gcs deleted, \
+             {conflicts} had a conflict"
         );
         assert_eq!(deletions, 4, "gc came to nothing");
     });
-    assert!(overtaken > 0, "gc never overtook a run");
+    assert!(in_conflict > 0, "no run conflicted with gc");
     run_mirror(&repo, &store).unwrap();
     assert!(is_sound(&store));
 }

@@ -127,7 +127,7 @@ fn assert_is_pack_mirror(
     let index = parse_index(&*stored_index, ObjectFormat::Sha1).expect("a sound index");
     for content in contents {
         let oid = Oid::from_bytes(oid("blob", content));
-        assert!(index.lookup(&oid).is_some(), "the index lacks {oid}");
+        assert!(index.lookup(&oid).is_some(), "{oid} is not in the index");
     }
     let list = format!("P pack-{trailer}.pack\n\n");
     assert_eq!(*store.bytes(list_key).unwrap(), *list.as_bytes());

@@ -232,12 +232,12 @@ fn restore_that_conflicts_with_a_run_or_gc_publishes_nothing() {
         let other =
             [&published[..], b"1111111111111111111111111111111111111111\trefs/heads/z\n"].concat();
         let (inner, theirs) = (store.clone(), other.clone());
-        let overtaken = Hooked::new(&store, conditions).before_put(move |key| {
+        let in_conflict = Hooked::new(&store, conditions).before_put(move |key| {
             if key.as_str() == "info/refs" {
                 put(&inner, "info/refs", &theirs);
             }
         });
-        let error = restore_at(&overtaken, &names[0]).unwrap_err();
+        let error = restore_at(&in_conflict, &names[0]).unwrap_err();
         assert!(matches!(error, MirrorError::Conflict), "{error}");
         assert_eq!(*store.bytes("info/refs").unwrap(), other[..]);
         put(&store, "info/refs", &published);

@@ -109,7 +109,7 @@ fn nothing_temporary(store: &MemoryStore) {
     assert_eq!(store.open_uploads(), 0);
 }
 
-const LACKING: &str = "mirror_state/lfs-lacking";
+const MISSING: &str = "mirror_state/lfs-lacking";
 
 #[test]
 fn objects_of_the_whole_history_are_mirrored_before_refs_are_published() {
@@ -196,7 +196,7 @@ fn pointers_are_seen_however_they_come_in_a_pack() {
     let [whole, along, forward, late, small] = pointers.each_ref().map(String::as_bytes);
     let first = pack.blob(whole);
     pack.ofs_delta(first, &delta(whole, along));
-    let base = [forward, b"not a pointer any more"].concat();
+    let base = [forward, b"no longer a pointer"].concat();
     pack.ref_delta(pack_builder::oid("blob", &base), &delta(&base, forward));
     pack.blob(&base);
     // More than the least memory holds of bases.
@@ -515,7 +515,7 @@ fn bytes_that_are_wrong_never_appear_under_their_key() {
         (b"short", "more than its 5 bytes"),
         (b"a long one", "ended after 3 of 10 bytes"),
     ] {
-        let missing = summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(content));
+        let missing = summary.lfs_missing.iter().find(|(name, _)| *name == oid(content));
         assert!(missing.unwrap().1.contains(words), "{missing:?}");
         assert!(!store.keys().contains(&key_of(content)));
     }
@@ -565,12 +565,12 @@ fn lacking_and_tried_again(layout: Layout) {
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Partial, 1));
     let why = |wanted: &[u8]| {
-        summary.lfs_missing.iter().find(|(lacks, _)| *lacks == oid(wanted)).unwrap().1.clone()
+        summary.lfs_missing.iter().find(|(name, _)| *name == oid(wanted)).unwrap().1.clone()
     };
     assert_eq!(why(gone), "the server says 404: Object does not exist");
     assert!(why(b"refused").contains("422: bad") && !why(b"refused").contains('\u{1b}'));
     assert!(store.keys().contains(&"info/refs".to_owned()));
-    let remembered = String::from_utf8(store.bytes(LACKING).unwrap().to_vec()).unwrap();
+    let remembered = String::from_utf8(store.bytes(MISSING).unwrap().to_vec()).unwrap();
     assert!(remembered.contains(&format!("{} {}\n", oid(gone), gone.len())));
     assert_eq!(remembered.lines().count(), 2);
     let state_lacks = |store: &MemoryStore| {
@@ -579,7 +579,7 @@ fn lacking_and_tried_again(layout: Layout) {
     };
     assert_eq!(state_lacks(&store), 2);
 
-    // Still missing: told again, asked for again, not written again.
+    // Still missing: reported again, asked for again, not written again.
     store.clear_recorded();
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 2));
@@ -590,7 +590,7 @@ fn lacking_and_tried_again(layout: Layout) {
     let summary = run(&repo, &server, &store).unwrap();
     assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 2));
     assert!(summary.changes.is_empty() && stored(&store, gone));
-    assert!(!store.keys().contains(&LACKING.to_owned()));
+    assert!(!store.keys().contains(&MISSING.to_owned()));
     assert_eq!(state_lacks(&store), 0, "the news tell it, though no ref has moved");
     assert_eq!(run(&repo, &server, &store).unwrap().status, Status::Unchanged);
 }
@@ -685,7 +685,7 @@ fn a_store_that_fails_ends_the_run_and_no_ref_is_published() {
     };
     let mut tried = 0;
     for (operation, on) in [
-        (Operation::Get, LACKING),
+        (Operation::Get, MISSING),
         (Operation::Head, "lfs/"),
         (Operation::Put, "lfs/"),
         (Operation::CreateUpload, "mirror_tmp/"),
@@ -794,7 +794,7 @@ fn lfsconfig_that_an_earlier_run_has_stored_is_read_in_whatever_layout() {
                 let place = (first, second, run_number);
                 assert_eq!((summary.lfs_written, summary.lfs_missing), (1, vec![]), "{place:?}");
             }
-            // HEAD goes back to what is stored; what lacks is asked of the server that it names.
+            // HEAD goes back to what is stored; what is missing is asked of the server that it names.
             let lost = b"lost for a while";
             let pointer = pointer(lost);
             let files = [(".lfsconfig", config.as_bytes()), ("f", pointer.as_bytes())];

@@ -162,7 +162,7 @@ fn mirror_goes_on_in_the_other_layout() {
     }
 }
 
-/// A pack told nothing of itself before, nor a large object before its end.
+/// Nothing was reported of a pack before, nor a large object before its end.
 #[test]
 fn what_goes_to_the_store_is_told_in_both_layouts() {
     let repo = sample();
@@ -170,19 +170,19 @@ fn what_goes_to_the_store_is_told_in_both_layouts() {
     let large: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(12 << 20).collect();
     repo.commit("refs/heads/main", &[("large", &large)]);
     for layout in [Layout::Loose, Layout::Pack] {
-        let told = Counters::default();
+        let reported = Counters::default();
         let options = Options { layout, memory_bytes: 64 << 20, ..Options::default() };
         let source = LocalGit::new(repo.path());
         let store = MemoryStore::new();
-        let summary = mirror(&source, &store, &options, &told).unwrap();
-        let told = told.counts();
+        let summary = mirror(&source, &store, &options, &reported).unwrap();
+        let reported = reported.counts();
         assert!(summary.bytes_written > 12 << 20);
         // An index is no object, but it goes to the store.
         let indices = store.keys().into_iter().filter(|key| key.ends_with(".idx"));
         let index_bytes: usize = indices.map(|key| store.bytes(&key).unwrap().len()).sum();
         let wanted = summary.bytes_written + index_bytes as u64;
-        assert_eq!(told.bytes_stored, wanted, "{layout:?}");
-        assert_eq!(told.objects as usize, repo.objects().len(), "{layout:?}");
+        assert_eq!(reported.bytes_stored, wanted, "{layout:?}");
+        assert_eq!(reported.objects as usize, repo.objects().len(), "{layout:?}");
     }
 }
 

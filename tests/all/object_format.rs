@@ -88,7 +88,7 @@ fn source_that_changes_its_format_is_refused_and_nothing_changes() {
                 Options { force: true, full: true, move_source: true, ..options(Layout::Pack) },
             ] {
                 let error = mirrored(&new, &store, &options).unwrap_err();
-                let words = format!("named with {format}, and the source's with {}", other(format));
+                let words = format!("is {format}, and the source's is {}", other(format));
                 let text = error.to_string();
                 assert!(matches!(&error, MirrorError::Guard(_)) && text.contains(&words), "{text}");
             }
@@ -106,7 +106,7 @@ fn state_says_sha256_and_of_sha1_nothing() {
             mirrored(&repo, &store, &options(Layout::Auto)).unwrap();
             assert_eq!(state(&store)["object_format"], said);
             assert_sound(&store);
-            // A copy has it as well, and goes on with it.
+            // A copy has it as well, and continues with it.
             let copy = MemoryStore::new();
             let from = MirrorSource::new(Box::new(store.clone()));
             mirror_mirror(&from, &copy, &options(Layout::Auto), &Silent).unwrap();
@@ -271,10 +271,10 @@ fn program_warns_of_an_empty_mirror_with_sha256_and_the_helper_knows_it_all_the_
         let (world, repo) = (World::new(), Repo::of(format));
         let output = world.mirror(&repo);
         assert!(output.status.success(), "{}", says(&output));
-        let warned = says(&output).contains("git takes an empty mirror for sha1");
+        let warned = says(&output).contains("git treats an empty mirror as sha1");
         assert_eq!(warned, format == ObjectFormat::Sha256, "{}", says(&output));
         assert_eq!(format_of(&world.clone("empty")), format.as_str());
-        // With refs there is nothing to warn of, and the format is told by them.
+        // With refs there is nothing to warn of, and they show the format.
         grow(&repo, 0..3);
         let output = world.mirror(&repo);
         assert!(output.status.success() && !says(&output).contains("empty"), "{}", says(&output));

@@ -317,7 +317,7 @@ fn repair_that_is_killed_at_any_request_is_ended_by_the_next() {
                     put(&store, &key, &bytes[..bytes.len() / 2]);
                 }
             }
-            // From the n-th request on nothing comes through any more.
+            // From the n-th request on nothing comes through.
             store.inject(Fault::new(StoreErrorKind::Other).nth(nth).always());
             let killed = world.repair(&store);
             store.clear_faults();
@@ -336,7 +336,7 @@ fn repair_that_is_killed_at_any_request_is_ended_by_the_next() {
     }
 }
 
-/// A bit that flips in the bucket stays for ever if only keys are compared.
+/// A bit that flips in the bucket stays forever if only keys are compared.
 #[test]
 fn full_run_writes_again_what_is_damaged_and_names_it() {
     let world = World::new();

@@ -238,7 +238,7 @@ fn uploads_of_others_under_a_noted_key_stay() {
     let left: Vec<_> = store.list_uploads("").unwrap().into_iter().map(|o| o.upload).collect();
     assert_eq!(left, [theirs]);
 
-    // It has not noted its upload's id yet: the two can't be told apart, so both stay.
+    // It has not noted its upload's id yet: the two cannot be distinguished, so both stay.
     let store = small_copies();
     kill_at(&store, fatal().on(Operation::Put).key(|key| key.contains("/upload-")).nth(2));
     packed(&repo, &store).expect_err("killed before the id was noted");
@@ -247,7 +247,7 @@ fn uploads_of_others_under_a_noted_key_stay() {
     put(&store, live, format!("{}\n", ours.key).as_bytes());
     run_mirror(&Repo::new(), &store).unwrap();
     assert_eq!(store.open_uploads(), 2);
-    // A day later the other one is dead as well.
+    // A day later the other one is stale as well.
     store.set_last_modified(live, SystemTime::now() - 2 * DAY);
     run_mirror(&Repo::new(), &store).unwrap();
     assert_eq!(store.open_uploads(), 0);
@@ -650,13 +650,13 @@ fn state_of_an_older_program_names_the_source_too() {
 }
 
 /// A source during whose fetch another run publishes to the same directory.
-struct Overtaken<'r> {
+struct InConflict<'r> {
     repo: &'r Repo,
     inner: LocalGit,
     target: &'r std::path::Path,
 }
 
-impl Source for Overtaken<'_> {
+impl Source for InConflict<'_> {
     fn describe(&self) -> String {
         self.inner.describe()
     }
@@ -696,7 +696,7 @@ fn loser_of_a_race_leaves_nothing_in_packed_refs_and_what_is_stale_is_mended() {
     let dir = tempfile::tempdir().unwrap();
     run_mirror(&repo, &DirStore::new(dir.path()).unwrap()).unwrap();
     repo.commit("refs/heads/main", &[("c", b"slower")]);
-    let source = Overtaken { repo: &repo, inner: LocalGit::new(repo.path()), target: dir.path() };
+    let source = InConflict { repo: &repo, inner: LocalGit::new(repo.path()), target: dir.path() };
     let store = DirStore::new(dir.path()).unwrap();
     let lost = mirror(&source, &store, &Options::default(), &Silent);
     assert!(matches!(lost, Err(MirrorError::Conflict)), "{lost:?}");

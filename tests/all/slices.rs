@@ -1,5 +1,5 @@
 //! A first run that a proxy or a line cuts, again and again: it arrives in slices, and a run that was
-//! ended in between goes on where it was.
+//! ended in between continues where it was.
 
 use crate::support::{git_http, local_git};
 use git_http::{GitHttp, Options as Http};

@@ -6,9 +6,9 @@
 //!   AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… cargo test --test all store_conformance
 //! ```
 //!
-//! Optional: `MIRROR_TEST_S3_REGION`; `MIRROR_TEST_S3_LACKS`, a comma-separated list of what the
+//! Optional: `MIRROR_TEST_S3_REGION`; `MIRROR_TEST_S3_UNSUPPORTED`, a comma-separated list of what the
 //! store is known not to do: `conditions`, `if-match`, `copy-part`, `small-parts`, `unknown-upload`,
-//! `replaced-parts`, `odd-part-source` (Ceph 16 aborts on some). What real servers lack:
+//! `replaced-parts`, `odd-part-source` (Ceph 16 aborts on some). What real servers do not support:
 //!
 //! ```text
 //! moto 5         nothing
@@ -45,24 +45,24 @@ const PAGE: u32 = 7;
 struct Backend {
     store: Box<dyn Store>,
     /// What the store is known not to do.
-    lacks: BTreeSet<String>,
+    unsupported: BTreeSet<String>,
     /// What must outlive the store.
     _held: Box<dyn Any>,
 }
 
 impl Backend {
-    fn new(store: impl Store + 'static, lacks: &[&str], held: impl Any) -> Option<Self> {
-        let lacks = lacks.iter().map(|what| (*what).to_owned()).collect();
-        Some(Backend { store: Box::new(store), lacks, _held: Box::new(held) })
+    fn new(store: impl Store + 'static, unsupported: &[&str], held: impl Any) -> Option<Self> {
+        let unsupported = unsupported.iter().map(|what| (*what).to_owned()).collect();
+        Some(Backend { store: Box::new(store), unsupported, _held: Box::new(held) })
     }
 
     fn does(&self, what: &str) -> bool {
-        if self.lacks.contains(what) {
-            println!("not tried: this store lacks {what}");
+        if self.unsupported.contains(what) {
+            println!("not tried: this store does not support {what}");
             return false;
         }
         // The test harness shows this only when the test fails.
-        println!("needs {what}: is the store known to lack it? MIRROR_TEST_S3_LACKS={what}");
+        println!("needs {what}: does the store not support it? MIRROR_TEST_S3_UNSUPPORTED={what}");
         true
     }
 
@@ -146,8 +146,8 @@ fn real_s3() -> Option<Backend> {
     let path = url.strip_prefix("s3://").expect("MIRROR_TEST_S3_URL begins with s3://");
     let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
-    let lacks = get("MIRROR_TEST_S3_LACKS").unwrap_or_default();
-    let odd = if lacks.contains("odd-part-source") { "" } else { " +=~%&ü" };
+    let unsupported = get("MIRROR_TEST_S3_UNSUPPORTED").unwrap_or_default();
+    let odd = if unsupported.contains("odd-part-source") { "" } else { " +=~%&ü" };
     let prefix = format!("{prefix}/conformance-{}-{number}{odd}", std::process::id());
     let endpoint = get("MIRROR_TEST_S3_ENDPOINT");
     let region = get("MIRROR_TEST_S3_REGION").unwrap_or("us-east-1".into());
@@ -157,7 +157,7 @@ fn real_s3() -> Option<Backend> {
     let provider = credentials(&key("AWS_ACCESS_KEY_ID"), &key("AWS_SECRET_ACCESS_KEY"));
     let store = S3Store::new(config, client(), provider).unwrap().with_page_size(PAGE);
     let store = Retry::new(store, Policy::default());
-    Backend::new(store, &lacks.split(',').collect::<Vec<_>>(), ())
+    Backend::new(store, &unsupported.split(',').collect::<Vec<_>>(), ())
 }
 
 macro_rules! conformance {

@@ -255,7 +255,7 @@ fn lfs_objects_of_the_chosen_refs_alone_are_copied_and_a_missing_one_is_told() {
         let summary = copy(&from, &to, &of_main(Layout::Pack)).unwrap();
         assert_eq!((summary.status, summary.lfs_written), (Status::Ok, 1));
         assert!(to.bytes(&main).is_some() && to.bytes(&side).is_none());
-        // Damaged: not stored, and told.
+        // Damaged: not stored, and reported.
         put(&from, &main, b"OF MAIN");
         let summary = copy(&from, &MemoryStore::new(), &of_main(Layout::Pack)).unwrap();
         assert_eq!((summary.status, summary.lfs_missing.len()), (Status::Partial, 1));

@@ -75,7 +75,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// In front of `upstream` (`http://host:port`); `decide` is told each request and its number.
+    /// In front of `upstream` (`http://host:port`); `decide` is given each request and its number.
     pub fn start(
         upstream: &str,
         decide: impl Fn(&Head, usize) -> Fate + Send + Sync + 'static,
@@ -194,7 +194,7 @@ impl Shared {
 
 fn refusal(status: u16, retry_after: Option<u32>, is_head: bool) -> Vec<u8> {
     let code = if status == 503 { "SlowDown" } else { "InternalError" };
-    let body = format!("<Error><Code>{code}</Code><Message>as told</Message></Error>");
+    let body = format!("<Error><Code>{code}</Code><Message>as decided</Message></Error>");
     let wait = retry_after.map_or(String::new(), |wait| format!("Retry-After: {wait}\r\n"));
     let len = if is_head { 0 } else { body.len() };
     let head = format!("HTTP/1.1 {status} No\r\nContent-Length: {len}\r\n{wait}\r\n");

@@ -107,7 +107,7 @@ impl Store for Hooked {
         condition: Option<&Condition>,
     ) -> Result<Option<ETag>, StoreError> {
         (self.before_put)(key);
-        let refused = |kind| Err(StoreError::new(kind, "put", key.as_str(), "as told"));
+        let refused = |kind| Err(StoreError::new(kind, "put", key.as_str(), "as decided"));
         match (self.conditions, condition) {
             (Conditions::Ignored, _) => self.inner.put(key, body, headers, None),
             (Conditions::Unsupported, Some(_)) => refused(StoreErrorKind::Unsupported),

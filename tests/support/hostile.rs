@@ -68,7 +68,7 @@ pub fn answer(out: &mut TcpStream, content_type: &str, body: &[u8]) -> io::Resul
     out.write_all(body)
 }
 
-/// These bytes, and then the last of them for ever: twenty a second.
+/// These bytes, and then the last of them forever: twenty a second.
 pub fn drip(out: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     let (last, _) = bytes.split_last().expect("something to drip");
     for byte in bytes.iter().chain(std::iter::repeat(last)) {

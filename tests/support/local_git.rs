@@ -172,7 +172,7 @@ fn git_program() -> &'static Path {
     })
 }
 
-/// git without anybody's configuration, with fixed names and dates. It compresses fast, since much of
+/// git without anybody's configuration, with fixed names and dates. It compresses fast, because much of
 /// what tests store is noise.
 pub fn git(dir: &Path) -> Command {
     let mut command = Command::new(git_program());

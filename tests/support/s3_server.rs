@@ -2,7 +2,7 @@
 //! verified. It runs on a tokio runtime of its own and ends when it is dropped.
 //!
 //! Mind: it can't hold a key `a` beside `a/b`, and its conditional PUT is not atomic. What s3s-fs
-//! lacks is added here: listing multipart uploads, anonymous reads (so that `git clone
+//! does not have is added here: listing multipart uploads, anonymous reads (so that `git clone
 //! http://…/bucket/prefix` works), latency.
 
 #![allow(dead_code, missing_docs)] // Every test that includes this file uses a part of it.
@@ -193,7 +193,7 @@ impl S3Access for Access {
     }
 }
 
-/// `GET /bucket?uploads`, which s3s-fs lacks. It keeps an upload's headers in a file whose name
+/// `GET /bucket?uploads`, which s3s-fs does not have. It keeps an upload's headers in a file whose name
 /// says bucket, key and id.
 struct ListUploads {
     dir: PathBuf,

@@ -31,7 +31,7 @@ pub(crate) struct Found {
     pub(crate) offset: u64,
     /// The CRC-32 of the entry's bytes.
     pub(crate) crc32: u32,
-    /// `None`: of an object that was too large to be whole in memory. `Env::look` sees the others.
+    /// `None`: of an object that was too large to be whole in memory. `RunContext::observe` sees the others.
     pub(crate) kind: Option<Kind>,
 }
 

@@ -122,7 +122,7 @@ impl Sink for Loose {
         match loose::look(store, &oid)? {
             Some(found) if found.len != len => Err(engine.broken(
                 index,
-                format!("a delta wants it to have {len} bytes, but it has {}", found.len),
+                format!("a delta expects it to have {len} bytes, but it has {}", found.len),
             )),
             _ => Err(error),
         }

@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::records::Records;
 use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::bytes::Slice;
+use crate::ingest::context::RunContext;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
-use crate::ingest::env::Env;
 use crate::ingest::error::unwrap_error;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
@@ -63,7 +63,7 @@ struct Named {
 
 impl<'e> Pack<'e> {
     pub(in crate::ingest) fn begin(
-        env: &'e Env<'e>,
+        env: &'e RunContext<'e>,
         objects: u32,
         wants: &[Oid],
     ) -> Result<Self, MirrorError> {
@@ -94,7 +94,7 @@ impl<'e> Pack<'e> {
     /// Notes objects for the index.
     fn note_all(
         &self,
-        env: &Env<'_>,
+        env: &RunContext<'_>,
         objects: impl Iterator<Item = (Oid, u64, u32)>,
     ) -> Result<(), MirrorError> {
         let mut named = self.named();
@@ -498,7 +498,7 @@ impl<'e> StoredPackReader<'e> {
     }
 
     fn damaged(&self, offset: u64) -> MirrorError {
-        MirrorError::Mirror(format!("{} can't be read back at offset {offset}", self.key))
+        MirrorError::Mirror(format!("{} cannot be read back at offset {offset}", self.key))
     }
 
     /// The block in which `at` lies, from there on.

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::io;
 
 use crate::git::object::{ObjectFormat, Oid};
-use crate::ingest::env::Env;
+use crate::ingest::context::RunContext;
 use crate::pack::index::{Fanout, IndexEntry};
 use crate::pack::index_entries::{IndexEntries, entry_of, record_len};
 use crate::repository::error::MirrorError;
@@ -110,7 +110,7 @@ impl Records {
 
 impl Full {
     /// Sorts the records and writes them to a temporary key.
-    pub(super) fn write(mut self, env: &Env<'_>) -> Result<(Key, u64), MirrorError> {
+    pub(super) fn write(mut self, env: &RunContext<'_>) -> Result<(Key, u64), MirrorError> {
         self.0.sort();
         let key = env.temp.key("names");
         let body = self.0.as_bytes();
@@ -230,9 +230,9 @@ mod tests {
                 }
             }
             assert_eq!(records.runs.is_empty(), memory == 1 << 20);
-            let mut told = 0;
-            records.each(&store, &mut |_, _| told += 1).unwrap();
-            assert_eq!(told, 1000);
+            let mut reported = 0;
+            records.each(&store, &mut |_, _| reported += 1).unwrap();
+            assert_eq!(reported, 1000);
             let sorted: Vec<IndexEntry> =
                 records.sorted(&store, 1 << 20).unwrap().map(Result::unwrap).collect();
             assert_eq!(sorted.len(), 1000);

@@ -14,8 +14,8 @@ use crate::repository::temp::TempKeys;
 use crate::run::Cancel;
 use crate::store::Store;
 
-/// One run's surroundings.
-pub(crate) struct Env<'e> {
+/// What one run works with.
+pub(crate) struct RunContext<'e> {
     pub(crate) store: &'e dyn Store,
     pub(crate) progress: &'e dyn Progress,
     pub(crate) temp: &'e TempKeys<'e>,
@@ -30,14 +30,14 @@ pub(crate) struct Env<'e> {
     pub(crate) max_object_bytes: u64,
     pub(crate) written: Written,
     /// Sees every object that is whole in memory once. Called by resolve tasks: it must not wait.
-    pub(crate) look: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
+    pub(crate) observe: &'e (dyn Fn(&Oid, Kind, &[u8]) + Sync),
     /// The pack may be thin: bases may be in the mirror alone. Only with the loose layout.
     pub(crate) thin: bool,
     /// The source may leave out what published refs reach, also if it was asked for.
     pub(crate) increment: bool,
 }
 
-impl Env<'_> {
+impl RunContext<'_> {
     /// Looks for what was asked for and has not come. A ref at an older commit of a published one is
     /// in the mirror, and an answer to an increment does not bring it again.
     pub(super) fn must_have(&self, absent: &[Oid]) -> Result<(), MirrorError> {
