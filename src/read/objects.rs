@@ -36,7 +36,7 @@ const BATCH_BYTES: u64 = 3 << 20;
 const BATCH_OBJECTS: usize = 4096;
 
 /// Between two entries that are read as one range.
-const GAP_BYTES: u64 = 4 << 10;
+const GAP_BYTES: u64 = 16 << 10;
 
 /// What is kept of packs for the next batch.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -316,7 +316,7 @@ impl<'e> Objects<'e> {
             }
             bases.retain(|base| !entries.contains_key(base) && self.contents.get(*base).is_none());
             wanted = bases.into_iter().collect();
-            around.0 = (around.0 * 2).clamp(16 << 10, 128 << 10);
+            around.0 = (around.0 * 4).clamp(4 << 10, 128 << 10);
         }
         Ok(entries)
     }
