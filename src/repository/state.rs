@@ -242,8 +242,8 @@ impl Recorded {
         };
         let damaged = |what: &dyn std::fmt::Display| {
             MirrorError::Mirror(format!(
-                "{}/{KEY} is damaged ({what}); check for a cache that answers instead of the store, or \
-                 delete the key and run the mirror again",
+                "{}/{KEY} is damaged ({what}); check for a cache that answers instead of the store; \
+                 verify --repair --source URL writes it again",
                 store.describe()
             ))
         };
