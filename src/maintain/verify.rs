@@ -136,6 +136,12 @@ pub fn verify_with(
             Some(head) => check_state(store, &refs, head, max_refs_bytes, &findings)?,
             None => State { recorded: read_state(store, &findings)?, ..State::default() },
         };
+        if let Some(what) = unborn_head(&refs, head.as_ref()) {
+            match state.describes_refs {
+                true => report.notices.push(format!("HEAD, as it is in the source, {what}")),
+                false => findings.add("HEAD", what, None),
+            }
+        }
         check_packed_refs(store, &refs, max_refs_bytes, &findings)?;
         report.refs = refs.len();
         let mut tips = tips_of(&Advertisement::of(refs, head.unwrap_or(Head::Absent)));
@@ -161,6 +167,8 @@ pub fn verify_with(
 struct State {
     /// `None`: there is none, or none that can be read.
     recorded: Option<Recorded>,
+    /// It describes these refs and this `HEAD`.
+    describes_refs: bool,
     /// It describes other refs, and a run has begun and not said that it has ended: what every run
     /// leaves that is killed between its last two writes. In words.
     unfinished: Option<String>,
@@ -181,7 +189,9 @@ fn check_state(
             None => break,
             Some(recorded) => {
                 let state = known.recorded.insert(recorded);
-                if state.describes(refs, Some(head)) != Some(false) {
+                let describes = state.describes(refs, Some(head));
+                known.describes_refs = describes == Some(true);
+                if describes != Some(false) {
                     break;
                 }
                 if let Some(run) =
@@ -341,14 +351,15 @@ fn read_refs(
             return Ok(Some((refs, None)));
         }
     };
-    if let Head::Unborn(name) = &head
-        && refs.iter().any(|r| r.name.is_branch())
-    {
-        let what =
-            format!("names {name}, which is not published: clones get an empty working tree");
-        findings.add("HEAD", what, None);
-    }
     Ok(Some((refs, Some(head))))
+}
+
+/// `HEAD` names a branch that is not there, though others are: in words what a clone gets.
+fn unborn_head(refs: &[Ref], head: Option<&Head>) -> Option<String> {
+    let Some(Head::Unborn(name)) = head else { return None };
+    refs.iter()
+        .any(|r| r.name.is_branch())
+        .then(|| format!("names {name}, which is not published: clones get an empty working tree"))
 }
 
 /// A pointer in a pack, of which it is not known yet who reaches it.

@@ -433,6 +433,21 @@ fn state_that_a_killed_run_did_not_get_to_is_a_notice_if_all_refs_resolve() {
     assert!(report.is_sound() && report.notices.is_empty(), "{report:?}");
 }
 
+/// A source may have such a `HEAD`, and no repair of its mirror would help.
+#[test]
+fn unborn_head_of_the_source_is_a_notice_and_a_damaged_one_a_finding() {
+    let repo = sample();
+    repo.git(&["symbolic-ref", "HEAD", "refs/heads/none"]);
+    let store = loose(&repo);
+    let report = check(&store, false);
+    assert!(report.is_sound(), "{report:?}");
+    let words = "HEAD, as it is in the source, names refs/heads/none, which is not published";
+    assert!(report.notices.concat().contains(words), "{report:?}");
+    put(&store, "HEAD", b"ref: refs/heads/another\n");
+    findings(&store, false, "HEAD: names refs/heads/another, which is not published");
+    assert!(check(&store, false).notices.is_empty());
+}
+
 /// It is not read, whatever its length: the pack's length and its first bytes say that it is wrong.
 #[test]
 fn index_that_is_far_too_long_is_one_finding_and_is_not_read() {
