@@ -782,10 +782,13 @@ impl Store for S3Store {
         let call = call.header("x-amz-copy-source-range", bytes);
         let answer = self.request(&call)?;
         let text = self.xml(&call, answer)?;
-        let copied: CopyXml = self.parse(&call, &text)?;
+        let copied = match text.is_empty() {
+            true => CopyXml::default(),
+            false => self.parse(&call, &text)?,
+        };
         match opaque(&copied.etag) {
             Some(etag) => Ok(Part { number, etag }),
-            // A store without UploadPartCopy takes this for a part without bytes.
+            // A store without UploadPartCopy (rclone, for one) takes this for a part without bytes.
             None => Err(self.error(
                 &call,
                 StoreErrorKind::Unsupported,

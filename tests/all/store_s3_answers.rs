@@ -386,6 +386,19 @@ fn nobody_listening_is_transient() {
     assert_eq!(error.status, None);
 }
 
+/// rclone takes UploadPartCopy for UploadPart. Who copies parts sends them instead.
+#[test]
+fn a_store_that_does_not_know_how_to_copy_parts_is_found_out() {
+    let empty = answer("200 OK", "ETag: \"d41d8cd98f00b204e9800998ecf8427e\"\r\n", "");
+    let no_tag = answer("200 OK", "", "<CopyPartResult></CopyPartResult>");
+    let server = Canned::new(&[&empty, &no_tag]);
+    let upload = Upload { key: key("a"), id: "1".into() };
+    for _ in 0..2 {
+        let error = server.store().copy_part(&upload, 1, &key("b"), 0..1).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+    }
+}
+
 #[test]
 fn a_part_without_an_entity_tag_gets_its_md5() {
     let server = Canned::new(&[&answer("200 OK", "ETag: \"\"\r\n", "")]);

@@ -73,7 +73,7 @@ pub(super) struct DeleteErrorXml {
     pub(super) message: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct CopyXml {
     #[serde(rename = "ETag", default)]
     pub(super) etag: String,
