@@ -7,6 +7,7 @@
 //! | `resolve.N`: rayon, one a core | nothing | nothing | the scope ends |
 //! | `request.N`: up to `--concurrency` | one request | the store; a running read of the same block or base | it is asked to quit |
 //! | `heavy.0` | the heavy delta in hand | the store | it is asked to quit |
+//! | `name-pack` | the pack's copy to its name | the store | that is done |
 //!
 //! Whoever ends something tells the scheduler, takes the commands that follow, and only then, outside
 //! the lock, carries them out ([`Engine::tell`]): one unit by itself if it may ([`Hands`]), the others
@@ -29,7 +30,7 @@ use super::bytes::Slice;
 use super::context::RunContext;
 use super::hands::Hands;
 use super::jobs::Job;
-use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Unit};
+use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Stored, Unit};
 use crate::git::object::{Kind, Oid};
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
@@ -81,15 +82,13 @@ pub(super) trait Sink: Sync {
     fn read_base(
         &self,
         engine: &Engine<'_>,
-        index: Index,
-        kind: Kind,
-        oid: Option<Oid>,
+        base: Stored,
         len: u64,
     ) -> Result<Vec<u8>, MirrorError>;
-    /// Makes an object again that others stand on, and keeps it for a while.
-    fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError>;
-    /// Reads a delta's instructions back from the pack.
-    fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError>;
+    /// Makes the object at `offset` again, because others stand on it, and keeps it for a while.
+    fn make_link(&self, engine: &Engine<'_>, offset: u64) -> Result<(), MirrorError>;
+    /// Reads the instructions of the delta at `offset` back from the pack.
+    fn read_delta(&self, engine: &Engine<'_>, offset: u64) -> Result<Vec<u8>, MirrorError>;
     /// The same as a stream.
     fn open_entry<'a>(
         &'a self,
@@ -442,6 +441,11 @@ impl<'e> Engine<'e> {
     /// An error for the entry `index`: its offset is what a person can look for.
     pub(super) fn broken(&self, index: Index, what: impl std::fmt::Display) -> MirrorError {
         let offset = self.ask(|scheduler| scheduler.offset(index));
+        Self::broken_at(offset, what)
+    }
+
+    /// The same for the entry at `offset`.
+    pub(super) fn broken_at(offset: u64, what: impl std::fmt::Display) -> MirrorError {
         MirrorError::Pack(format!("pack entry at offset {offset}: {what}"))
     }
 

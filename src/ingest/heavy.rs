@@ -37,7 +37,7 @@ impl<'e> Engine<'e> {
     ) -> Result<(), MirrorError> {
         let index = heavy.index;
         let mut base = self.open_base(&heavy)?;
-        let kind = heavy.base_kind;
+        let kind = heavy.stored_base.kind;
         let failed = |error: Failed| match error {
             Failed::Run(error) => error,
             Failed::Instructions(error) => match wrapped_store_error(&error) {
@@ -97,7 +97,7 @@ impl<'e> Engine<'e> {
     }
 
     fn name_base(&self, heavy: &Heavy<Slice>) -> String {
-        match heavy.base_oid {
+        match heavy.stored_base.oid {
             Some(oid) => oid.to_string(),
             None => format!(
                 "the object at offset {}",
@@ -125,8 +125,7 @@ impl<'e> Engine<'e> {
         let base_len = heavy.delta.header.base_len;
         let raw = self.raw_key(heavy.base);
         if base_len <= self.env.budget.large && raw.is_none() {
-            let (kind, oid) = (heavy.base_kind, heavy.base_oid);
-            let content = self.sink.read_base(self, heavy.base, kind, oid, base_len)?;
+            let content = self.sink.read_base(self, heavy.stored_base, base_len)?;
             return Ok(Base::Memory(content.into()));
         }
         let store = self.env.store;
@@ -151,8 +150,12 @@ impl<'e> Engine<'e> {
     fn lay_down_raw(&self, heavy: &Heavy<Slice>) -> Result<(Key, u64), MirrorError> {
         let store = self.env.store;
         let mut upload = KeyWriter::temporary(self.env.temp, self.env.progress, "base", TEMPORARY);
-        let mut content =
-            self.sink.open_object(self, heavy.base, heavy.base_kind, heavy.base_oid)?;
+        let mut content = self.sink.open_object(
+            self,
+            heavy.base,
+            heavy.stored_base.kind,
+            heavy.stored_base.oid,
+        )?;
         let mut buffer = vec![0; 64 << 10];
         let mut len = 0;
         loop {
@@ -172,6 +175,13 @@ impl<'e> Engine<'e> {
 
     pub(super) fn raw_key(&self, index: Index) -> Option<Key> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+    }
+
+    pub(super) fn raw_key_at(&self, offset: u64) -> Option<Key> {
+        if self.raw.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return None;
+        }
+        self.ask(|scheduler| scheduler.find_offset(offset)).and_then(|index| self.raw_key(index))
     }
 
     pub(super) fn set_raw_key(&self, index: Index, key: Key) {

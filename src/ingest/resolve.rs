@@ -45,7 +45,11 @@ impl Engine<'_> {
         let mut done: Vec<Done> = Vec::with_capacity(unit.items.len());
         // What was read back last; its neighbours often want it, too.
         let mut read: Option<(Index, Vec<u8>)> = None;
-        let mut links = unit.links.iter().peekable();
+        let links: Vec<(Index, u64)> = match unit.links.is_empty() {
+            true => Vec::new(),
+            false => self.ask(|s| unit.links.iter().map(|link| (*link, s.offset(*link))).collect()),
+        };
+        let mut links = links.into_iter().peekable();
         for (at, item) in unit.items.iter().enumerate() {
             if self.is_over() {
                 return Err(self.closed());
@@ -59,8 +63,8 @@ impl Engine<'_> {
                 }
                 Work::Delta { delta, base, base_index } => {
                     // Only those that this base stands on: later ones would push them out.
-                    while let Some(link) = links.next_if(|link| *link <= base_index) {
-                        self.sink.make_link(self, *link)?;
+                    while let Some((_, offset)) = links.next_if(|(link, _)| link <= base_index) {
+                        self.sink.make_link(self, offset)?;
                     }
                     let on_other =
                         |results: &mut Results, base: &[u8], kind, instructions: &[u8]| {
@@ -72,7 +76,7 @@ impl Engine<'_> {
                             )?;
                             Ok(kind)
                         };
-                    self.apply(item.index, delta, |instructions| match base {
+                    self.apply(item.offset, delta, |instructions| match base {
                         Base::Earlier(at) => {
                             let base = &done[*at as usize];
                             results
@@ -83,17 +87,16 @@ impl Engine<'_> {
                         Base::Memory(kind, content) => {
                             on_other(&mut results, content, *kind, instructions)
                         }
-                        Base::Read(kind, oid) => {
+                        Base::Read(stored) => {
                             if read.as_ref().is_none_or(|(index, _)| index != base_index) {
                                 // Before the next one takes its place.
                                 drop(read.take());
                                 let len = delta.header.base_len;
-                                let base =
-                                    self.sink.read_base(self, *base_index, *kind, *oid, len)?;
+                                let base = self.sink.read_base(self, *stored, len)?;
                                 read = Some((*base_index, base));
                             }
                             let base = &read.as_ref().expect("just read").1;
-                            on_other(&mut results, base, *kind, instructions)
+                            on_other(&mut results, base, stored.kind, instructions)
                         }
                         Base::Unknown => {
                             Err(MirrorError::Internal("a delta starts without base".into()))
@@ -111,7 +114,7 @@ impl Engine<'_> {
     /// Gives `apply` the delta's instructions, from wherever they are.
     fn apply<T>(
         &self,
-        index: Index,
+        offset: u64,
         delta: &Delta<Slice>,
         apply: impl FnOnce(&[u8]) -> Result<T, MirrorError>,
     ) -> Result<T, MirrorError> {
@@ -120,7 +123,7 @@ impl Engine<'_> {
             DeltaBytes::Spilled { file, start } => {
                 apply(&self.read_spilled(*file, *start, delta.len)?)
             }
-            DeltaBytes::InPack => apply(&self.sink.read_delta(self, index)?),
+            DeltaBytes::InPack => apply(&self.sink.read_delta(self, offset)?),
         }
     }
 

@@ -30,7 +30,7 @@ use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;
 use super::parked::{About, NONE, Parked, Parking};
 pub(super) use super::parked::{Delta, DeltaBytes};
-use super::table::Table;
+use super::table::{Size, Table};
 
 /// What an entry costs beside its bytes: its item, its places in tables.
 pub(super) const OVERHEAD_BYTES: u64 = 128;
@@ -109,13 +109,26 @@ pub(super) struct Unit<B> {
     /// Links of chains that its bases and later ones stand on, in pack order: made first, they are
     /// read once, one after the other.
     pub(super) links: Vec<Index>,
+    /// The longest link of their chains.
+    longest_link: Size,
     held: u64,
 }
 
 pub(super) struct Item<B> {
     pub(super) index: Index,
+    pub(super) offset: u64,
     pub(super) crc32: u32,
     pub(super) work: Work<B>,
+}
+
+impl<B> Item<B> {
+    /// Is it a delta that is not in memory?
+    fn reads_delta(&self) -> bool {
+        match &self.work {
+            Work::Delta { delta, .. } => !matches!(delta.bytes, DeltaBytes::Memory(_)),
+            Work::Object { .. } => false,
+        }
+    }
 }
 
 pub(super) enum Work<B> {
@@ -129,8 +142,17 @@ pub(super) enum Base<B> {
     /// The unit's own item at this place.
     Earlier(u32),
     Memory(Kind, B),
-    /// To be read from the store; the oid where names are kept.
-    Read(Kind, Option<Oid>),
+    /// To be read from the store.
+    Read(Stored),
+}
+
+/// An object that is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) offset: u64,
+    pub(super) kind: Kind,
+    /// Where names are kept.
+    pub(super) oid: Option<Oid>,
 }
 
 /// A delta that is not whole in memory, or makes such a result, or needs such a base.
@@ -139,8 +161,7 @@ pub(super) struct Heavy<B> {
     pub(super) crc32: u32,
     pub(super) delta: Delta<B>,
     pub(super) base: Index,
-    pub(super) base_kind: Kind,
-    pub(super) base_oid: Option<Oid>,
+    pub(super) stored_base: Stored,
     /// If it is in memory.
     pub(super) base_content: Option<B>,
     held: u64,
@@ -208,7 +229,7 @@ pub(super) struct Scheduler<B> {
     reading: usize,
     /// Uploads of the reader that are on their way.
     others: usize,
-    /// The longest object that is no larger than `limits.large`: what a link of a chain takes.
+    /// The longest object that is no larger than `limits.large`: what a link of a chain takes at most.
     longest: u64,
 }
 
@@ -338,7 +359,8 @@ impl<B: Bytes> Scheduler<B> {
                 Body::Delta { base, .. } => self.find_base(entry.offset, *base)?,
                 _ => None,
             };
-            let index = self.table.add(entry.offset, base);
+            let size = self.size_of(&entry.body, base);
+            let index = self.table.add(entry.offset, base, size);
             if let Some(names) = &mut self.names {
                 names.add();
             }
@@ -353,11 +375,8 @@ impl<B: Bytes> Scheduler<B> {
                     self.longest = self.longest.max(len);
                     places.insert(index, items.len() as u32);
                     held += entry.held;
-                    items.push(Item {
-                        index,
-                        crc32,
-                        work: Work::Object { kind, content, len, raw },
-                    });
+                    let work = Work::Object { kind, content, len, raw };
+                    items.push(Item { index, offset: entry.offset, crc32, work });
                 }
                 Body::Delta { base: name, mut delta } => {
                     let is_large = self.is_large(delta.header, delta.len);
@@ -369,11 +388,8 @@ impl<B: Bytes> Scheduler<B> {
                         places.insert(index, items.len() as u32);
                         held += entry.held;
                         let base = Base::Earlier(place);
-                        items.push(Item {
-                            index,
-                            crc32,
-                            work: Work::Delta { delta, base, base_index },
-                        });
+                        let work = Work::Delta { delta, base, base_index };
+                        items.push(Item { index, offset: entry.offset, crc32, work });
                         continue;
                     }
                     let resolved = base.filter(|base| self.table.kind(*base).is_some());
@@ -384,7 +400,7 @@ impl<B: Bytes> Scheduler<B> {
                             held += entry.held;
                             let base = Base::Unknown;
                             let work = Work::Delta { delta, base, base_index };
-                            items.push(Item { index, crc32, work });
+                            items.push(Item { index, offset: entry.offset, crc32, work });
                             continue;
                         }
                     }
@@ -422,6 +438,16 @@ impl<B: Bytes> Scheduler<B> {
         }
     }
 
+    /// What a link of a chain takes, by itself.
+    fn size_of(&self, body: &Body<B>, base: Option<Index>) -> Size {
+        let len = match body {
+            Body::Object { len, .. } => *len,
+            Body::Delta { delta, .. } if base.is_some() => delta.len.max(delta.header.result_len),
+            Body::Delta { .. } | Body::Named { .. } | Body::Later => return Size::UNKNOWN,
+        };
+        Size::of(len, self.limits.large)
+    }
+
     fn wait_for(&mut self, index: Index, base: Index) {
         let head = self.waiting.insert(base, index).unwrap_or(NONE);
         self.parked.set_next(index, head);
@@ -435,7 +461,9 @@ impl<B: Bytes> Scheduler<B> {
     fn push_ready(&mut self, items: Vec<Item<B>>, held: u64) {
         let id = self.next_unit;
         self.next_unit = self.next_unit.wrapping_add(1);
-        self.ready.push(Unit { id, items, reads: false, links: Vec::new(), held });
+        let reads = items.iter().any(|item| item.reads_delta());
+        let (links, longest_link) = (Vec::new(), Size::NONE);
+        self.ready.push(Unit { id, items, reads, links, longest_link, held });
     }
 
     // ---- what becomes resolved -----------------------------------------------------------
@@ -491,7 +519,9 @@ impl<B: Bytes> Scheduler<B> {
             let About { header, len: delta_len, in_memory } = self.parked.about(index);
             let len = header.result_len;
             let is_large = self.is_large(header, delta_len);
-            // What is read back comes in a unit of its own, because it waits for the store.
+            // What is read back comes in a unit of its own, because it waits for the store; but not from
+            // a pack, where its neighbours are in the same block.
+            let in_memory = in_memory || (self.readable && !self.limits.readable);
             let fits = items.len() < self.limits.unit_entries
                 && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
             if let Some(_place) = place
@@ -531,7 +561,8 @@ impl<B: Bytes> Scheduler<B> {
             };
             let at = items.len() as u32;
             let work = Work::Delta { delta: parked.delta, base: place, base_index: base };
-            items.push(Item { index, crc32: parked.crc32, work });
+            let offset = self.table.offset(index);
+            items.push(Item { index, offset, crc32: parked.crc32, work });
             if !in_memory {
                 self.push_ready(std::mem::take(&mut items), std::mem::take(&mut held));
                 bytes = 0;
@@ -556,14 +587,13 @@ impl<B: Bytes> Scheduler<B> {
             return;
         }
         let parked = self.parked.remove(index);
-        let base_kind = self.table.kind(base).expect("it has just been resolved");
+        let stored_base = self.stored_at(base);
         self.heavy.push(Heavy {
             index,
             crc32: parked.crc32,
             delta: parked.delta,
             base,
-            base_kind,
-            base_oid: self.names.as_ref().map(|names| names.oid(base)),
+            stored_base,
             base_content: None,
             held: parked.held,
         });
@@ -604,7 +634,8 @@ impl<B: Bytes> Scheduler<B> {
                 held += parked.held;
                 let base = Base::Unknown;
                 let work = Work::Delta { delta: parked.delta, base, base_index };
-                items.push(Item { index, crc32: parked.crc32, work });
+                let offset = self.table.offset(index);
+                items.push(Item { index, offset, crc32: parked.crc32, work });
             }
             items.reverse();
             self.push_ready(items, held);
@@ -613,6 +644,8 @@ impl<B: Bytes> Scheduler<B> {
             let from = links.partition_point(|link| *link < last);
             if let Some(unit) = self.ready.last_mut() {
                 unit.links = links.split_off(from);
+                let sizes = unit.links.iter().map(|link| self.table.longest(*link));
+                unit.longest_link = sizes.max().unwrap_or(Size::NONE);
             }
         }
         count
@@ -745,17 +778,18 @@ impl<B: Bytes> Scheduler<B> {
             return Some(Command::Heavy(heavy));
         }
         while let Some(mut unit) = self.ready.pop() {
+            // Looking for its bases costs more than the rest, and mostly it reads if it did last time.
+            if !self.may_start(unit.reads) || !(self.may_start(true) || self.may_start(false)) {
+                self.ready.push(unit);
+                return None;
+            }
             let room = self.find_bases(&mut unit);
             if unit.items.is_empty() {
                 self.intake_used -= unit.held;
                 continue;
             }
-            let (running, most) = match unit.reads {
-                true => (self.reading, self.limits.reading),
-                false => (self.resolving, self.limits.resolving),
-            };
             let fits = self.work_used == 0 || self.work_used + room <= self.limits.work;
-            if running >= most.max(1) || !fits {
+            if !self.may_start(unit.reads) || !fits {
                 let_go_of_bases(&mut unit);
                 self.ready.push(unit);
                 return None;
@@ -769,11 +803,20 @@ impl<B: Bytes> Scheduler<B> {
         None
     }
 
+    /// May one more unit start that reads, or that does not?
+    fn may_start(&self, reads: bool) -> bool {
+        match reads {
+            true => self.reading < self.limits.reading.max(1),
+            false => self.resolving < self.limits.resolving.max(1),
+        }
+    }
+
     /// Looks for the bases of a unit that is to start; what has to be deferred leaves it. Answers all
     /// the room that it will ever need.
     fn find_bases(&mut self, unit: &mut Unit<B>) -> u64 {
         let mut groups: Vec<u32> = Vec::new();
         let (mut results, mut bases, mut read) = (0, 0, 0);
+        let mut longest_link = unit.longest_link;
         unit.reads = false;
         let may_defer = !self.readable;
         let mut deferred: IndexMap<()> = IndexMap::default();
@@ -786,16 +829,16 @@ impl<B: Bytes> Scheduler<B> {
             };
             let base_is_deferred = may_defer && deferred.contains_key(base_index);
             if matches!(base, Base::Unknown) && !base_is_deferred {
-                let kind = self.table.kind(*base_index).expect("a ready delta's base is resolved");
                 *base = match self.cache.get_with_group(*base_index) {
                     Some((content, group, weight)) => {
                         if !groups.contains(&group) {
                             groups.push(group);
                             bases += weight;
                         }
-                        Base::Memory(kind, content)
+                        let kind = self.table.kind(*base_index);
+                        Base::Memory(kind.expect("a ready delta's base is resolved"), content)
                     }
-                    None => Base::Read(kind, self.names.as_ref().map(|n| n.oid(*base_index))),
+                    None => Base::Read(self.stored_at(*base_index)),
                 };
             }
             let reads_base = matches!(base, Base::Read(..));
@@ -809,6 +852,7 @@ impl<B: Bytes> Scheduler<B> {
             if reads_base {
                 // It, and once more while it is inflated.
                 read = read.max(2 * delta.header.base_len);
+                longest_link = longest_link.max(self.table.longest(*base_index));
             }
             if reads_delta {
                 results += delta.len;
@@ -819,10 +863,19 @@ impl<B: Bytes> Scheduler<B> {
         }
         if unit.reads && !self.limits.readable {
             // Two links of a chain of deltas, and the delta between them.
-            read = read.max(3 * self.longest);
+            let longest_link = longest_link.bytes(self.limits.large).min(self.longest);
+            read = read.max(3 * longest_link);
         }
         let uploads = if self.limits.uploads { results } else { 0 };
         results + uploads + bases + read + OVERHEAD_BYTES * unit.items.len() as u64
+    }
+
+    fn stored_at(&self, index: Index) -> Stored {
+        Stored {
+            offset: self.table.offset(index),
+            kind: self.table.kind(index).expect("what is stored is resolved"),
+            oid: self.names.as_ref().map(|names| names.oid(index)),
+        }
     }
 
     /// Takes these items out of the unit, to be resolved when the pack can be read. An item whose base
@@ -836,7 +889,7 @@ impl<B: Bytes> Scheduler<B> {
                 kept.push(item);
                 continue;
             }
-            let Item { index, crc32, work: Work::Delta { mut delta, base_index, .. } } = item
+            let Item { index, crc32, work: Work::Delta { mut delta, base_index, .. }, .. } = item
             else {
                 unreachable!("only deltas have bases");
             };

@@ -453,3 +453,120 @@ fn every_schedule_ends_right_and_within_its_budget() {
         }
     }
 }
+
+/// A scheduler of a pack that is read back only once it is stored, and that keeps nothing in memory.
+fn scheduler_of_a_pack(large: u64, work_after: u64, unit_entries: usize) -> Scheduler<()> {
+    let limits = Limits {
+        intake: 1 << 30,
+        work: 1 << 30,
+        work_after,
+        cache: 0,
+        parts: 0,
+        deferred: 0,
+        large,
+        unit_bytes: 64 << 10,
+        unit_entries,
+        resolving: 4,
+        reading: 4,
+        readable: false,
+        uploads: false,
+    };
+    Scheduler::new(limits, false, ObjectFormat::Sha1)
+}
+
+/// Adds an object of so many bytes, or a delta on an entry that makes one.
+fn add(scheduler: &mut Scheduler<()>, number: usize, base: Option<usize>, len: u64) {
+    let body = match base {
+        None => Body::Object { kind: Kind::Blob, content: (), len, raw: None },
+        Some(base) => {
+            let header = DeltaHeader { base_len: len, result_len: len };
+            let delta = Delta { header, len: 8, bytes: DeltaBytes::Memory(()) };
+            Body::Delta { base: BaseName::Offset(World::offset(base)), delta }
+        }
+    };
+    assert!(matches!(scheduler.take_room(0, 0), Room::Taken));
+    let entry = Entry { offset: World::offset(number), crc32: 0, body, held: 0 };
+    assert_eq!(scheduler.add(vec![entry]).unwrap(), number as Index);
+}
+
+/// Everything that may start at once.
+fn start(scheduler: &mut Scheduler<()>) -> Vec<Unit<()>> {
+    let unit = |command| match command {
+        Command::Resolve(unit) => unit,
+        Command::Heavy(_) => panic!("nothing is large"),
+    };
+    std::iter::from_fn(|| scheduler.next()).map(unit).collect()
+}
+
+fn end(scheduler: &mut Scheduler<()>, units: Vec<Unit<()>>) {
+    for unit in units {
+        let done = |index| Done {
+            kind: Kind::Blob,
+            oid: oid(u64::from(index)),
+            buffer: 0,
+            start: 0,
+            len: 1,
+        };
+        let done: Vec<Done> = unit.items.iter().map(|item| done(item.index)).collect();
+        scheduler.resolved(&unit, &done, vec![((), 1)], None);
+    }
+}
+
+/// Ends what starts until nothing does: what is left needs the stored pack.
+fn end_first_pass(scheduler: &mut Scheduler<()>) {
+    loop {
+        let units = start(scheduler);
+        if units.is_empty() {
+            return;
+        }
+        end(scheduler, units);
+    }
+}
+
+/// It takes as much room to read a base back as the longest link of its own chain.
+#[test]
+fn one_long_object_does_not_make_the_second_pass_take_turns() {
+    let large = 1 << 20;
+    let mut scheduler = scheduler_of_a_pack(large, 4 * large, 1);
+    add(&mut scheduler, 0, None, large);
+    (1..=4).for_each(|base| add(&mut scheduler, base, None, 1000));
+    end_first_pass(&mut scheduler);
+    (1..=4).for_each(|base| add(&mut scheduler, 4 + base, Some(base), 1000));
+    end_first_pass(&mut scheduler);
+    assert_eq!(scheduler.pack_stored(), 4);
+    let units = start(&mut scheduler);
+    assert_eq!(units.len(), 4);
+    // Those of the long one do take turns.
+    end(&mut scheduler, units);
+    assert_eq!(scheduler.unresolved(), 0);
+    let mut scheduler = scheduler_of_a_pack(large, 4 * large, 1);
+    add(&mut scheduler, 0, None, large);
+    end_first_pass(&mut scheduler);
+    (1..=4).for_each(|number| add(&mut scheduler, number, Some(0), large));
+    end_first_pass(&mut scheduler);
+    assert_eq!(scheduler.pack_stored(), 4);
+    for _ in 0..4 {
+        let units = start(&mut scheduler);
+        assert_eq!(units.len(), 1);
+        end(&mut scheduler, units);
+    }
+    assert_eq!(scheduler.unresolved(), 0);
+}
+
+/// Their instructions are read back from the same blocks.
+#[test]
+fn a_family_that_was_let_go_is_one_unit_of_the_second_pass() {
+    let mut scheduler = scheduler_of_a_pack(1 << 20, 1 << 20, 64);
+    add(&mut scheduler, 0, None, 100);
+    end_first_pass(&mut scheduler);
+    (1..=10).for_each(|number| add(&mut scheduler, number, Some(number - 1), 100));
+    end_first_pass(&mut scheduler);
+    assert_eq!(scheduler.pack_stored(), 1);
+    let sizes = std::iter::from_fn(|| {
+        let units = start(&mut scheduler);
+        let size = units.iter().map(|unit| unit.items.len()).sum::<usize>();
+        end(&mut scheduler, units);
+        (size > 0).then_some(size)
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), [1, 9]);
+}

@@ -1,4 +1,5 @@
-//! The entries of a pack in six bytes each: where an entry begins, and what it has become.
+//! The entries of a pack in six bytes each (ten where links of chains are made again): where an entry
+//! begins, what it has become, and what its chain takes.
 //!
 //! Columns in chunks, so that a table of ten million entries never doubles while it grows.
 
@@ -47,25 +48,49 @@ pub(super) struct Table {
     /// How many entries before a delta its base is; 0 where that is not known, or further than three
     /// bytes tell. Only where they are kept.
     distances: Option<Column<[u8; 3]>>,
+    /// The [`Size`] of the longest link of the chain that an entry ends. Only where they are kept.
+    longest: Option<Column<u8>>,
     resolved: usize,
+}
+
+/// A length in 255ths of the longest object that is whole in memory, rounded up; 255 also where it is
+/// not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Size(u8);
+
+impl Size {
+    pub(super) const NONE: Size = Size(0);
+    pub(super) const UNKNOWN: Size = Size(u8::MAX);
+
+    pub(super) fn of(len: u64, longest: u64) -> Self {
+        let parts = (u128::from(len) * 255).div_ceil(u128::from(longest.max(1)));
+        Size(parts.min(255) as u8)
+    }
+
+    /// In bytes, at least what it was made of.
+    pub(super) fn bytes(self, longest: u64) -> u64 {
+        (u128::from(self.0) * u128::from(longest)).div_ceil(255) as u64
+    }
 }
 
 const KINDS: [Kind; 4] = [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag];
 
 impl Table {
-    /// `keeps_bases`: three more bytes an entry.
+    /// `keeps_bases`: four more bytes an entry.
     pub(super) fn new(keeps_bases: bool) -> Self {
         Table {
             offsets_low: Column::new(),
             offsets_high: Column::new(),
             kinds: Column::new(),
             distances: keeps_bases.then(Column::new),
+            longest: keeps_bases.then(Column::new),
             resolved: 0,
         }
     }
 
-    /// Enters the next entry. Offsets rise, and five bytes hold them: a pack of a terabyte.
-    pub(super) fn add(&mut self, offset: u64, base: Option<Index>) -> Index {
+    /// Enters the next entry. Offsets rise, and five bytes hold them: a pack of a terabyte. `size`: what
+    /// it takes to make it, without its base.
+    pub(super) fn add(&mut self, offset: u64, base: Option<Index>, size: Size) -> Index {
         self.offsets_low.push(offset as u32);
         self.offsets_high.push((offset >> 32).min(0xff) as u8);
         self.kinds.push(0);
@@ -75,6 +100,10 @@ impl Table {
             let near = if distance[0] == 0 { distance } else { [0; 4] };
             distances.push([near[1], near[2], near[3]]);
         }
+        if let Some(longest) = &mut self.longest {
+            let of_base = base.map_or(0, |base| longest.get(base));
+            longest.push(size.0.max(of_base));
+        }
         index
     }
 
@@ -83,6 +112,11 @@ impl Table {
         let [a, b, c] = self.distances.as_ref()?.get(index);
         let distance = u32::from_be_bytes([0, a, b, c]);
         (distance > 0).then(|| index - distance)
+    }
+
+    /// The longest link of the chain that the entry ends, itself included.
+    pub(super) fn longest(&self, index: Index) -> Size {
+        self.longest.as_ref().map_or(Size::UNKNOWN, |longest| Size(longest.get(index)))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -139,8 +173,15 @@ mod tests {
         let offset = |number: u64| 12 + number * 40 + (number / 70_000) * (5 << 32);
         for number in 0..150_000 {
             let base = (number > 9).then_some(number as Index / 2);
-            assert_eq!(table.add(offset(number), base), number as Index);
+            let size = Size::of(u64::from(number == 5) * 40, 255);
+            assert_eq!(table.add(offset(number), base, size), number as Index);
             assert_eq!(table.base(number as Index), base);
+            let on_five = [5, 10, 11, 20, 23].contains(&number);
+            let not_on_five = [4, 9, 12, 19, 24].contains(&number);
+            if on_five || not_on_five {
+                let longest = if on_five { 40 } else { 0 };
+                assert_eq!(table.longest(number as Index).bytes(255), longest, "{number}");
+            }
             if number % 997 == 0 {
                 assert_eq!(table.find(offset(number / 2)), Some(number as Index / 2));
                 assert_eq!(table.find(offset(number) + 1), None);
@@ -152,10 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_never_less_than_what_they_are_made_of() {
+        for longest in [1, 254, 255, 256, 4 << 20, u64::MAX] {
+            for len in [0, 1, longest / 255, longest / 3, longest / 2 + 1, longest] {
+                let size = Size::of(len, longest);
+                assert!(size.bytes(longest) >= len, "{len} of {longest}");
+                assert!(size.bytes(longest) - len <= longest / 255 + 1, "{len} of {longest}");
+            }
+            assert_eq!(Size::UNKNOWN.bytes(longest), longest);
+        }
+        assert_eq!((Size::of(5, 0), Size::of(5, 2)), (Size::UNKNOWN, Size::UNKNOWN));
+    }
+
+    #[test]
     fn what_is_resolved_has_a_kind() {
         let mut table = Table::new(false);
         for index in 0..4 {
-            table.add(12 + index, None);
+            table.add(12 + index, None, Size::NONE);
         }
         assert_eq!(table.first_unresolved(), Some(0));
         for (index, kind) in KINDS.into_iter().enumerate() {

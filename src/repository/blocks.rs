@@ -27,8 +27,8 @@ const ENTRY_BYTES: u64 = 200;
 /// The bytes of one block; the last one of a file is shorter.
 pub(crate) type Block = Arc<Vec<u8>>;
 
-/// A file, and the number of a block in it, from 0.
-type Name = (Key, u64);
+/// A file by its number in [`Inner::files`], and the number of a block in it, from 0.
+type Name = (u32, u64);
 
 /// Blocks of stored files. Shared by all threads that read.
 pub(crate) struct BlockCache<'e> {
@@ -39,6 +39,8 @@ pub(crate) struct BlockCache<'e> {
 
 /// Guarded by [`BlockCache::inner`].
 struct Inner {
+    /// Files that were asked for, so that a lookup copies no key.
+    files: HashMap<Key, u32>,
     cached: LruCache<Name, Block>,
     cached_bytes: u64,
     /// Under way, for others to wait on.
@@ -63,8 +65,12 @@ enum Outcome {
 impl<'e> BlockCache<'e> {
     /// Holds at most `budget_bytes`, or two blocks if that is more.
     pub(crate) fn new(store: &'e dyn Store, budget_bytes: u64) -> Self {
-        let inner =
-            Inner { cached: LruCache::unbounded(), cached_bytes: 0, fetching: HashMap::new() };
+        let inner = Inner {
+            files: HashMap::new(),
+            cached: LruCache::unbounded(),
+            cached_bytes: 0,
+            fetching: HashMap::new(),
+        };
         let budget_bytes = budget_bytes.max(2 * (BLOCK_BYTES + ENTRY_BYTES));
         BlockCache { store, budget_bytes, inner: Mutex::new(inner) }
     }
@@ -103,24 +109,25 @@ impl<'e> BlockCache<'e> {
         let number = at / BLOCK_BYTES;
         let start = number * BLOCK_BYTES;
         let range = start..file_len.min(start + BLOCK_BYTES);
-        let block = self.get_or_fetch((key.clone(), number), range)?;
+        let block = self.get_or_fetch(key, number, range)?;
         let from = (at - start) as usize;
         Ok((from < block.len()).then_some((block, from)))
     }
 
-    fn get_or_fetch(&self, name: Name, range: Range<u64>) -> Result<Block, StoreError> {
+    fn get_or_fetch(&self, key: &Key, number: u64, range: Range<u64>) -> Result<Block, StoreError> {
         loop {
             let mut inner = self.lock();
+            let name = (inner.file(key), number);
             if let Some(block) = inner.cached.get(&name) {
                 return Ok(block.clone());
             }
             let Some(others) = inner.fetching.get(&name).cloned() else {
                 let fetch = Arc::<Fetch>::default();
-                inner.fetching.insert(name.clone(), fetch.clone());
+                inner.fetching.insert(name, fetch.clone());
                 drop(inner);
                 // Wakes those who wait on every way out, a panic included.
                 let mut end = EndFetch { cache: self, name, fetch, outcome: Outcome::Panicked };
-                let fetched = self.store.get(&end.name.0, Some(range), BLOCK_BYTES);
+                let fetched = self.store.get(key, Some(range), BLOCK_BYTES);
                 let fetched = fetched.map(|(mut bytes, _)| {
                     // A body of unknown length grew by doubling.
                     bytes.shrink_to_fit();
@@ -142,6 +149,15 @@ impl<'e> BlockCache<'e> {
 }
 
 impl Inner {
+    fn file(&mut self, key: &Key) -> u32 {
+        if let Some(file) = self.files.get(key) {
+            return *file;
+        }
+        let file = self.files.len() as u32;
+        self.files.insert(key.clone(), file);
+        file
+    }
+
     fn put(&mut self, name: Name, block: Block, budget_bytes: u64) {
         let cost = |block: &Block| block.len() as u64 + ENTRY_BYTES;
         self.cached_bytes += cost(&block);
@@ -176,7 +192,7 @@ impl Drop for EndFetch<'_, '_> {
         let mut inner = self.cache.lock();
         inner.fetching.remove(&self.name);
         if let Outcome::Fetched(Ok(block)) = &self.outcome {
-            inner.put(self.name.clone(), block.clone(), self.cache.budget_bytes);
+            inner.put(self.name, block.clone(), self.cache.budget_bytes);
         }
         drop(inner);
         let outcome = std::mem::take(&mut self.outcome);

@@ -55,3 +55,42 @@ pub(crate) fn for_each<T: Sync, E: Send>(
     take_next(items.len(), threads, name, || lock().is_some(), try_one);
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
+/// Does both, one of them on a thread of this name; if that can't be started, one after the other.
+pub(crate) fn both<A: Send, B>(
+    name: &str,
+    there: impl FnOnce() -> A + Send,
+    here: impl FnOnce() -> B,
+) -> (A, B) {
+    let there = Mutex::new(Some(there));
+    let take = || there.lock().unwrap_or_else(PoisonError::into_inner).take();
+    thread::scope(|scope| {
+        let started = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn_scoped(scope, || take().map(|there| there()));
+        let here = here();
+        let done = match started {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => take().map(|there| there()),
+        };
+        (done.expect("it is taken once"), here)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_run_at_once_and_a_panic_of_either_is_passed_on() {
+        let (there, here) = std::sync::mpsc::channel();
+        let done = both(
+            "there",
+            move || there.send(thread::current().name() == Some("there")),
+            move || here.recv(),
+        );
+        assert_eq!(done, (Ok(()), Ok(true)));
+        let panics = || panic!("as the test wants");
+        assert!(std::panic::catch_unwind(|| both("there", panics, || ())).is_err());
+        assert!(std::panic::catch_unwind(|| both("there", || (), panics)).is_err());
+    }
+}

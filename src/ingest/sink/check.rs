@@ -12,7 +12,7 @@ use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::hands::Hands;
-use crate::ingest::scheduler::{Done, Unit};
+use crate::ingest::scheduler::{Done, Stored, Unit};
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
@@ -92,12 +92,9 @@ impl Sink for Check<'_> {
         done: Vec<Done>,
         results: Vec<Slice>,
     ) -> Result<(), MirrorError> {
-        let offsets: Vec<u64> = engine
-            .ask(|scheduler| unit.items.iter().map(|item| scheduler.offset(item.index)).collect());
-        let items = unit.items.iter().zip(&done).zip(offsets);
-        let found = items.map(|((item, done), offset)| Found {
+        let found = unit.items.iter().zip(&done).map(|(item, done)| Found {
             oid: done.oid,
-            offset,
+            offset: item.offset,
             crc32: item.crc32,
             kind: Some(done.kind),
         });
@@ -127,23 +124,16 @@ impl Sink for Check<'_> {
         self.examiner.each_listed(tell)
     }
 
-    fn read_base(
-        &self,
-        engine: &Engine<'_>,
-        index: Index,
-        _: Kind,
-        _: Option<Oid>,
-        _: u64,
-    ) -> Result<Vec<u8>, MirrorError> {
-        Ok(self.stored.object(engine, Self::offset(engine, index))?.to_vec())
+    fn read_base(&self, engine: &Engine<'_>, base: Stored, _: u64) -> Result<Vec<u8>, MirrorError> {
+        Ok(self.stored.object(engine, base.offset)?.to_vec())
     }
 
-    fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError> {
-        self.stored.make_link(engine, Self::offset(engine, index))
+    fn make_link(&self, engine: &Engine<'_>, offset: u64) -> Result<(), MirrorError> {
+        self.stored.make_link(engine, offset)
     }
 
-    fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError> {
-        Ok(self.stored.entry(engine, Self::offset(engine, index))?.1)
+    fn read_delta(&self, engine: &Engine<'_>, offset: u64) -> Result<Vec<u8>, MirrorError> {
+        Ok(self.stored.entry(engine, offset)?.1)
     }
 
     fn open_entry<'a>(

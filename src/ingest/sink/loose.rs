@@ -10,7 +10,7 @@ use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, Uploads};
-use crate::ingest::scheduler::{Done, Unit, Work};
+use crate::ingest::scheduler::{Done, Stored, Unit, Work};
 use crate::pack::deflate::Deflater;
 use crate::pack::loose::encode_loose;
 use crate::pack::object::{Index, Object};
@@ -109,9 +109,7 @@ impl Sink for Loose {
     fn read_base(
         &self,
         engine: &Engine<'_>,
-        index: Index,
-        kind: Kind,
-        oid: Option<Oid>,
+        Stored { offset, kind, oid }: Stored,
         len: u64,
     ) -> Result<Vec<u8>, MirrorError> {
         let oid = named(oid)?;
@@ -120,19 +118,19 @@ impl Sink for Loose {
         let Err(error) = read else { return read };
         // A delta may claim another length than its base has.
         match loose::look(store, &oid)? {
-            Some(found) if found.len != len => Err(engine.broken(
-                index,
+            Some(found) if found.len != len => Err(Engine::broken_at(
+                offset,
                 format!("a delta expects it to have {len} bytes, but it has {}", found.len),
             )),
             _ => Err(error),
         }
     }
 
-    fn make_link(&self, _: &Engine<'_>, _: Index) -> Result<(), MirrorError> {
+    fn make_link(&self, _: &Engine<'_>, _: u64) -> Result<(), MirrorError> {
         Ok(())
     }
 
-    fn read_delta(&self, _: &Engine<'_>, _: Index) -> Result<Vec<u8>, MirrorError> {
+    fn read_delta(&self, _: &Engine<'_>, _: u64) -> Result<Vec<u8>, MirrorError> {
         Err(MirrorError::Internal("loose objects come from no stored pack".into()))
     }
 

@@ -29,14 +29,14 @@ use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::error::unwrap_error;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
-use crate::ingest::scheduler::{Done, Unit};
+use crate::ingest::scheduler::{Done, Stored, Unit};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::index::write_sorted;
 use crate::pack::inflate::Inflater;
 use crate::pack::object::{Index, Object};
-use crate::repository::blocks::BlockCache;
+use crate::repository::blocks::{Block, BlockCache};
 use crate::repository::contents::{Content, Contents};
 use crate::repository::error::MirrorError;
 use crate::repository::layout::TEMPORARY;
@@ -44,6 +44,7 @@ use crate::repository::packs::{INDEX, PACK, StoredPack, key};
 use crate::repository::parts::{Parts, copy_any_size};
 use crate::repository::resuming::ResumingReader;
 use crate::repository::writer::KeyWriter;
+use crate::run::threads::both;
 use crate::store::{Key, Store, Upload};
 
 pub(in crate::ingest) struct Pack<'e> {
@@ -160,10 +161,8 @@ impl Sink for Pack<'_> {
         done: Vec<Done>,
         results: Vec<Slice>,
     ) -> Result<(), MirrorError> {
-        let offsets: Vec<u64> = engine
-            .ask(|scheduler| unit.items.iter().map(|item| scheduler.offset(item.index)).collect());
-        let items = unit.items.iter().zip(&done).zip(offsets);
-        self.note_all(engine.env, items.map(|((item, done), at)| (done.oid, at, item.crc32)))?;
+        let items = unit.items.iter().zip(&done);
+        self.note_all(engine.env, items.map(|(item, done)| (done.oid, item.offset, item.crc32)))?;
         let weigh = |buffer: Slice| {
             let bytes = buffer.len() as u64;
             (buffer, bytes)
@@ -192,25 +191,15 @@ impl Sink for Pack<'_> {
         self.named().records.each(engine.env.store, tell)
     }
 
-    fn read_base(
-        &self,
-        engine: &Engine<'_>,
-        index: Index,
-        _: Kind,
-        _: Option<Oid>,
-        _: u64,
-    ) -> Result<Vec<u8>, MirrorError> {
-        let offset = engine.ask(|scheduler| scheduler.offset(index));
-        Ok(self.stored()?.object(engine, offset)?.to_vec())
+    fn read_base(&self, engine: &Engine<'_>, base: Stored, _: u64) -> Result<Vec<u8>, MirrorError> {
+        Ok(self.stored()?.object(engine, base.offset)?.to_vec())
     }
 
-    fn make_link(&self, engine: &Engine<'_>, index: Index) -> Result<(), MirrorError> {
-        let offset = engine.ask(|scheduler| scheduler.offset(index));
+    fn make_link(&self, engine: &Engine<'_>, offset: u64) -> Result<(), MirrorError> {
         self.stored()?.make_link(engine, offset)
     }
 
-    fn read_delta(&self, engine: &Engine<'_>, index: Index) -> Result<Vec<u8>, MirrorError> {
-        let offset = engine.ask(|scheduler| scheduler.offset(index));
+    fn read_delta(&self, engine: &Engine<'_>, offset: u64) -> Result<Vec<u8>, MirrorError> {
         Ok(self.stored()?.entry(engine, offset)?.1)
     }
 
@@ -316,22 +305,28 @@ impl Sink for Pack<'_> {
             // that is there is not written again.
             let has_pack = store.head(&pack_key)?.is_some_and(|info| info.len == len);
             if !has_pack || store.head(&index_key)?.is_none() {
-                match &temporary {
-                    _ if has_pack => {}
-                    Some(temporary) => copy_any_size(env.temp, temporary, &pack_key, len, PACK)?,
+                let name_pack = || match &temporary {
+                    _ if has_pack => Ok(()),
+                    Some(temporary) => copy_any_size(env.temp, temporary, &pack_key, len, PACK),
                     None => {
                         let body = std::mem::take(&mut self.upload().parts.body);
                         store.put(&pack_key, &body, PACK, None)?;
                         env.progress.stored(len);
+                        Ok(())
                     }
-                }
-                let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
-                let mut index = BufWriter::with_capacity(64 << 10, index);
-                let fanout = records.fanout().clone();
-                let sorted = records.sorted(store, env.budget.memory / 8)?;
-                write_sorted(&fanout, sorted, &trailer, &mut index).map_err(unwrap_error)?;
-                let index = index.into_inner().map_err(|error| unwrap_error(error.into_error()))?;
-                index.finish()?;
+                };
+                let write_index = || {
+                    let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
+                    let mut index = BufWriter::with_capacity(64 << 10, index);
+                    let fanout = records.fanout().clone();
+                    let sorted = records.sorted(store, env.budget.memory / 8)?;
+                    write_sorted(&fanout, sorted, &trailer, &mut index).map_err(unwrap_error)?;
+                    index.into_inner().map_err(|error| unwrap_error(error.into_error()))
+                };
+                // Who sees the index expects the pack, so the index is finished after it.
+                let (named, index) = both("name-pack", name_pack, write_index);
+                named?;
+                index?.finish()?;
                 engine.count_stored(u64::from(self.objects), len);
             }
             if let Some(temporary) = &temporary {
@@ -468,6 +463,18 @@ pub(super) struct StoredPackReader<'e> {
     contents: Contents,
 }
 
+/// A block of the pack, and where in it to begin.
+type Piece = (Block, usize);
+
+/// The beginning of an entry.
+struct Begun {
+    header: EntryHeader,
+    /// Of the header, in bytes.
+    len: usize,
+    /// What follows it, if all of the header is in one block.
+    rest: Option<Piece>,
+}
+
 impl<'e> StoredPackReader<'e> {
     pub(super) fn new(
         store: &'e dyn Store,
@@ -487,7 +494,7 @@ impl<'e> StoredPackReader<'e> {
     /// Makes an object again, and keeps it for a while; a large one is laid down raw by whoever needs
     /// it.
     pub(super) fn make_link(&self, engine: &Engine<'_>, offset: u64) -> Result<(), MirrorError> {
-        if self.header(offset)?.0.inflated_len <= engine.env.budget.large {
+        if self.header(offset)?.inflated_len <= engine.env.budget.large {
             self.object(engine, offset)?;
         }
         Ok(())
@@ -501,23 +508,24 @@ impl<'e> StoredPackReader<'e> {
         MirrorError::Mirror(format!("{} cannot be read back at offset {offset}", self.key))
     }
 
-    /// The block in which `at` lies, from there on.
-    fn piece(
-        &self,
-        at: u64,
-        use_piece: &mut dyn FnMut(&[u8]) -> Option<bool>,
-    ) -> Result<bool, MirrorError> {
-        let block = self.blocks.block(&self.key, self.len, at)?;
-        let (block, from) = block.ok_or_else(|| self.damaged(at))?;
-        use_piece(&block[from..]).ok_or_else(|| self.damaged(at))
+    fn piece(&self, at: u64) -> Result<Piece, MirrorError> {
+        self.blocks.block(&self.key, self.len, at)?.ok_or_else(|| self.damaged(at))
     }
 
-    fn header(&self, offset: u64) -> Result<(EntryHeader, u64), MirrorError> {
+    fn header(&self, offset: u64) -> Result<EntryHeader, MirrorError> {
+        Ok(self.begin_entry(offset)?.header)
+    }
+
+    fn begin_entry(&self, offset: u64) -> Result<Begun, MirrorError> {
+        let (block, from) = self.piece(offset)?;
+        if let Ok(Some((header, len))) = parse_header(&block[from..], offset, self.format) {
+            return Ok(Begun { header, len, rest: Some((block, from + len)) });
+        }
         let end = self.len.min(offset + crate::pack::entry::MAX_HEADER_LEN as u64);
         let bytes = self.blocks.read(&self.key, self.len, offset..end)?;
         let parsed = parse_header(&bytes, offset, self.format).ok().flatten();
-        let (header, used) = parsed.ok_or_else(|| self.damaged(offset))?;
-        Ok((header, used as u64))
+        let (header, len) = parsed.ok_or_else(|| self.damaged(offset))?;
+        Ok(Begun { header, len, rest: None })
     }
 
     /// An entry's inflated body, which the first pass has seen inflate well.
@@ -526,7 +534,7 @@ impl<'e> StoredPackReader<'e> {
         engine: &Engine<'_>,
         offset: u64,
     ) -> Result<(EntryHeader, Vec<u8>), MirrorError> {
-        let (header, header_len) = self.header(offset)?;
+        let Begun { header, len, mut rest } = self.begin_entry(offset)?;
         if header.inflated_len > engine.env.budget.large {
             let what = format!("it has {} bytes, more than its delta claims", header.inflated_len);
             return Err(MirrorError::Pack(format!("pack entry at offset {offset}: {what}")));
@@ -537,29 +545,28 @@ impl<'e> StoredPackReader<'e> {
         let mut out = vec![0; header.inflated_len as usize];
         INFLATER.with_borrow_mut(|inflater| {
             inflater.restart();
-            let (mut at, mut made) = (offset + header_len, 0);
-            let mut ended = false;
-            while !ended {
+            let (mut at, mut made) = (offset + len as u64, 0);
+            loop {
+                let (block, from) = match rest.take() {
+                    Some(rest) => rest,
+                    None => self.piece(at)?,
+                };
+                let bytes = &block[from..];
                 let mut taken = 0;
-                ended = self.piece(at, &mut |piece| {
-                    loop {
-                        let step = inflater.step(&piece[taken..], &mut out[made..]).ok()?;
-                        taken += step.consumed;
-                        made += step.produced;
-                        if step.ended {
-                            return (made == out.len()).then_some(true);
-                        }
-                        if taken == piece.len() {
-                            return Some(false);
-                        }
-                        if step.consumed + step.produced == 0 {
-                            return None;
-                        }
+                while taken < bytes.len() {
+                    let step = inflater.step(&bytes[taken..], &mut out[made..]);
+                    let step = step.map_err(|_| self.damaged(at))?;
+                    taken += step.consumed;
+                    made += step.produced;
+                    if step.ended && made == out.len() {
+                        return Ok(());
                     }
-                })?;
+                    if step.ended || step.consumed + step.produced == 0 {
+                        return Err(self.damaged(at));
+                    }
+                }
                 at += taken as u64;
             }
-            Ok::<_, MirrorError>(())
         })?;
         Ok((header, out))
     }
@@ -575,10 +582,10 @@ impl<'e> StoredPackReader<'e> {
                 base = Some(content);
                 break;
             }
-            if engine.ask(|s| s.find_offset(link)).and_then(|at| engine.raw_key(at)).is_some() {
+            if engine.raw_key_at(link).is_some() {
                 break;
             }
-            match self.header(link)?.0.kind {
+            match self.header(link)?.kind {
                 EntryKind::Object(_) => break,
                 EntryKind::OfsDelta { base_offset } => chain.push(base_offset),
                 EntryKind::RefDelta { base } => {
@@ -617,8 +624,7 @@ impl<'e> StoredPackReader<'e> {
         link: u64,
         base: Option<&[u8]>,
     ) -> Result<Vec<u8>, MirrorError> {
-        let raw = engine.ask(|s| s.find_offset(link)).and_then(|at| engine.raw_key(at));
-        if let Some(key) = raw {
+        if let Some(key) = engine.raw_key_at(link) {
             return Ok(engine.env.store.get(&key, None, engine.env.budget.large)?.0);
         }
         let (_, body) = self.entry(engine, link)?;
