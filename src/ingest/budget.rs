@@ -59,7 +59,7 @@ impl Budget {
         Limits {
             intake: self.entries,
             work: self.results,
-            work_after: 3 * self.results,
+            work_after: 2 * self.results,
             cache: self.bases,
             parts: self.parts,
             deferred: self.memory / 16,

@@ -483,7 +483,7 @@ impl<'e> StoredPackReader<'e> {
         budget_bytes: u64,
     ) -> Self {
         let blocks = BlockCache::new(store, budget_bytes / 2);
-        let contents = Contents::new(budget_bytes / 2);
+        let contents = Contents::new(budget_bytes / 4);
         StoredPackReader { format, key, len, blocks, contents }
     }
 
