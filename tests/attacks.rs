@@ -338,9 +338,7 @@ fn nobody_holds_a_run_for_ever() {
             begin: |lab| {
                 lab.mirror(|_: &str, out: &mut TcpStream| {
                     out.write_all(b"HTTP/1.1 200 OK\r\n")?;
-                    loop {
-                        out.write_all(&[b"X: ", &[b'x'; 4000][..], b"\r\n"].concat())?;
-                    }
+                    again_and_again(out, &[b"X: ", &[b'x'; 4000][..], b"\r\n"].concat())
                 });
             },
             exit: 1,
@@ -484,6 +482,13 @@ const SMART_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
 
 const PACK_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
     Content-Type: application/x-git-upload-pack-result\r\n\r\n";
+
+/// Without end.
+fn again_and_again(out: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        out.write_all(bytes)?;
+    }
+}
 
 /// Answers with one ref, or begins to answer with a pack; is it a pack?
 fn begins_pack(head: &str, out: &mut TcpStream) -> std::io::Result<bool> {
@@ -970,10 +975,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 let (_, tip) = small_repository(b"content");
                 lab.mirror(serve_v2(tip, |out: &mut TcpStream| {
                     out.write_all(&packet(b"acknowledgments\n"))?;
-                    let many = packet(b"NAK\n").repeat(1000);
-                    loop {
-                        out.write_all(&many)?;
-                    }
+                    again_and_again(out, &packet(b"NAK\n").repeat(1000))
                 }));
             },
             exit: 1,
@@ -987,10 +989,10 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                 lab.options(&["--layout", "pack", "--slices"]);
                 lab.mirror(serve_v2(tip.clone(), move |out: &mut TcpStream| {
                     out.write_all(&packet(b"shallow-info\n"))?;
-                    let many = packet(format!("shallow {tip}\n").as_bytes()).repeat(1000);
-                    loop {
-                        out.write_all(&many)?;
-                    }
+                    again_and_again(
+                        out,
+                        &packet(format!("shallow {tip}\n").as_bytes()).repeat(1000),
+                    )
                 }));
             },
             exit: 1,
@@ -1005,11 +1007,8 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                         return Ok(());
                     }
                     let many = packet(b"NAK\n").repeat(1000);
-                    loop {
-                        write!(out, "{:x}\r\n", many.len())?;
-                        out.write_all(&many)?;
-                        out.write_all(b"\r\n")?;
-                    }
+                    let len = format!("{:x}\r\n", many.len());
+                    again_and_again(out, &[len.as_bytes(), &many, b"\r\n"].concat())
                 });
             },
             exit: 1,
@@ -1026,9 +1025,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                     out.write_all(&packet(begin))?;
                     let empty = [&b"\x01"[..], &b"\0\0\0\xff\xff".repeat(10_000)].concat();
                     let empty = packet(&empty);
-                    loop {
-                        out.write_all(&empty)?;
-                    }
+                    again_and_again(out, &empty)
                 }));
             },
             exit: 1,
@@ -1047,9 +1044,7 @@ fn nothing_grows_beyond_the_memory_it_was_given() {
                     write!(out, "{:x}\r\n", packets.len())?;
                     out.write_all(&packets)?;
                     out.write_all(b"\r\n0\r\n")?;
-                    loop {
-                        out.write_all(b"X-Trailer: more\r\n")?;
-                    }
+                    again_and_again(out, b"X-Trailer: more\r\n")
                 });
             },
             exit: 1,

@@ -42,10 +42,16 @@ thread_local! {
 /// Reads with `read` the end of an answer of which all that matters is there: on this thread, at most so
 /// many bytes more may come for it. Trailers could go on forever, and no reader sees a byte of them.
 pub fn at_most<T>(bytes: u64, read: impl FnOnce() -> T) -> T {
+    struct Unlimited;
+    impl Drop for Unlimited {
+        fn drop(&mut self) {
+            LEFT.set(None);
+        }
+    }
     LEFT.set(Some(bytes));
-    let result = read();
-    LEFT.set(None);
-    result
+    // On every way out, a panic included: the thread may be a pool's.
+    let _after = Unlimited;
+    read()
 }
 
 /// Takes `came` from what may still come. `Err`: it is too much.
@@ -257,6 +263,9 @@ mod tests {
             take_from_limit(40).unwrap();
             take_from_limit(1).unwrap_err();
         });
+        take_from_limit(1 << 40).unwrap();
+        let panics = || at_most(100, || panic!("as the test wants"));
+        std::panic::catch_unwind(panics).unwrap_err();
         take_from_limit(1 << 40).unwrap();
     }
 
