@@ -1,4 +1,4 @@
-//! The entries of a pack in six bytes each (ten where links of chains are made again): where an entry
+//! The entries of a pack in six bytes each (nine where links of chains are made again): where an entry
 //! begins, what it has become, and what its chain takes.
 //!
 //! Columns in chunks, so that a table of ten million entries never doubles while it grows.
@@ -43,47 +43,50 @@ impl<T: Copy> Column<T> {
 pub(super) struct Table {
     offsets_low: Column<u32>,
     offsets_high: Column<u8>,
-    /// 0: not resolved; else a kind.
+    /// The lower three bits: 0 if it is not resolved, else a kind; the others: the [`Size`] of the longest
+    /// link of the chain that it ends.
     kinds: Column<u8>,
     /// How many entries before a delta its base is; 0 where that is not known, or further than three
     /// bytes tell. Only where they are kept.
     distances: Option<Column<[u8; 3]>>,
-    /// The [`Size`] of the longest link of the chain that an entry ends. Only where they are kept.
-    longest: Option<Column<u8>>,
     resolved: usize,
 }
 
-/// A length in 255ths of the longest object that is whole in memory, rounded up; 255 also where it is
-/// not known.
+/// A length in 32 steps up to the longest object that is whole in memory, rounded up: that one itself,
+/// 3/4, 1/2, 3/8, 1/4 of it, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Size(u8);
 
 impl Size {
     pub(super) const NONE: Size = Size(0);
-    pub(super) const UNKNOWN: Size = Size(u8::MAX);
+    /// Anything up to the longest.
+    pub(super) const UNKNOWN: Size = Size(31);
 
     pub(super) fn of(len: u64, longest: u64) -> Self {
-        let parts = (u128::from(len) * 255).div_ceil(u128::from(longest.max(1)));
-        Size(parts.min(255) as u8)
+        let halvings = (longest / len.max(1)).checked_ilog2().unwrap_or(0).min(15);
+        let size = Size(31 - 2 * halvings as u8);
+        let less = Size(size.0 - 1);
+        if less.bytes(longest) >= len { less } else { size }
     }
 
     /// In bytes, at least what it was made of.
     pub(super) fn bytes(self, longest: u64) -> u64 {
-        (u128::from(self.0) * u128::from(longest)).div_ceil(255) as u64
+        let steps = 31 - self.0;
+        let whole = longest >> (steps / 2);
+        if steps % 2 == 1 { whole - whole / 4 } else { whole }
     }
 }
 
 const KINDS: [Kind; 4] = [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag];
 
 impl Table {
-    /// `keeps_bases`: four more bytes an entry.
+    /// `keeps_bases`: three more bytes an entry.
     pub(super) fn new(keeps_bases: bool) -> Self {
         Table {
             offsets_low: Column::new(),
             offsets_high: Column::new(),
             kinds: Column::new(),
             distances: keeps_bases.then(Column::new),
-            longest: keeps_bases.then(Column::new),
             resolved: 0,
         }
     }
@@ -93,16 +96,13 @@ impl Table {
     pub(super) fn add(&mut self, offset: u64, base: Option<Index>, size: Size) -> Index {
         self.offsets_low.push(offset as u32);
         self.offsets_high.push((offset >> 32).min(0xff) as u8);
-        self.kinds.push(0);
+        let longest = base.map_or(size, |base| self.longest(base).max(size));
+        self.kinds.push(longest.0 << 3);
         let index = (self.len() - 1) as Index;
         if let Some(distances) = &mut self.distances {
             let distance = base.map_or(0, |base| index - base).to_be_bytes();
             let near = if distance[0] == 0 { distance } else { [0; 4] };
             distances.push([near[1], near[2], near[3]]);
-        }
-        if let Some(longest) = &mut self.longest {
-            let of_base = base.map_or(0, |base| longest.get(base));
-            longest.push(size.0.max(of_base));
         }
         index
     }
@@ -116,7 +116,7 @@ impl Table {
 
     /// The longest link of the chain that the entry ends, itself included.
     pub(super) fn longest(&self, index: Index) -> Size {
-        self.longest.as_ref().map_or(Size::UNKNOWN, |longest| Size(longest.get(index)))
+        Size(self.kinds.get(index) >> 3)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -147,19 +147,21 @@ impl Table {
     }
 
     pub(super) fn kind(&self, index: Index) -> Option<Kind> {
-        self.kinds.get(index).checked_sub(1).map(|kind| KINDS[usize::from(kind)])
+        let kind = self.kinds.get(index) & 7;
+        kind.checked_sub(1).map(|kind| KINDS[usize::from(kind)])
     }
 
     pub(super) fn resolve(&mut self, index: Index, kind: Kind) {
         let at = KINDS.iter().position(|known| *known == kind).expect("there are four kinds");
-        if self.kinds.get(index) == 0 {
+        let was = self.kinds.get(index);
+        if was & 7 == 0 {
             self.resolved += 1;
         }
-        self.kinds.set(index, at as u8 + 1);
+        self.kinds.set(index, was & !7 | (at as u8 + 1));
     }
 
     pub(super) fn first_unresolved(&self) -> Option<Index> {
-        (0..self.len() as Index).find(|index| self.kinds.get(*index) == 0)
+        (0..self.len() as Index).find(|index| self.kind(*index).is_none())
     }
 }
 
@@ -173,14 +175,13 @@ mod tests {
         let offset = |number: u64| 12 + number * 40 + (number / 70_000) * (5 << 32);
         for number in 0..150_000 {
             let base = (number > 9).then_some(number as Index / 2);
-            let size = Size::of(u64::from(number == 5) * 40, 255);
+            let size = if number == 5 { Size::of(40, 160) } else { Size::NONE };
             assert_eq!(table.add(offset(number), base, size), number as Index);
             assert_eq!(table.base(number as Index), base);
             let on_five = [5, 10, 11, 20, 23].contains(&number);
-            let not_on_five = [4, 9, 12, 19, 24].contains(&number);
-            if on_five || not_on_five {
-                let longest = if on_five { 40 } else { 0 };
-                assert_eq!(table.longest(number as Index).bytes(255), longest, "{number}");
+            if on_five || [4, 9, 12, 19, 24].contains(&number) {
+                let longest = if on_five { 40 } else { Size::NONE.bytes(160) };
+                assert_eq!(table.longest(number as Index).bytes(160), longest, "{number}");
             }
             if number % 997 == 0 {
                 assert_eq!(table.find(offset(number / 2)), Some(number as Index / 2));
@@ -194,27 +195,36 @@ mod tests {
 
     #[test]
     fn sizes_are_never_less_than_what_they_are_made_of() {
-        for longest in [1, 254, 255, 256, 4 << 20, u64::MAX] {
-            for len in [0, 1, longest / 255, longest / 3, longest / 2 + 1, longest] {
-                let size = Size::of(len, longest);
-                assert!(size.bytes(longest) >= len, "{len} of {longest}");
-                assert!(size.bytes(longest) - len <= longest / 255 + 1, "{len} of {longest}");
+        for longest in [1, 7, 100, 256 << 10, 4 << 20, 1 << 60] {
+            for part in 1..=64 {
+                for len in [longest / part, longest / part + 1] {
+                    let len = len.min(longest);
+                    let size = Size::of(len, longest);
+                    assert!(size.bytes(longest) >= len, "{len} of {longest}");
+                    assert!(
+                        size.bytes(longest) <= len.saturating_mul(3) / 2 + 1,
+                        "{len} of {longest}"
+                    );
+                }
             }
             assert_eq!(Size::UNKNOWN.bytes(longest), longest);
+            assert!(Size::of(0, longest) <= Size::of(1, longest));
         }
         assert_eq!((Size::of(5, 0), Size::of(5, 2)), (Size::UNKNOWN, Size::UNKNOWN));
+        assert_eq!(Size::NONE.bytes(4 << 20), 96);
     }
 
     #[test]
-    fn what_is_resolved_has_a_kind() {
+    fn what_is_resolved_has_a_kind_and_keeps_its_size() {
         let mut table = Table::new(false);
         for index in 0..4 {
-            table.add(12 + index, None, Size::NONE);
+            table.add(12 + index, None, Size::of(index, 4));
         }
         assert_eq!(table.first_unresolved(), Some(0));
         for (index, kind) in KINDS.into_iter().enumerate() {
             table.resolve(index as Index, kind);
             assert_eq!(table.kind(index as Index), Some(kind));
+            assert_eq!(table.longest(index as Index), Size::of(index as u64, 4));
         }
         assert_eq!((table.first_unresolved(), table.resolved_count()), (None, 4));
     }
