@@ -6,8 +6,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::table::Column;
 use crate::git::object::{ObjectFormat, Oid};
+use crate::pack::column::Column;
 use crate::pack::object::Index;
 
 pub(super) struct Names {

@@ -1,43 +1,9 @@
 //! The entries of a pack in six bytes each (nine where links of chains are made again): where an entry
 //! begins, what it has become, and what its chain takes.
-//!
-//! Columns in chunks, so that a table of ten million entries never doubles while it grows.
 
 use crate::git::object::Kind;
+use crate::pack::column::Column;
 use crate::pack::object::Index;
-
-/// Values in a chunk.
-const CHUNK: usize = 1 << 16;
-
-/// A column that grows without being copied.
-pub(super) struct Column<T>(Vec<Vec<T>>);
-
-impl<T: Copy> Column<T> {
-    pub(super) fn new() -> Self {
-        Column(Vec::new())
-    }
-
-    pub(super) fn push(&mut self, value: T) {
-        if self.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            // A small pack takes a small chunk, which then grows as vectors do.
-            let capacity = if self.0.is_empty() { 64 } else { CHUNK };
-            self.0.push(Vec::with_capacity(capacity));
-        }
-        self.0.last_mut().expect("pushed above if there was none").push(value);
-    }
-
-    pub(super) fn get(&self, index: Index) -> T {
-        self.0[index as usize / CHUNK][index as usize % CHUNK]
-    }
-
-    pub(super) fn set(&mut self, index: Index, value: T) {
-        self.0[index as usize / CHUNK][index as usize % CHUNK] = value;
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.split_last().map_or(0, |(last, full)| full.len() * CHUNK + last.len())
-    }
-}
 
 /// Which entry begins where, and of what kind it is once it is resolved.
 pub(super) struct Table {

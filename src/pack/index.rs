@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 use std::ops::Range;
 
+use super::column::Column;
 use crate::git::checksum::Checksum;
 use crate::git::object::{ObjectFormat, Oid};
 
@@ -104,16 +105,17 @@ fn write_sorted_with_limit(
         out.put(&u32::try_from(sum).map_err(|_| too_many())?.to_be_bytes())?;
     }
     let count = usize::try_from(sum).map_err(|_| too_many())?;
-    let mut crcs = Vec::with_capacity(count);
-    let mut offsets: Vec<[u8; 5]> = Vec::with_capacity(count);
+    // What an ingest has freed by now is taken again, chunk by chunk.
+    let mut crcs: Column<u32> = Column::new();
+    let mut offsets = Offsets { low: Column::new(), high: Column::new() };
     for entry in sorted {
         let entry = entry?;
         out.put(entry.oid.as_bytes())?;
         crcs.push(entry.crc32);
-        offsets.push(*entry.offset.to_be_bytes().last_chunk().expect("eight bytes"));
+        offsets.push(entry.offset);
     }
     debug_assert_eq!(crcs.len(), count);
-    for crc32 in &crcs {
+    for crc32 in crcs.iter() {
         out.put(&crc32.to_be_bytes())?;
     }
     drop(crcs);
@@ -122,20 +124,33 @@ fn write_sorted_with_limit(
     out.finish()
 }
 
+/// Five bytes each.
+struct Offsets {
+    low: Column<u32>,
+    high: Column<u8>,
+}
+
+impl Offsets {
+    fn push(&mut self, offset: u64) {
+        self.low.push(offset as u32);
+        self.high.push((offset >> 32) as u8);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let both = self.low.iter().zip(self.high.iter());
+        both.map(|(low, high)| u64::from(high) << 32 | u64::from(low))
+    }
+}
+
 fn write_offsets(
-    offsets: &[[u8; 5]],
+    offsets: &Offsets,
     greatest_small: u32,
     out: &mut HashingWriter<impl Write>,
 ) -> io::Result<()> {
-    let whole = |bytes: &[u8; 5]| {
-        let mut offset = [0; 8];
-        offset[3..].copy_from_slice(bytes);
-        u64::from_be_bytes(offset)
-    };
     let small = |offset: u64| u32::try_from(offset).ok().filter(|offset| *offset <= greatest_small);
     let mut large_count = 0u32;
-    for offset in offsets {
-        let word = match small(whole(offset)) {
+    for offset in offsets.iter() {
+        let word = match small(offset) {
             Some(offset) => offset,
             None if large_count < LARGE => {
                 large_count += 1;
@@ -145,7 +160,7 @@ fn write_offsets(
         };
         out.put(&word.to_be_bytes())?;
     }
-    for offset in offsets.iter().map(whole).filter(|offset| small(*offset).is_none()) {
+    for offset in offsets.iter().filter(|offset| small(*offset).is_none()) {
         out.put(&offset.to_be_bytes())?;
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! ([`index`]). Nothing that the bytes say is trusted: every length is checked, memory grows with
 //! what really arrives, and no input can panic this module.
 
+pub(crate) mod column;
 pub mod concat;
 pub mod deflate;
 pub mod delta;
