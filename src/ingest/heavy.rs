@@ -173,10 +173,12 @@ impl<'e> Engine<'e> {
         Ok((upload.finish()?.0, len))
     }
 
+    /// Where a large object was laid down raw, or a small one that has a large ancestor.
     pub(super) fn raw_key(&self, index: Index) -> Option<Key> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
     }
 
+    /// The same for the entry at `offset`.
     pub(super) fn raw_key_at(&self, offset: u64) -> Option<Key> {
         if self.raw.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
             return None;

@@ -779,7 +779,7 @@ impl<B: Bytes> Scheduler<B> {
         }
         while let Some(mut unit) = self.ready.pop() {
             // Looking for its bases costs more than the rest, and mostly it reads if it did last time.
-            if !self.may_start(unit.reads) || !(self.may_start(true) || self.may_start(false)) {
+            if !self.may_start(unit.reads) {
                 self.ready.push(unit);
                 return None;
             }
