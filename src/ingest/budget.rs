@@ -1,6 +1,6 @@
 //! How a run's working memory is shared out.
 
-use super::scheduler::Limits;
+use super::units::Limits;
 use crate::repository::layout::Layout;
 
 /// How the working memory is shared out, in bytes.

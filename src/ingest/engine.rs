@@ -30,7 +30,8 @@ use super::bytes::Slice;
 use super::context::RunContext;
 use super::hands::Hands;
 use super::jobs::Job;
-use super::scheduler::{Command, Done, Heavy, Room, Scheduler, Stored, Unit};
+use super::scheduler::Scheduler;
+use super::units::{Command, Done, Heavy, Room, Stored, Unit};
 use crate::git::object::{Kind, Oid};
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
@@ -93,15 +94,13 @@ pub(super) trait Sink: Sync {
     fn open_entry<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
+        offset: u64,
     ) -> io::Result<Box<dyn Read + 'a>>;
     /// A large object as a stream.
     fn open_object<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
-        kind: Kind,
-        oid: Option<Oid>,
+        base: Stored,
     ) -> Result<Box<dyn Read + 'a>, MirrorError>;
 
     /// Where a large object of the pack goes; `None`: nowhere but in the pack.

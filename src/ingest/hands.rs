@@ -8,7 +8,7 @@ use std::cell::Cell;
 use rayon::Scope;
 
 use super::bytes::Slice;
-use super::scheduler::Unit;
+use super::units::Unit;
 
 /// What a thread may take over when it is done with what it has in hand.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering;
 use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
-use super::scheduler::{DeltaBytes, Done, Heavy};
+use super::parked::DeltaBytes;
+use super::units::{Done, Heavy};
 use crate::git::object::{ObjectHasher, hash_object};
 use crate::pack::delta::{Instr, InstructionReader};
 use crate::pack::object::{Index, Object};
@@ -99,10 +100,7 @@ impl<'e> Engine<'e> {
     fn name_base(&self, heavy: &Heavy<Slice>) -> String {
         match heavy.stored_base.oid {
             Some(oid) => oid.to_string(),
-            None => format!(
-                "the object at offset {}",
-                self.ask(|scheduler| scheduler.offset(heavy.base))
-            ),
+            None => format!("the object at offset {}", heavy.stored_base.offset),
         }
     }
 
@@ -114,7 +112,10 @@ impl<'e> Engine<'e> {
                 let stream = ResumingReader::new(self.env.store, self.spill_key(*file), *start);
                 Box::new(stream.take(heavy.delta.len))
             }
-            DeltaBytes::InPack => self.sink.open_entry(self, heavy.index)?,
+            DeltaBytes::InPack => {
+                let offset = self.ask(|scheduler| scheduler.offset(heavy.index));
+                self.sink.open_entry(self, offset)?
+            }
         })
     }
 
@@ -150,12 +151,7 @@ impl<'e> Engine<'e> {
     fn lay_down_raw(&self, heavy: &Heavy<Slice>) -> Result<(Key, u64), MirrorError> {
         let store = self.env.store;
         let mut upload = KeyWriter::temporary(self.env.temp, self.env.progress, "base", TEMPORARY);
-        let mut content = self.sink.open_object(
-            self,
-            heavy.base,
-            heavy.stored_base.kind,
-            heavy.stored_base.oid,
-        )?;
+        let mut content = self.sink.open_object(self, heavy.stored_base)?;
         let mut buffer = vec![0; 64 << 10];
         let mut len = 0;
         loop {

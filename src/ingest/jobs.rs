@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use super::bytes::Slice;
-use super::scheduler::Unit;
+use super::units::Unit;
 use crate::git::object::Oid;
 use crate::pack::object::{Index, Object};
 use crate::repository::parts::Ledger;

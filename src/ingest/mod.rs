@@ -6,9 +6,9 @@
 //!                                  │  └─ heavy deltas, bases to read ───────┤
 //!                                  └──────────── what has ended ────────────┘
 //! ```
-//! [`scheduler`] decides, alone and purely; [`engine`] is the shell of threads around it, and its page
-//! is their contract. A layout is one [`sink`]. Everything here works on traits; it knows neither
-//! HTTP nor S3.
+//! [`scheduler`] decides, alone and purely, in terms of [`units`]; [`engine`] is the shell of threads
+//! around it, and its page is their contract. A layout is one [`sink`]. Everything here works on
+//! traits; it knows neither HTTP nor S3.
 
 mod ahead;
 pub(crate) mod budget;
@@ -33,3 +33,4 @@ pub(crate) mod sink;
 pub(crate) mod slices;
 mod table;
 pub(crate) mod thin;
+mod units;

@@ -22,6 +22,13 @@ pub(super) struct Delta<B> {
     pub(super) bytes: DeltaBytes<B>,
 }
 
+impl<B> Delta<B> {
+    /// Are its instructions in memory?
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.bytes, DeltaBytes::Memory(_))
+    }
+}
+
 /// Where a delta's instructions are.
 #[derive(Clone)]
 pub(super) enum DeltaBytes<B> {
@@ -113,8 +120,7 @@ impl<B> Parking<B> {
             }
             Place::Held(row) => {
                 let delta = &self.held[row as usize].1.delta;
-                let in_memory = matches!(delta.bytes, DeltaBytes::Memory(_));
-                About { header: delta.header, len: delta.len, in_memory }
+                About { header: delta.header, len: delta.len, in_memory: delta.is_in_memory() }
             }
         }
     }

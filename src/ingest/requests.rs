@@ -7,7 +7,7 @@ use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
 use super::jobs::{Job, LargeObject, NOWHERE};
-use super::scheduler::{Body, Entry};
+use super::units::{Body, Entry};
 use crate::git::object::Oid;
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;

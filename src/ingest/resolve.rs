@@ -3,7 +3,8 @@
 use super::bytes::Slice;
 use super::engine::Engine;
 use super::hands::Hands;
-use super::scheduler::{Base, Delta, DeltaBytes, Done, Item, Unit, Work};
+use super::parked::{Delta, DeltaBytes};
+use super::units::{Base, Done, Item, Unit, Work};
 use crate::git::object::{Collision, Kind, ObjectFormat, Oid, hash_object};
 use crate::pack::delta::{self, DeltaError};
 use crate::pack::object::Index;

@@ -28,168 +28,15 @@ use crate::pack::object::{Index, ResolveError};
 
 use super::cache::{Bytes, Cache, IndexMap};
 use super::names::Names;
-use super::parked::{About, NONE, Parked, Parking};
-pub(super) use super::parked::{Delta, DeltaBytes};
+use super::parked::{About, DeltaBytes, NONE, Parked, Parking};
 use super::table::{Size, Table};
-
-/// What an entry costs beside its bytes: its item, its places in tables.
-pub(super) const OVERHEAD_BYTES: u64 = 128;
+use super::units::{
+    Base, BaseName, Body, Command, Done, Entry, Heavy, Item, Limits, OVERHEAD_BYTES, Room, Stored,
+    Unit, Work,
+};
 
 /// A deferred delta of up to this length may stay in memory.
 const SHORT_BYTES: u64 = 4096;
-
-/// What may be held at once, in bytes, and how work is cut.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) intake: u64,
-    pub(super) work: u64,
-    /// `work` once the pack is stored, when no part is on its way.
-    pub(super) work_after: u64,
-    pub(super) cache: u64,
-    pub(super) parts: u64,
-    /// Short deltas that are deferred and stay in memory.
-    pub(super) deferred: u64,
-    /// Above this an object is never whole in memory.
-    pub(super) large: u64,
-    pub(super) unit_bytes: u64,
-    pub(super) unit_entries: usize,
-    /// Units that are resolved at once, and those that read first.
-    pub(super) resolving: usize,
-    pub(super) reading: usize,
-    /// What is stored can be read while the pack still comes (loose objects). Else a delta whose base
-    /// has left memory is deferred, and a parked delta need not be written to be let go.
-    pub(super) readable: bool,
-    /// Results wait in memory for their uploads, beside as much for what is uploaded.
-    pub(super) uploads: bool,
-}
-
-/// An entry as the reader took it.
-pub(super) struct Entry<B> {
-    pub(super) offset: u64,
-    pub(super) crc32: u32,
-    pub(super) body: Body<B>,
-    /// What of the intake it holds.
-    pub(super) held: u64,
-}
-
-pub(super) enum Body<B> {
-    /// `raw`: its loose form, if the pack's deflate blocks could be kept.
-    Object {
-        kind: Kind,
-        content: B,
-        len: u64,
-        raw: Option<B>,
-    },
-    Delta {
-        base: BaseName,
-        delta: Delta<B>,
-    },
-    /// A large object whose name was found while it passed.
-    Named {
-        kind: Kind,
-        oid: Oid,
-    },
-    /// A large object that is not stored yet: [`Scheduler::late_resolved`].
-    Later,
-}
-
-/// What a delta names as its base.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BaseName {
-    Offset(u64),
-    Oid(Oid),
-}
-
-/// Entries that are resolved one after the other by one task.
-pub(super) struct Unit<B> {
-    pub(super) id: u32,
-    pub(super) items: Vec<Item<B>>,
-    /// Something of it is read from the store first.
-    pub(super) reads: bool,
-    /// Links of chains that its bases and later ones stand on, in pack order: made first, they are
-    /// read once, one after the other.
-    pub(super) links: Vec<Index>,
-    /// The longest link of their chains.
-    longest_link: Size,
-    held: u64,
-}
-
-pub(super) struct Item<B> {
-    pub(super) index: Index,
-    pub(super) offset: u64,
-    pub(super) crc32: u32,
-    pub(super) work: Work<B>,
-}
-
-impl<B> Item<B> {
-    /// Is it a delta that is not in memory?
-    fn reads_delta(&self) -> bool {
-        match &self.work {
-            Work::Delta { delta, .. } => !matches!(delta.bytes, DeltaBytes::Memory(_)),
-            Work::Object { .. } => false,
-        }
-    }
-}
-
-pub(super) enum Work<B> {
-    Object { kind: Kind, content: B, len: u64, raw: Option<B> },
-    Delta { delta: Delta<B>, base: Base<B>, base_index: Index },
-}
-
-pub(super) enum Base<B> {
-    /// Looked for when the unit starts.
-    Unknown,
-    /// The unit's own item at this place.
-    Earlier(u32),
-    Memory(Kind, B),
-    /// To be read from the store.
-    Read(Stored),
-}
-
-/// An object that is stored.
-#[derive(Clone, Copy)]
-pub(super) struct Stored {
-    pub(super) offset: u64,
-    pub(super) kind: Kind,
-    /// Where names are kept.
-    pub(super) oid: Option<Oid>,
-}
-
-/// A delta that is not whole in memory, or makes such a result, or needs such a base.
-pub(super) struct Heavy<B> {
-    pub(super) index: Index,
-    pub(super) crc32: u32,
-    pub(super) delta: Delta<B>,
-    pub(super) base: Index,
-    pub(super) stored_base: Stored,
-    /// If it is in memory.
-    pub(super) base_content: Option<B>,
-    held: u64,
-}
-
-pub(super) enum Command<B> {
-    Resolve(Unit<B>),
-    Heavy(Heavy<B>),
-}
-
-/// What an item became. `start..start + len` in this buffer of the unit's results is its content.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Done {
-    pub(super) kind: Kind,
-    pub(super) oid: Oid,
-    pub(super) buffer: usize,
-    pub(super) start: usize,
-    pub(super) len: usize,
-}
-
-/// The answer to a reader who asks for room.
-pub(super) enum Room<B> {
-    Taken,
-    /// What is in flight will make some.
-    Wait,
-    /// Nothing is in flight: write these deltas away, then [`Scheduler::spilled`].
-    Spill(Vec<(Index, B)>),
-}
 
 /// A unit that has started.
 struct Started {
@@ -521,11 +368,11 @@ impl<B: Bytes> Scheduler<B> {
             let is_large = self.is_large(header, delta_len);
             // What is read back comes in a unit of its own, because it waits for the store; but not from
             // a pack, where its neighbours are in the same block.
-            let in_memory = in_memory || (self.readable && !self.limits.readable);
+            let may_join = in_memory || (self.readable && !self.limits.readable);
             let fits = items.len() < self.limits.unit_entries
                 && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
             if let Some(_place) = place
-                && (is_large || !fits || !in_memory)
+                && (is_large || !fits || !may_join)
             {
                 // Woken again when its base is resolved.
                 self.wait_for(index, base);
@@ -535,7 +382,7 @@ impl<B: Bytes> Scheduler<B> {
                 self.wake_heavy(index, base);
                 continue;
             }
-            if !fits || !in_memory {
+            if !fits || !may_join {
                 if !items.is_empty() {
                     self.push_ready(std::mem::take(&mut items), std::mem::take(&mut held));
                     bytes = 0;
@@ -547,7 +394,7 @@ impl<B: Bytes> Scheduler<B> {
                         }
                     }
                 }
-                if !in_memory && !self.readable {
+                if !may_join && !self.readable {
                     self.deferred.push((base, index));
                     continue;
                 }
@@ -563,7 +410,7 @@ impl<B: Bytes> Scheduler<B> {
             let work = Work::Delta { delta: parked.delta, base: place, base_index: base };
             let offset = self.table.offset(index);
             items.push(Item { index, offset, crc32: parked.crc32, work });
-            if !in_memory {
+            if !may_join {
                 self.push_ready(std::mem::take(&mut items), std::mem::take(&mut held));
                 bytes = 0;
                 continue;
@@ -847,7 +694,7 @@ impl<B: Bytes> Scheduler<B> {
                 continue;
             }
             results += delta.header.result_len;
-            let reads_delta = !matches!(delta.bytes, DeltaBytes::Memory(_));
+            let reads_delta = !delta.is_in_memory();
             unit.reads |= reads_base || reads_delta;
             if reads_base {
                 // It, and once more while it is inflated.

@@ -6,9 +6,10 @@
 //! `SIMULATIONS=1000000` as many as that.
 
 use super::cache::Bytes;
-use super::scheduler::{
-    Base, BaseName, Body, Command, Delta, DeltaBytes, Done, Entry, Heavy, Limits, OVERHEAD_BYTES,
-    Room, Scheduler, Unit, Work,
+use super::parked::{Delta, DeltaBytes};
+use super::scheduler::Scheduler;
+use super::units::{
+    Base, BaseName, Body, Command, Done, Entry, Heavy, Limits, OVERHEAD_BYTES, Room, Unit, Work,
 };
 use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::pack::delta::DeltaHeader;

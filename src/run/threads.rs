@@ -1,4 +1,5 @@
-//! A few threads take the next item from one list.
+//! A few threads take the next item from one list ([`take_next`], [`for_each`]), or two things are done at
+//! once ([`both`]).
 //!
 //! A worker takes the next index from one counter and never waits for another worker. The calling
 //! thread works too; a thread that can't be started is one fewer.
@@ -55,6 +56,7 @@ pub(crate) fn for_each<T: Sync, E: Send>(
     take_next(items.len(), threads, name, || lock().is_some(), try_one);
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
+
 /// Does both, one of them on a thread of this name; if that can't be started, one after the other.
 pub(crate) fn both<A: Send, B>(
     name: &str,

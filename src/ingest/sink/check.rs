@@ -12,7 +12,7 @@ use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::hands::Hands;
-use crate::ingest::scheduler::{Done, Stored, Unit};
+use crate::ingest::units::{Done, Stored, Unit};
 use crate::pack::entry_stream::EntryStream;
 use crate::pack::object::{Index, Object};
 use crate::repository::error::MirrorError;
@@ -139,9 +139,8 @@ impl Sink for Check<'_> {
     fn open_entry<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
+        offset: u64,
     ) -> io::Result<Box<dyn Read + 'a>> {
-        let offset = Self::offset(engine, index);
         let stream = ResumingReader::new(engine.env.store, self.stored.key().clone(), offset);
         Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
     }
@@ -149,11 +148,9 @@ impl Sink for Check<'_> {
     fn open_object<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
-        _: Kind,
-        _: Option<Oid>,
+        base: Stored,
     ) -> Result<Box<dyn Read + 'a>, MirrorError> {
-        self.open_entry(engine, index).map_err(|error| {
+        self.open_entry(engine, base.offset).map_err(|error| {
             MirrorError::Mirror(format!("cannot read {}: {error}", self.stored.key()))
         })
     }

@@ -10,7 +10,7 @@ use crate::ingest::bytes::Slice;
 use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, Uploads};
-use crate::ingest::scheduler::{Done, Stored, Unit, Work};
+use crate::ingest::units::{Done, Stored, Unit, Work};
 use crate::pack::deflate::Deflater;
 use crate::pack::loose::encode_loose;
 use crate::pack::object::{Index, Object};
@@ -134,16 +134,14 @@ impl Sink for Loose {
         Err(MirrorError::Internal("loose objects come from no stored pack".into()))
     }
 
-    fn open_entry<'a>(&'a self, _: &'a Engine<'_>, _: Index) -> io::Result<Box<dyn Read + 'a>> {
+    fn open_entry<'a>(&'a self, _: &'a Engine<'_>, _: u64) -> io::Result<Box<dyn Read + 'a>> {
         Err(io::Error::other("loose objects come from no stored pack"))
     }
 
     fn open_object<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        _: Index,
-        kind: Kind,
-        oid: Option<Oid>,
+        Stored { kind, oid, .. }: Stored,
     ) -> Result<Box<dyn Read + 'a>, MirrorError> {
         let oid = named(oid)?;
         let store = engine.env.store;

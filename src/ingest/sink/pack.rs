@@ -11,7 +11,8 @@
 //! its chain from the nearest ancestor in memory, each link by one thread at a time.
 //!
 //! Then the pack is copied to its name, which is its trailer checksum because a dumb reader stores it
-//! under that name, the index is written, and the list `objects/info/packs` names it.
+//! under that name; the index is written meanwhile, and appears after it; and the list
+//! `objects/info/packs` names it.
 //!
 //! A pack that does not fill one part, as most increments don't, is held until all of it is resolved, and
 //! then is one PUT under its name: no temporary key, no copy, nothing to delete. If something of it was
@@ -29,7 +30,7 @@ use crate::ingest::engine::{Engine, LargeResult, Sink};
 use crate::ingest::error::unwrap_error;
 use crate::ingest::hands::Hands;
 use crate::ingest::jobs::{Job, LargeObject};
-use crate::ingest::scheduler::{Done, Stored, Unit};
+use crate::ingest::units::{Done, Stored, Unit};
 use crate::pack::delta;
 use crate::pack::entry::{EntryHeader, EntryKind, parse_header};
 use crate::pack::entry_stream::EntryStream;
@@ -206,9 +207,8 @@ impl Sink for Pack<'_> {
     fn open_entry<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
+        offset: u64,
     ) -> io::Result<Box<dyn Read + 'a>> {
-        let offset = engine.ask(|scheduler| scheduler.offset(index));
         let stored = self.stored().map_err(|error| io::Error::other(error.to_string()))?;
         let stream = ResumingReader::new(engine.env.store, stored.key.clone(), offset);
         Ok(Box::new(EntryStream::new(stream, offset, engine.env.format)?))
@@ -217,12 +217,10 @@ impl Sink for Pack<'_> {
     fn open_object<'a>(
         &'a self,
         engine: &'a Engine<'_>,
-        index: Index,
-        _: Kind,
-        _: Option<Oid>,
+        base: Stored,
     ) -> Result<Box<dyn Read + 'a>, MirrorError> {
         let store = engine.env.store;
-        self.open_entry(engine, index).map_err(|error| {
+        self.open_entry(engine, base.offset).map_err(|error| {
             let place = store.describe();
             MirrorError::Mirror(format!("cannot read the pack back from {place}: {error}"))
         })
