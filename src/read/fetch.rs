@@ -174,7 +174,7 @@ impl Attempt<'_> {
                 return Ok(is_connected);
             }
         }
-        let mut objects = Objects::open(self.store, self.list)?;
+        let mut objects = Objects::open(self.store, self.list, was_empty)?;
         if self.wants_all() && !was_empty && !request.from_promisor && !is_part {
             let mostly_new = self.mostly_new(&mut objects, local)?;
             if !mostly_new.is_empty() {

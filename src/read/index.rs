@@ -5,7 +5,7 @@
 //! looked for, and the offsets, which also tell where each entry ends; never the CRCs. Nothing of it is
 //! trusted: what is read at an offset is hashed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -33,6 +33,8 @@ const NAMES_AT: u64 = 8 + 256 * 4;
 #[derive(Default)]
 pub(super) struct Pieces {
     pieces: BTreeMap<u64, Vec<u8>>,
+    /// Where they begin, as they came; some may be gone.
+    order: VecDeque<u64>,
     pub(super) bytes: u64,
 }
 
@@ -58,7 +60,7 @@ impl Pieces {
         Some(out)
     }
 
-    fn has(&self, range: &Range<u64>) -> bool {
+    pub(super) fn has(&self, range: &Range<u64>) -> bool {
         let mut at = range.start;
         while at < range.end {
             match self.pieces.range(..=at).next_back().map(Self::end) {
@@ -69,7 +71,7 @@ impl Pieces {
         true
     }
 
-    fn insert(&mut self, start: u64, mut bytes: Vec<u8>) {
+    pub(super) fn insert(&mut self, start: u64, mut bytes: Vec<u8>) {
         let covered: Vec<u64> = {
             let end = start + bytes.len() as u64;
             let inside = self.pieces.range(start..end).filter(|piece| Self::end(*piece) <= end);
@@ -92,11 +94,25 @@ impl Pieces {
         if !bytes.is_empty() {
             self.bytes += bytes.len() as u64;
             self.pieces.insert(at, bytes);
+            self.order.push_back(at);
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Pieces::default();
+    /// Lets those go that begin in `range`.
+    fn forget(&mut self, range: &Range<u64>) {
+        let starts: Vec<u64> = self.pieces.range(range.clone()).map(|(start, _)| *start).collect();
+        for start in starts {
+            self.bytes -= self.pieces.remove(&start).map_or(0, |piece| piece.len() as u64);
+        }
+    }
+
+    /// Lets those go that came first, until no more than `most` bytes are left.
+    pub(super) fn shrink(&mut self, most: u64) {
+        while self.bytes > most
+            && let Some(first) = self.order.pop_front()
+        {
+            self.bytes -= self.pieces.remove(&first).map_or(0, |piece| piece.len() as u64);
+        }
     }
 }
 
@@ -108,30 +124,40 @@ pub(super) fn fetch(
     wanted: Vec<(usize, Range<u64>)>,
     gap: u64,
 ) -> Result<(), MirrorError> {
-    let gets = coalesce(files, wanted, gap);
-    let fetched = Mutex::new(Vec::new());
-    {
-        let keys: Vec<Key> = files.iter().map(|(key, _)| key.clone()).collect();
-        for_each(&gets, THREADS, "range", |(file, range)| {
-            let (bytes, _) =
-                store.get(&keys[*file], Some(range.clone()), range.end - range.start)?;
-            let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
-            fetched.push((*file, range.start, bytes));
-            Ok::<_, MirrorError>(())
-        })?;
-    }
-    for (file, start, bytes) in fetched.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    let pieces: Vec<&Pieces> = files.iter().map(|(_, pieces)| &**pieces).collect();
+    let gets = coalesce(&pieces, wanted, gap).into_iter();
+    let gets = gets.map(|(file, range)| (file, files[file].0.clone(), range)).collect();
+    for (file, start, bytes) in fetch_all(store, gets)? {
         files[file].1.insert(start, bytes);
     }
     Ok(())
 }
 
-fn coalesce(
-    files: &[(Key, &mut Pieces)],
+/// Ranges of stored files, each with the file's number.
+pub(super) type Ranges = Vec<(usize, Key, Range<u64>)>;
+
+/// Brings ranges, all at once: the number of each one's file, where it begins, and its bytes.
+pub(super) fn fetch_all(
+    store: &dyn Store,
+    gets: Ranges,
+) -> Result<Vec<(usize, u64, Vec<u8>)>, MirrorError> {
+    let fetched = Mutex::new(Vec::new());
+    for_each(&gets, THREADS, "range", |(file, key, range)| {
+        let (bytes, _) = store.get(key, Some(range.clone()), range.end - range.start)?;
+        let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.push((*file, range.start, bytes));
+        Ok::<_, MirrorError>(())
+    })?;
+    Ok(fetched.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What is missing of `wanted`; two ranges that are at most `gap` bytes apart as one.
+pub(super) fn coalesce(
+    files: &[&Pieces],
     mut wanted: Vec<(usize, Range<u64>)>,
     gap: u64,
 ) -> Vec<(usize, Range<u64>)> {
-    wanted.retain(|(file, range)| range.start < range.end && !files[*file].1.has(range));
+    wanted.retain(|(file, range)| range.start < range.end && !files[*file].has(range));
     wanted.sort_unstable_by_key(|(file, range)| (*file, range.start, range.end));
     let mut gets: Vec<(usize, Range<u64>)> = Vec::new();
     for (file, range) in wanted {
@@ -207,13 +233,30 @@ impl RemoteIndex {
         names.chunks_exact(self.format.raw_len()).filter_map(Oid::from_slice).collect()
     }
 
-    /// The places of the names that begin with `byte`.
+    /// The names, and the offsets that fit into 31 bits.
+    pub(super) fn parts(&self) -> [Range<u64>; 2] {
+        let count = u64::from(self.object_count());
+        [self.names(0..count), self.small_offsets()]
+    }
+
+    /// The stored file, to read parts of it at once with others.
+    pub(super) fn file(&mut self) -> (Key, &mut Pieces) {
+        (self.key.clone(), &mut self.pieces)
+    }
+
+    fn small_offsets(&self) -> Range<u64> {
+        let count = u64::from(self.object_count());
+        let start = NAMES_AT + count * (self.format.raw_len() as u64 + 4);
+        start..start + count * 4
+    }
+
     /// Where the names at these places are.
     fn names(&self, places: Range<u64>) -> Range<u64> {
         let len = self.format.raw_len() as u64;
         NAMES_AT + places.start * len..NAMES_AT + places.end * len
     }
 
+    /// The places of the names that begin with `byte`.
     fn bucket(&self, byte: u8) -> Range<u64> {
         let at = |byte: u8| u64::from(self.fanout[usize::from(byte)]);
         byte.checked_sub(1).map_or(0, at)..at(byte)
@@ -259,14 +302,12 @@ impl RemoteIndex {
         if !self.offsets.is_empty() {
             return Ok(());
         }
-        let count = u64::from(self.object_count());
-        let small_at = NAMES_AT + count * (self.format.raw_len() as u64 + 4);
-        let small = self.load(store, small_at..small_at + count * 4)?;
+        let at = self.small_offsets();
+        let small = self.load(store, at.clone())?;
         let words = small.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
         let words: Vec<u32> = words.collect();
         let large_count = words.iter().filter(|word| **word >> 31 == 1).count() as u64;
-        let large_at = small_at + count * 4;
-        let large = self.load(store, large_at..large_at + large_count * 8)?;
+        let large = self.load(store, at.end..at.end + large_count * 8)?;
         let (large, _) = large.as_chunks::<8>();
         let offset = |word: u32| match word >> 31 {
             0 => Some(u64::from(word)),
@@ -276,6 +317,7 @@ impl RemoteIndex {
         self.offsets = offsets.ok_or_else(|| self.too_short(store))?;
         self.sorted = self.offsets.clone();
         self.sorted.sort_unstable();
+        self.pieces.forget(&at);
         Ok(())
     }
 
@@ -316,6 +358,13 @@ mod tests {
         assert_eq!(pieces.read(&(0..41)).unwrap(), file[..41]);
         assert_eq!(pieces.bytes, 41);
         assert!(pieces.read(&(40..42)).is_none() && pieces.has(&(3..41)) && !pieces.has(&(0..42)));
+        put(&mut pieces, 50..60);
+        pieces.shrink(12);
+        assert!(pieces.bytes <= 12 && pieces.has(&(50..60)) && !pieces.has(&(10..20)));
+        let kept: u64 = (0..60).map(|at| u64::from(pieces.has(&(at..at + 1)))).sum();
+        assert_eq!(pieces.bytes, kept);
+        pieces.shrink(0);
+        assert_eq!((pieces.bytes, pieces.pieces.len()), (0, 0));
     }
 
     #[test]

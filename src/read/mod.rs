@@ -16,6 +16,7 @@ pub(crate) mod fetch;
 pub(crate) mod local;
 
 mod connected;
+mod entries;
 mod index;
 mod objects;
 mod scratch;

@@ -1,7 +1,8 @@
 //! From wanted objects to all that they need and the repository does not have.
 //!
-//! Commits first, a generation a round; then trees, a level a round; then blobs. An object that the
-//! repository has is not followed: what it leads to is there as well, or cut off, or left out on
+//! Commits first, then trees and files. What an object leads to joins those that are being read, in the
+//! order in which it lies in the pack, which is by date: only where it counts how far something was
+//! reached, generation follows generation and level level. An object that the repository has is not followed: what it leads to is there as well, or cut off, or left out on
 //! purpose; git checks that in the end. How far history is followed is each commit's [`Reach`]; what
 //! of trees is left out, the [`Filter`].
 
@@ -12,8 +13,9 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 
 use super::connected::tree_entries;
+use super::entries::Around;
 use super::local::Local;
-use super::objects::{Around, Item, Objects};
+use super::objects::{Item, Objects};
 use super::written::PackWriter;
 use crate::git::object::{Kind, ObjectFormat, Oid};
 use crate::git::oids::OidSet;
@@ -23,6 +25,9 @@ use crate::repository::links::{commit_links, tag_link};
 
 /// Commits lie together in a pack: so much is read behind each.
 const COMMITS: Around = Around(0, 64 << 10);
+
+/// The base of a delta is often right before it.
+const OTHERS: Around = Around(4 << 10, 0);
 
 /// Blobs that are read in one go.
 const BLOBS: usize = 16_384;
@@ -158,19 +163,20 @@ impl<'w, 'e> Walk<'w, 'e> {
     /// Walks on until nothing is missing. The answer: what was wanted and the mirror does not have.
     /// May be called again after more was wanted.
     pub(super) fn run(&mut self) -> Result<Vec<Oid>, MirrorError> {
+        let wanted: HashSet<Oid> = self.next.keys().copied().collect();
         let mut missing = Vec::new();
-        let mut is_first = true;
         while !self.next.is_empty() {
             let wave = take(&mut self.next);
-            let oids: Vec<Oid> = wave.keys().copied().collect();
-            let absent = self.read(&oids, COMMITS, |walk, item| {
-                walk.take_one(item, |oid| wave.get(oid).copied().unwrap_or(Reach::All))
+            let oids = wave.keys().copied().collect();
+            let mut absent = self.read(oids, COMMITS, |walk, item, more| {
+                walk.take_one(item, |oid| wave.get(oid).copied().unwrap_or(Reach::All))?;
+                more.extend(
+                    walk.next.extract_if(|_, reach| *reach == Reach::All).map(|(oid, _)| oid),
+                );
+                Ok(())
             })?;
-            match is_first {
-                true => missing = absent,
-                false => self.must_have(&absent)?,
-            }
-            is_first = false;
+            missing.extend(absent.extract_if(.., |oid| wanted.contains(oid)));
+            self.must_have(&absent)?;
         }
         self.walk_trees()?;
         self.take_blobs()?;
@@ -202,13 +208,13 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     fn read(
         &mut self,
-        oids: &[Oid],
+        oids: Vec<Oid>,
         around: Around,
-        mut each: impl FnMut(&mut Self, Item<'_>) -> Result<(), MirrorError>,
+        mut each: impl FnMut(&mut Self, Item<'_>, &mut Vec<Oid>) -> Result<(), MirrorError>,
     ) -> Result<Vec<Oid>, MirrorError> {
         // The objects are lent out for the while: what is done with one does not read others.
         let mut objects = std::mem::replace(self.objects, self.objects.empty());
-        let read = objects.read(oids, around, &mut |item| each(self, item));
+        let read = objects.read(oids, around, &mut |item, more| each(self, item, more));
         *self.objects = objects;
         read
     }
@@ -351,19 +357,30 @@ impl<'w, 'e> Walk<'w, 'e> {
         }
     }
 
+    /// Takes trees, and files with them if nothing is left out by depth or size: then no level waits for
+    /// the one above it.
     fn walk_trees(&mut self) -> Result<(), MirrorError> {
+        let Filter { depth: most, blob_bytes } = self.filter;
         for depth in 0.. {
             let trees = take(&mut self.trees);
             if trees.is_empty() {
                 break;
             }
-            let absent = self.read(&trees, Around::default(), |walk, item| {
+            let absent = self.read(trees, OTHERS, |walk, item, more| {
                 match item {
                     Item::Whole { oid, kind: Kind::Tree, content, .. } => {
                         walk.follow_tree(&oid, content, depth)?;
                     }
+                    Item::Whole { kind: Kind::Blob, .. } | Item::Large { kind: Kind::Blob, .. } => {
+                    }
                     Item::Whole { oid, .. } | Item::Large { oid, .. } => {
                         return Err(unreadable(&oid));
+                    }
+                }
+                if most == u32::MAX {
+                    more.append(&mut walk.trees);
+                    if blob_bytes == u64::MAX {
+                        more.append(&mut walk.blobs);
                     }
                 }
                 walk.add(item)
@@ -386,7 +403,7 @@ impl<'w, 'e> Walk<'w, 'e> {
             let lens = self.objects.stored_lens(&blobs)?;
             blobs.retain(|blob| lens.get(blob).is_none_or(|len| *len <= most));
         }
-        let absent = self.read(&blobs, Around::default(), |walk, item| match &item {
+        let absent = self.read(blobs, OTHERS, |walk, item, _| match &item {
             Item::Whole { content, .. } if content.len() as u64 >= limit => Ok(()),
             Item::Large { len, .. } if *len >= limit => Ok(()),
             _ => walk.add(item),

@@ -8,8 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::entries::Form;
 use super::local::{TEMPORARY, failed};
-use super::objects::{Form, Stored};
+use super::objects::Stored;
 use super::whole::install;
 use crate::git::checksum::Checksum;
 use crate::git::object::{Kind, ObjectFormat, ObjectHasher, Oid, check_name, hash_object};
@@ -18,6 +19,12 @@ use crate::pack::gather::{entry_header, ofs_delta_header};
 use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
 use crate::repository::packed::{Content, Place};
+
+/// A place in one number. Two are the same only in packs of terabytes, and then the wrong base is noticed,
+/// because it is hashed.
+fn short((pack, offset): Place) -> u64 {
+    ((pack as u64) << 44) ^ offset
+}
 
 /// A pack on its way into the repository. Removed when dropped, unless it is installed.
 pub(super) struct PackWriter {
@@ -28,7 +35,7 @@ pub(super) struct PackWriter {
     format: ObjectFormat,
     entries: IndexEntries,
     /// Which entry was at this place of the mirror's packs.
-    places: HashMap<Place, u32>,
+    places: HashMap<u64, u32>,
     at: u64,
 }
 
@@ -86,7 +93,7 @@ impl PackWriter {
         }
         self.write(&entry)?;
         if let Some(stored) = stored {
-            self.places.insert(stored.place, self.entries.len() as u32);
+            self.places.insert(short(stored.place), self.entries.len() as u32);
         }
         let crc32 = zlib_rs::crc32::crc32(0, &entry);
         self.entries.push(oid, self.at, crc32);
@@ -97,7 +104,7 @@ impl PackWriter {
     /// How far back in this pack the base is that was at this place. The content that the delta was applied
     /// to was not checked by itself, so it is here: in this pack there is what its name says.
     fn distance(&self, base: Place, (kind, content): &Content) -> Option<u64> {
-        let entry = self.entries.get(*self.places.get(&base)? as usize)?;
+        let entry = self.entries.get(*self.places.get(&short(base))? as usize)?;
         let found = hash_object(self.format, *kind, content);
         check_name(found, &entry.oid).ok()?;
         Some(self.at - entry.offset)

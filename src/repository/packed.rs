@@ -26,7 +26,6 @@ const MAX_INDEX_BYTES: u64 = 4 << 30;
 /// An index that is no longer is read at once.
 const SMALL_INDEX_BYTES: u64 = 1 << 20;
 
-/// A pack's trailer: one SHA-1.
 /// No delta chain of any tool is longer (git's own limit is 4,095).
 const MAX_CHAIN: usize = 10_000;
 

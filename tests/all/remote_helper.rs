@@ -264,6 +264,37 @@ fn damaged_pack_is_an_error_and_leaves_no_clone() {
     }
 }
 
+#[test]
+fn object_that_is_missing_is_named_wherever_it_is() {
+    let (world, repo) = (World::new(), all_sorts());
+    world.mirror(&repo, "a", &["--layout", "loose"]);
+    for (name, depth) in [
+        ("main", "1"),
+        ("main^{tree}", "1"),
+        ("main:grows", "1"),
+        ("main~9", "1000"),
+        ("main~9^{tree}", "1000"),
+        ("main~1", "2"),
+        ("main~9", ""),
+        ("main~9^{tree}", ""),
+    ] {
+        let oid = repo.git(&["rev-parse", name]);
+        let (folder, rest) = oid.trim().split_at(2);
+        let object = world.bucket(&format!("a/objects/{folder}/{rest}"));
+        let bytes = fs::read(&object).unwrap();
+        fs::remove_file(&object).unwrap();
+        let mut words = vec!["clone", "-q", "-b", "main", "--single-branch"];
+        if !depth.is_empty() {
+            words.extend(["--depth", depth]);
+        }
+        words.extend(["mirror::s3://bucket/a", "x"]);
+        let error = world.fails(world.folder.path(), &words);
+        assert!(error.contains(oid.trim()), "{name}: {error}");
+        assert!(!world.path("x").exists(), "{name}");
+        fs::write(&object, bytes).unwrap();
+    }
+}
+
 /// What no compressor makes smaller.
 fn hashed(number: u64) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
