@@ -79,7 +79,7 @@ pub(super) enum Followed {
     Missing(Place),
 }
 
-/// See [`Stored`]. `raw` is the zlib stream.
+/// How a pack has an object. `raw` is the zlib stream.
 pub(super) enum Form<'a> {
     Whole {
         raw: &'a [u8],

@@ -3,7 +3,7 @@
 //! ```text
 //!  fetch ──► whole ──► stream ─► ingest ─► scratch      packs that are mostly new, as one local pack
 //!    │         └─ connected                             do all objects lead to objects that are there?
-//!    ├────► walk ──► objects ──► index                  single objects by ranged GETs
+//!    ├────► walk ──► objects ──► entries ──► index      single objects by ranged GETs, in rounds
 //!    │         └──► written                             into one local pack
 //!    └────► local                                       what the repository has
 //! ```
