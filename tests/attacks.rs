@@ -17,7 +17,7 @@ mod program;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -171,12 +171,30 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Str
     })
 }
 
-fn peak_kib(child: &Child) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+/// The greatest memory of a program so far; 0 as long as it is the tests' own.
+fn peak_kib(process: u32) -> u64 {
+    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
+    if program(&process.to_string()) == program("self") {
+        return 0;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"));
     let status = status.unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
     number.unwrap_or(0)
+}
+
+/// A process that has just begun has the memory of the one that began it for a moment, after that may go on:
+/// the kernel ends a `vfork` before it changes the memory (`exec_mmap`).
+#[test]
+fn memory_of_the_tests_is_not_taken_for_that_of_the_program() {
+    assert_eq!(peak_kib(std::process::id()), 0);
+    let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let peak = peak_kib(other.id());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(peak > 0);
 }
 
 /// Runs to the end, or for so many seconds.
@@ -187,7 +205,7 @@ fn run(lab: &mut Lab, seconds: u64) -> Ended {
     let results = read_all(child.stdout.take().unwrap());
     let mut peak = 0;
     let status = loop {
-        peak = peak.max(peak_kib(&child));
+        peak = peak.max(peak_kib(child.id()));
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
         }
