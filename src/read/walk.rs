@@ -2,7 +2,8 @@
 //!
 //! Commits first, then trees and files. What an object leads to joins those that are being read, in the
 //! order in which it lies in the pack, which is by date: only where it counts how far something was
-//! reached, generation follows generation and level level. An object that the repository has is not followed: what it leads to is there as well, or cut off, or left out on
+//! reached, generation follows generation and level level. An object that the repository has is not
+//! followed: what it leads to is there as well, or cut off, or left out on
 //! purpose; git checks that in the end. How far history is followed is each commit's [`Reach`]; what
 //! of trees is left out, the [`Filter`].
 
@@ -366,18 +367,22 @@ impl<'w, 'e> Walk<'w, 'e> {
             if trees.is_empty() {
                 break;
             }
+            // Files come in between, and each must be what a tree said that it is.
+            let mut due: HashSet<Oid> = trees.iter().copied().collect();
             let absent = self.read(trees, OTHERS, |walk, item, more| {
+                let (Item::Whole { oid, kind, .. } | Item::Large { oid, kind, .. }) = &item;
+                if due.remove(oid) != (*kind == Kind::Tree) {
+                    return Err(unreadable(oid));
+                }
                 match item {
                     Item::Whole { oid, kind: Kind::Tree, content, .. } => {
                         walk.follow_tree(&oid, content, depth)?;
                     }
-                    Item::Whole { kind: Kind::Blob, .. } | Item::Large { kind: Kind::Blob, .. } => {
-                    }
-                    Item::Whole { oid, .. } | Item::Large { oid, .. } => {
-                        return Err(unreadable(&oid));
-                    }
+                    Item::Large { oid, kind: Kind::Tree, .. } => return Err(unreadable(&oid)),
+                    _ => {}
                 }
                 if most == u32::MAX {
+                    due.extend(&walk.trees);
                     more.append(&mut walk.trees);
                     if blob_bytes == u64::MAX {
                         more.append(&mut walk.blobs);

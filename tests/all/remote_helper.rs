@@ -295,6 +295,36 @@ fn object_that_is_missing_is_named_wherever_it_is() {
     }
 }
 
+#[test]
+fn object_that_is_not_what_a_tree_says_is_an_error() {
+    let (world, repo) = (World::new(), Repo::new());
+    let blob = repo.blob(b"a file\n");
+    repo.commit("refs/heads/main", &[("file", b"a file\n")]);
+    let tree = repo.git(&["rev-parse", "main^{tree}"]);
+    for (number, entry) in [("40000", &blob), ("100644", &tree)].into_iter().enumerate() {
+        let (mode, oid) = (entry.0, entry.1.trim());
+        let mut content = format!("{mode} odd\0").into_bytes();
+        let byte = |at: usize| u8::from_str_radix(&oid[at..at + 2], 16).unwrap();
+        content.extend((0..oid.len()).step_by(2).map(byte));
+        let mut hash = git(repo.path());
+        hash.args(["hash-object", "-t", "tree", "--literally", "-w", "--stdin"]);
+        let odd = String::from_utf8(run(&mut hash, &content)).unwrap();
+        let commit = repo.git(&["commit-tree", "-m", "odd", odd.trim()]);
+        repo.git(&["update-ref", "refs/heads/main", commit.trim()]);
+        // A repository that is served as files is a mirror.
+        repo.git(&["update-server-info"]);
+        let bucket = world.bucket(&format!("odd{number}"));
+        let mut copy = Command::new("cp");
+        run(copy.arg("-r").arg(repo.path()).arg(&bucket), b"");
+        let url = format!("mirror::s3://bucket/odd{number}");
+        for more in [&["--depth", "1"][..], &[]] {
+            let words = [&["clone", "-q"], more, &[&url, "x"]].concat();
+            let error = world.fails(world.folder.path(), &words);
+            assert!(error.contains(oid) && error.contains("expected kind"), "{error}");
+        }
+    }
+}
+
 /// What no compressor makes smaller.
 fn hashed(number: u64) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
