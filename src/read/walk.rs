@@ -368,10 +368,13 @@ impl<'w, 'e> Walk<'w, 'e> {
                 break;
             }
             // Files come in between, and each must be what a tree said that it is.
-            let mut due: HashSet<Oid> = trees.iter().copied().collect();
+            let mut due: OidSet = OidSet::default();
+            for oid in &trees {
+                due.add(*oid);
+            }
             let absent = self.read(trees, OTHERS, |walk, item, more| {
                 let (Item::Whole { oid, kind, .. } | Item::Large { oid, kind, .. }) = &item;
-                if due.remove(oid) != (*kind == Kind::Tree) {
+                if due.remove(oid).is_some() != (*kind == Kind::Tree) {
                     return Err(unreadable(oid));
                 }
                 match item {
@@ -382,7 +385,9 @@ impl<'w, 'e> Walk<'w, 'e> {
                     _ => {}
                 }
                 if most == u32::MAX {
-                    due.extend(&walk.trees);
+                    for oid in &walk.trees {
+                        due.add(*oid);
+                    }
                     more.append(&mut walk.trees);
                     if blob_bytes == u64::MAX {
                         more.append(&mut walk.blobs);
