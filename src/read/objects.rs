@@ -223,9 +223,11 @@ impl<'e> Objects<'e> {
 
     /// What is to be fetched for the entries that are needed next.
     fn ranges(&mut self, wave: &Wave, around: Around) -> Result<Ranges, MirrorError> {
+        // However many there are, no more than this is read around them.
+        let most = BEGUN_BYTES / wave.begun.len().max(1) as u64;
         let around = |begun: &Begun| match begun.rounds {
             0 => Around(around.0, around.1 << wave.rounds.min(1)),
-            rounds => Around((1 << 10) << (2 * rounds).min(7), around.1),
+            rounds => Around(most.min((1 << 10) << (2 * rounds).min(7)), around.1.min(most)),
         };
         let places = wave.begun.iter().map(|begun| (begun.next, around(begun)));
         self.entries.coalesced(places.collect())

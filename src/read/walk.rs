@@ -186,6 +186,8 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     /// Ends the pack.
     pub(super) fn finish(self, promisor: bool) -> Result<Walked, MirrorError> {
+        // Their memory is worth more to the index of the pack.
+        *self.objects = self.objects.empty();
         let keep = self.pack.map(|pack| pack.finish(promisor)).transpose()?;
         let ends = |(oid, (left, has_parents)): (&Oid, &(u32, bool))| {
             (*left == 1 && *has_parents).then_some(*oid)
