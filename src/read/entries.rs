@@ -4,7 +4,7 @@
 //! [`Entries::coalesced`] what is to be fetched for its bytes, [`Entries::follow`] how far the chain of
 //! a delta is there, and [`Entries::content`] makes an object of it. Nothing is hashed here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +34,14 @@ const BASES_BYTES: u64 = 8 << 20;
 
 /// No delta chain of any tool is longer (git's own limit is 4,095).
 const MAX_CHAIN: usize = 10_000;
+
+/// An entry by its number: that of the pack, and its rank there, which goes by offset. The half of a
+/// [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct EntryNumber {
+    pub(super) pack: u32,
+    pub(super) rank: u32,
+}
 
 /// How far around an entry more is read than is asked for: bytes before and behind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,7 +94,7 @@ pub(super) enum Form<'a> {
     },
     /// A delta of `len` bytes. What it was applied to was not hashed.
     Delta {
-        base: Place,
+        base: EntryNumber,
         base_content: Content,
         len: u64,
         raw: &'a [u8],
@@ -187,15 +195,15 @@ impl<'e> Entries<'e> {
         Ok(*len.insert(found))
     }
 
-    /// Where objects are, by place; and those that are in no pack.
+    /// The entries of objects; and those that are in no pack.
     #[allow(clippy::type_complexity)] // Two lists, each taken apart at once.
     pub(super) fn find(
         &mut self,
         mut left: Vec<Oid>,
-    ) -> Result<(Vec<(Place, Oid)>, Vec<Oid>), MirrorError> {
+    ) -> Result<(Vec<(EntryNumber, Oid)>, Vec<Oid>), MirrorError> {
         left.sort_unstable();
         left.dedup();
-        let mut places = Vec::new();
+        let mut entries = Vec::new();
         // The last listed first, as git looks.
         for number in (0..self.packs.len()).rev() {
             if left.is_empty() {
@@ -205,11 +213,28 @@ impl<'e> Entries<'e> {
             if found.is_empty() {
                 continue;
             }
-            let here: BTreeSet<Oid> = found.iter().map(|(oid, _)| *oid).collect();
-            left.retain(|oid| !here.contains(oid));
-            places.extend(found.into_iter().map(|(oid, offset)| ((number, offset), oid)));
+            // Both are sorted.
+            let mut here = found.iter().map(|(oid, _)| oid).peekable();
+            left.retain(|oid| here.next_if_eq(&oid).is_none());
+            let pack = number as u32;
+            entries.extend(found.into_iter().map(|(oid, rank)| (EntryNumber { pack, rank }, oid)));
         }
-        Ok((places, left))
+        Ok((entries, left))
+    }
+
+    /// Where an entry is that was found, and which object it has.
+    pub(super) fn found(&self, entry: EntryNumber) -> Result<(Place, Oid), MirrorError> {
+        let number = entry.pack as usize;
+        let index = &self.packs[number].index;
+        let found = index.offset(entry.rank).zip(index.name(entry.rank));
+        let (offset, oid) = found.ok_or_else(|| index.too_short(self.store))?;
+        Ok(((number, offset), oid))
+    }
+
+    /// The entry at this place of a pack in which one was found.
+    pub(super) fn number(&self, (number, offset): Place) -> Option<EntryNumber> {
+        let rank = self.packs[number].index.rank(offset)?;
+        Some(EntryNumber { pack: number as u32, rank })
     }
 
     /// The pack's key.
@@ -333,9 +358,10 @@ impl<'e> Entries<'e> {
             EntryKind::Object(kind) => Ok(Link::Whole(kind)),
             EntryKind::OfsDelta { base_offset } => Ok(Link::DeltaOf((place.0, base_offset))),
             EntryKind::RefDelta { base } => {
-                let found = self.packs[place.0].index.look_up(self.store, &[base])?;
-                match found.first() {
-                    Some((_, offset)) => Ok(Link::DeltaOf((place.0, *offset))),
+                let index = &mut self.packs[place.0].index;
+                let found = index.look_up(self.store, &[base])?;
+                match found.first().and_then(|(_, rank)| index.offset(*rank)) {
+                    Some(offset) => Ok(Link::DeltaOf((place.0, offset))),
                     None => Err(self.bad(place, &format!("its base {base} is not in the pack"))),
                 }
             }
@@ -354,7 +380,11 @@ impl<'e> Entries<'e> {
         };
         let len = header.inflated_len;
         let content = self.contents.get(base);
-        Ok(content.map(|base_content| Form::Delta { base, base_content, len, raw }))
+        let based = |base_content| {
+            let base = self.number(base)?;
+            Some(Form::Delta { base, base_content, len, raw })
+        };
+        Ok(content.and_then(based))
     }
 
     /// The object at `place`, with deltas applied: the bytes of all entries that it stands on are there, or

@@ -188,10 +188,52 @@ pub(super) struct RemoteIndex {
     key: Key,
     pieces: Pieces,
     fanout: [u32; 256],
-    /// By the place of the name; empty before they are needed.
-    offsets: Vec<u64>,
-    /// The same by offset.
-    sorted: Vec<u64>,
+    /// Empty before they are needed.
+    offsets: Offsets,
+}
+
+/// Where the entries of a pack begin. An entry's rank is how many begin before it. Twelve bytes an entry.
+#[derive(Default)]
+struct Offsets {
+    /// By rank, up to the first that needs more bits.
+    small: Vec<u32>,
+    /// The others.
+    large: Vec<u64>,
+    /// By the place of the name.
+    ranks: Vec<u32>,
+    /// By rank: the places of the names.
+    names: Vec<u32>,
+}
+
+impl Offsets {
+    /// `count` of them, of which `offset` tells each by the place of the name.
+    fn new(count: u32, offset: impl Fn(u32) -> u64) -> Self {
+        let mut names: Vec<u32> = (0..count).collect();
+        names.sort_unstable_by_key(|name| (offset(*name), *name));
+        let offsets = || names.iter().map(|name| offset(*name));
+        let small: Vec<u32> = offsets().map_while(|offset| u32::try_from(offset).ok()).collect();
+        let large = offsets().skip(small.len()).collect();
+        let mut ranks = vec![0; names.len()];
+        for (rank, name) in (0..).zip(&names) {
+            ranks[*name as usize] = rank;
+        }
+        Offsets { small, large, ranks, names }
+    }
+
+    fn get(&self, rank: u32) -> Option<u64> {
+        let rank = rank as usize;
+        let large = || self.large.get(rank - self.small.len()).copied();
+        self.small.get(rank).map(|offset| u64::from(*offset)).or_else(large)
+    }
+
+    /// The least rank with an offset that is greater.
+    fn rank_after(&self, offset: u64) -> u32 {
+        let rank = match u32::try_from(offset) {
+            Ok(offset) => self.small.partition_point(|other| *other <= offset),
+            Err(_) => self.small.len() + self.large.partition_point(|other| *other <= offset),
+        };
+        rank as u32
+    }
 }
 
 impl RemoteIndex {
@@ -213,7 +255,7 @@ impl RemoteIndex {
         let mut pieces = Pieces::default();
         pieces.insert(0, head);
         let format = packs::format_of(name);
-        Ok(RemoteIndex { format, key, pieces, fanout, offsets: Vec::new(), sorted: Vec::new() })
+        Ok(RemoteIndex { format, key, pieces, fanout, offsets: Offsets::default() })
     }
 
     pub(super) fn format(&self) -> ObjectFormat {
@@ -262,12 +304,13 @@ impl RemoteIndex {
         byte.checked_sub(1).map_or(0, at)..at(byte)
     }
 
-    /// Where each of `oids` (sorted) is in the pack, if it is. The names that are needed are fetched.
+    /// The rank of the entry of each of `oids` (sorted), if the pack has it. The names that are needed are
+    /// fetched.
     pub(super) fn look_up(
         &mut self,
         store: &dyn Store,
         oids: &[Oid],
-    ) -> Result<Vec<(Oid, u64)>, MirrorError> {
+    ) -> Result<Vec<(Oid, u32)>, MirrorError> {
         let by_byte = |a: &Oid, b: &Oid| a.first_byte() == b.first_byte();
         let groups: Vec<&[Oid]> = oids.chunk_by(by_byte).collect();
         let bucket_of = |group: &[Oid]| self.bucket(group[0].first_byte());
@@ -290,33 +333,50 @@ impl RemoteIndex {
         if !places.is_empty() {
             self.load_offsets(store)?;
         }
-        let offset = |(oid, place): (Oid, u64)| Some((oid, *self.offsets.get(place as usize)?));
-        places.into_iter().map(|found| offset(found).ok_or_else(|| self.too_short(store))).collect()
+        let rank = |(oid, place): (Oid, u64)| Some((oid, *self.offsets.ranks.get(place as usize)?));
+        places.into_iter().map(|found| rank(found).ok_or_else(|| self.too_short(store))).collect()
     }
 
-    fn too_short(&self, store: &dyn Store) -> MirrorError {
+    /// Where the entry of this rank begins. Names have been looked up.
+    pub(super) fn offset(&self, rank: u32) -> Option<u64> {
+        self.offsets.get(rank)
+    }
+
+    /// The rank of the entry at `offset`. Names have been looked up.
+    pub(super) fn rank(&self, offset: u64) -> Option<u32> {
+        let rank = self.offsets.rank_after(offset).checked_sub(1)?;
+        (self.offset(rank) == Some(offset)).then_some(rank)
+    }
+
+    /// The name of the entry of this rank, which was found by its name.
+    pub(super) fn name(&self, rank: u32) -> Option<Oid> {
+        let place = u64::from(*self.offsets.names.get(rank as usize)?);
+        self.pieces.read(&self.names(place..place + 1)).and_then(|name| Oid::from_slice(&name))
+    }
+
+    pub(super) fn too_short(&self, store: &dyn Store) -> MirrorError {
         damaged(store, &self.key, "it is shorter than its fan-out table says")
     }
 
     fn load_offsets(&mut self, store: &dyn Store) -> Result<(), MirrorError> {
-        if !self.offsets.is_empty() {
+        if !self.offsets.names.is_empty() {
             return Ok(());
         }
         let at = self.small_offsets();
         let small = self.load(store, at.clone())?;
-        let words = small.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
-        let words: Vec<u32> = words.collect();
-        let large_count = words.iter().filter(|word| **word >> 31 == 1).count() as u64;
+        let (words, _) = small.as_chunks::<4>();
+        let large_count = words.iter().filter(|word| word[0] >> 7 == 1).count() as u64;
         let large = self.load(store, at.end..at.end + large_count * 8)?;
         let (large, _) = large.as_chunks::<8>();
-        let offset = |word: u32| match word >> 31 {
-            0 => Some(u64::from(word)),
-            _ => Some(u64::from_be_bytes(*large.get((word & 0x7fff_ffff) as usize)?)),
+        let offset = |word: &[u8; 4]| match u32::from_be_bytes(*word) {
+            word if word >> 31 == 0 => Some(u64::from(word)),
+            word => Some(u64::from_be_bytes(*large.get((word & 0x7fff_ffff) as usize)?)),
         };
-        let offsets: Option<Vec<u64>> = words.into_iter().map(offset).collect();
-        self.offsets = offsets.ok_or_else(|| self.too_short(store))?;
-        self.sorted = self.offsets.clone();
-        self.sorted.sort_unstable();
+        if words.iter().any(|word| offset(word).is_none()) {
+            return Err(self.too_short(store));
+        }
+        let of_name = |name: u32| offset(&words[name as usize]).unwrap_or_default();
+        self.offsets = Offsets::new(words.len() as u32, of_name);
         self.pieces.forget(&at);
         Ok(())
     }
@@ -332,14 +392,15 @@ impl RemoteIndex {
 
     /// Where the entry at `offset` ends, in a pack of `pack_len` bytes.
     pub(super) fn end_of(&self, offset: u64, pack_len: u64) -> u64 {
-        let next = self.sorted.partition_point(|other| *other <= offset);
         let last = pack_len.saturating_sub(self.format.raw_len() as u64);
-        self.sorted.get(next).copied().unwrap_or(last).min(last)
+        self.offset(self.offsets.rank_after(offset)).unwrap_or(last).min(last)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::pack::index::{IndexEntry, write_index_with_limit};
     use crate::store::ObjectHeaders;
@@ -391,13 +452,13 @@ mod tests {
 
     #[test]
     fn objects_are_found_in_small_and_large_indices_with_small_and_large_offsets() {
-        for count in [1u32, 700, 9000] {
+        for (count, step) in [(1, 100), (700, 100), (9000, 100), (700, 1_000_000_000)] {
             let oid = |n: u32| {
                 let mut bytes = [0; 20];
                 bytes[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b1).to_be_bytes());
                 Oid::from_bytes(bytes)
             };
-            let offset = |n: u32| 12 + u64::from(n) * 100;
+            let offset = |n: u32| 12 + u64::from(n) * step;
             let entry = |n| IndexEntry { oid: oid(n), crc32: 1, offset: offset(n) };
             let mut entries: Vec<IndexEntry> = (0..count).map(entry).collect();
             let mut file = Vec::new();
@@ -413,10 +474,15 @@ mod tests {
             asked.sort_unstable();
             let found = index.look_up(&store, &asked).unwrap();
             assert_eq!(found.len(), asked.len() - 1);
+            let ranks: HashMap<Oid, u32> = found.into_iter().collect();
             for n in (0..count).step_by(7) {
-                assert!(found.contains(&(oid(n), offset(n))));
-                let end = if n + 1 == count { 1_000_000 - 20 } else { offset(n + 1) };
-                assert_eq!(index.end_of(offset(n), 1_000_000), end);
+                let rank = ranks[&oid(n)];
+                assert_eq!(
+                    (rank, index.rank(offset(n)), index.rank(offset(n) + 1)),
+                    (n, Some(n), None)
+                );
+                assert_eq!((index.offset(rank), index.name(rank)), (Some(offset(n)), Some(oid(n))));
+                assert_eq!(index.end_of(offset(n), offset(count) + 20), offset(n + 1));
             }
         }
     }

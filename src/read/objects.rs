@@ -3,18 +3,19 @@
 //! They are read in rounds. A round fetches one entry of each object that has begun, near ones as one
 //! range and all at once: its own at first, then the base that it is a delta of, and so on. An object
 //! whose chain is there is handed on, and whoever takes it may want more, which begin in the next round:
-//! the levels of a tree and the links of chains wait for the store together, not after each other. Files,
-//! which lead to nothing, are handed on while the next round is on its way. So many objects begin as fit
+//! the levels of a tree and the links of chains wait for the store together, not after each other. Files
+//! lead to nothing: they begin when nothing else waits, and are handed on while the next round is on its
+//! way. All begin in the order of their packs, so that bases come before deltas. So many objects begin as fit
 //! into [`BEGUN_BYTES`]. In later rounds more is read than is asked for, because a chain lies close
 //! together in a pack. What is in no pack is looked for as a loose object, [`THREADS`] at once. Every
 //! object is hashed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::mem::take;
 use std::sync::{Mutex, PoisonError};
 
-use super::entries::{Around, Entries, Followed, Form, Links};
+use super::entries::{Around, Entries, EntryNumber, Followed, Form, Links};
 use super::index::{Ranges, RemoteIndex, THREADS, fetch_all};
 use super::stream::damaged;
 use crate::git::object::{Kind, Oid, check_name, hash_object};
@@ -33,9 +34,6 @@ const BEGUN_BYTES: u64 = 4 << 20;
 
 /// And so many at most.
 const BEGUN_OBJECTS: usize = 4096;
-
-/// If more wait, the last of a pack come first: files, which lead to nothing.
-const MANY: usize = 16_384;
 
 /// An entry above this may be streamed.
 const LONG_BYTES: u64 = 3 << 20;
@@ -59,17 +57,25 @@ pub(super) enum Item<'a> {
 
 /// How a pack of the mirror has an object.
 pub(super) struct Stored<'a> {
-    pub(super) place: Place,
+    pub(super) entry: EntryNumber,
     pub(super) form: Form<'a>,
 }
 
-/// Takes an object; what is added to the list is read as well.
-type Each<'c> = dyn FnMut(Item<'_>, &mut Vec<Oid>) -> Result<(), MirrorError> + 'c;
+/// What is to be read.
+#[derive(Default)]
+pub(super) struct Wanted {
+    pub(super) oids: Vec<Oid>,
+    /// They begin when nothing else waits: those that lie first are known then.
+    pub(super) files: Vec<Oid>,
+}
+
+/// Takes an object; what is added is read as well.
+type Each<'c> = dyn FnMut(Item<'_>, &mut Wanted) -> Result<(), MirrorError> + 'c;
 
 /// Whoever takes objects, and what it has added.
 struct Taker<'t, 'c> {
     each: &'t mut Each<'c>,
-    wanted: Vec<Oid>,
+    wanted: Wanted,
 }
 
 impl Taker<'_, '_> {
@@ -99,22 +105,14 @@ struct Begun {
 #[derive(Default)]
 struct Wave {
     /// Found, and not begun.
-    waiting: BTreeMap<Place, Oid>,
+    waiting: BTreeSet<EntryNumber>,
+    files: BTreeSet<EntryNumber>,
     begun: Vec<Begun>,
     /// Rounds that fetched something.
     rounds: u32,
     /// Their chains are there, and they lead to no other object.
     ready: Vec<(Place, Oid)>,
     links: Links,
-}
-
-impl Wave {
-    fn take(&mut self) -> Option<(Place, Oid)> {
-        match self.waiting.len() > MANY {
-            true => self.waiting.pop_last(),
-            false => self.waiting.pop_first(),
-        }
-    }
 }
 
 impl<'e> Objects<'e> {
@@ -151,13 +149,18 @@ impl<'e> Objects<'e> {
         each: &mut Each<'_>,
     ) -> Result<Vec<Oid>, MirrorError> {
         let (mut wave, mut missing) = (Wave::default(), Vec::new());
-        let mut taker = Taker { each, wanted: oids };
+        let mut taker = Taker { each, wanted: Wanted { oids, files: Vec::new() } };
         loop {
-            let (places, loose) = self.entries.find(take(&mut taker.wanted))?;
-            wave.waiting.extend(places);
-            missing.extend(self.read_loose(&loose, &mut taker)?);
+            let Wanted { oids, files } = take(&mut taker.wanted);
+            for (oids, waiting) in [(oids, &mut wave.waiting), (files, &mut wave.files)] {
+                let (found, loose) = self.entries.find(oids)?;
+                waiting.extend(found.into_iter().map(|(entry, _)| entry));
+                missing.extend(self.read_loose(&loose, &mut taker)?);
+            }
             self.begin(&mut wave, around, &mut taker)?;
-            if wave.begun.is_empty() && wave.ready.is_empty() && taker.wanted.is_empty() {
+            let Wanted { oids, files } = &taker.wanted;
+            if wave.begun.is_empty() && wave.ready.is_empty() && oids.is_empty() && files.is_empty()
+            {
                 return Ok(missing);
             }
             let (store, ranges) = (self.store, self.ranges(&wave, around)?);
@@ -182,9 +185,10 @@ impl<'e> Objects<'e> {
 
     /// How many bytes the entries of `oids` have as they are stored; 0 for loose ones.
     pub(super) fn stored_lens(&mut self, oids: &[Oid]) -> Result<HashMap<Oid, u64>, MirrorError> {
-        let (places, _) = self.entries.find(oids.to_vec())?;
+        let (found, _) = self.entries.find(oids.to_vec())?;
         let mut lens = HashMap::new();
-        for (place, oid) in places {
+        for (entry, oid) in found {
+            let (place, _) = self.entries.found(entry)?;
             lens.insert(oid, self.entries.len(place)?);
         }
         Ok(lens)
@@ -209,8 +213,9 @@ impl<'e> Objects<'e> {
         let mut bytes: u64 = wave.begun.iter().map(|begun| begun.len).sum();
         while bytes < BEGUN_BYTES
             && wave.begun.len() < BEGUN_OBJECTS
-            && let Some((place, oid)) = wave.take()
+            && let Some(entry) = wave.waiting.pop_first().or_else(|| wave.files.pop_first())
         {
+            let (place, oid) = self.entries.found(entry)?;
             let len = self.entries.len(place)?;
             if len <= LONG_BYTES || !self.read_large(place, &oid, taker)? {
                 // What is read behind counts, too: it is mostly of what comes next.
@@ -270,7 +275,8 @@ impl<'e> Objects<'e> {
                 Some((header, raw)) => self.entries.form(place, header, raw)?,
                 None => None,
             };
-            let stored = stored.map(|form| Stored { place, form });
+            let entry = self.entries.number(place);
+            let stored = entry.zip(stored).map(|(entry, form)| Stored { entry, form });
             taker.take(Item::Whole { oid, kind, content: &content, stored })?;
         }
         Ok(())

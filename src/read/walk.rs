@@ -16,10 +16,10 @@ use percent_encoding::percent_decode_str;
 use super::connected::tree_entries;
 use super::entries::Around;
 use super::local::Local;
-use super::objects::{Item, Objects};
+use super::objects::{Item, Objects, Wanted};
 use super::written::PackWriter;
 use crate::git::object::{Kind, ObjectFormat, Oid};
-use crate::git::oids::OidSet;
+use crate::git::oids::OidMap;
 use crate::progress::Progress;
 use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
@@ -111,8 +111,8 @@ pub(super) struct Walk<'w, 'e> {
     children: HashMap<Oid, Vec<Oid>>,
     trees: Vec<Oid>,
     blobs: Vec<Oid>,
-    /// Everything that is in the pack, or will be.
-    seen: OidSet,
+    /// Everything that is in the pack, or will be, and what it is, or must be.
+    seen: OidMap<Kind>,
 }
 
 /// What a walk has made.
@@ -147,7 +147,7 @@ impl<'w, 'e> Walk<'w, 'e> {
             children: HashMap::new(),
             trees: Vec::new(),
             blobs: Vec::new(),
-            seen: OidSet::default(),
+            seen: OidMap::default(),
         }
     }
 
@@ -171,7 +171,7 @@ impl<'w, 'e> Walk<'w, 'e> {
             let oids = wave.keys().copied().collect();
             let mut absent = self.read(oids, COMMITS, |walk, item, more| {
                 walk.take_one(item, |oid| wave.get(oid).copied().unwrap_or(Reach::All))?;
-                more.extend(
+                more.oids.extend(
                     walk.next.extract_if(|_, reach| *reach == Reach::All).map(|(oid, _)| oid),
                 );
                 Ok(())
@@ -213,7 +213,7 @@ impl<'w, 'e> Walk<'w, 'e> {
         &mut self,
         oids: Vec<Oid>,
         around: Around,
-        mut each: impl FnMut(&mut Self, Item<'_>, &mut Vec<Oid>) -> Result<(), MirrorError>,
+        mut each: impl FnMut(&mut Self, Item<'_>, &mut Wanted) -> Result<(), MirrorError>,
     ) -> Result<Vec<Oid>, MirrorError> {
         // The objects are lent out for the while: what is done with one does not read others.
         let mut objects = std::mem::replace(self.objects, self.objects.empty());
@@ -248,8 +248,9 @@ impl<'w, 'e> Walk<'w, 'e> {
     }
 
     /// Is it to be fetched? True for the first caller only.
-    fn is_new(&mut self, oid: &Oid) -> bool {
-        !self.seen.contains(oid) && !self.local.has(oid) && self.seen.add(*oid)
+    fn is_new(&mut self, oid: &Oid, kind: Kind) -> bool {
+        let is_new = !self.seen.contains(oid) && !self.local.has(oid);
+        is_new && self.seen.insert(*oid, kind).is_none()
     }
 
     fn take_one(
@@ -263,7 +264,7 @@ impl<'w, 'e> Walk<'w, 'e> {
         };
         match kind {
             Kind::Commit => self.take_commit(item, reach(&oid)),
-            Kind::Tree if self.is_new(&oid) => {
+            Kind::Tree if self.is_new(&oid, kind) => {
                 self.follow_tree(&oid, content, 0)?;
                 self.add(item)
             }
@@ -273,9 +274,9 @@ impl<'w, 'e> Walk<'w, 'e> {
                 if reach != Reach::All || !self.local.has(&target) {
                     self.next.insert(target, reach);
                 }
-                if self.is_new(&oid) { self.add(item) } else { Ok(()) }
+                if self.is_new(&oid, kind) { self.add(item) } else { Ok(()) }
             }
-            _ if self.is_new(&oid) => self.add(item),
+            _ if self.is_new(&oid, kind) => self.add(item),
             _ => Ok(()),
         }
     }
@@ -327,7 +328,7 @@ impl<'w, 'e> Walk<'w, 'e> {
                 self.depths.insert(oid, (u32::MAX, true));
             }
         }
-        if self.is_new(&oid) {
+        if self.is_new(&oid, Kind::Commit) {
             self.want_tree(tree, 0);
             self.add(item)?;
         }
@@ -335,7 +336,7 @@ impl<'w, 'e> Walk<'w, 'e> {
     }
 
     fn want_tree(&mut self, tree: Oid, depth: u32) {
-        if depth < self.filter.depth && self.is_new(&tree) {
+        if depth < self.filter.depth && self.is_new(&tree, Kind::Tree) {
             self.trees.push(tree);
         }
     }
@@ -355,7 +356,7 @@ impl<'w, 'e> Walk<'w, 'e> {
 
     fn want_blob(&mut self, blob: Oid, depth: u32) {
         let Filter { depth: most, blob_bytes } = self.filter;
-        if depth < most && blob_bytes > 0 && self.is_new(&blob) {
+        if depth < most && blob_bytes > 0 && self.is_new(&blob, Kind::Blob) {
             self.blobs.push(blob);
         }
     }
@@ -369,16 +370,8 @@ impl<'w, 'e> Walk<'w, 'e> {
             if trees.is_empty() {
                 break;
             }
-            // Files come in between, and each must be what a tree said that it is.
-            let mut due: OidSet = OidSet::default();
-            for oid in &trees {
-                due.add(*oid);
-            }
             let absent = self.read(trees, OTHERS, |walk, item, more| {
-                let (Item::Whole { oid, kind, .. } | Item::Large { oid, kind, .. }) = &item;
-                if due.remove(oid).is_some() != (*kind == Kind::Tree) {
-                    return Err(unreadable(oid));
-                }
+                walk.must_be_due(&item)?;
                 match item {
                     Item::Whole { oid, kind: Kind::Tree, content, .. } => {
                         walk.follow_tree(&oid, content, depth)?;
@@ -387,12 +380,9 @@ impl<'w, 'e> Walk<'w, 'e> {
                     _ => {}
                 }
                 if most == u32::MAX {
-                    for oid in &walk.trees {
-                        due.add(*oid);
-                    }
-                    more.append(&mut walk.trees);
+                    more.oids.append(&mut walk.trees);
                     if blob_bytes == u64::MAX {
-                        more.append(&mut walk.blobs);
+                        more.files.append(&mut walk.blobs);
                     }
                 }
                 walk.add(item)
@@ -415,12 +405,24 @@ impl<'w, 'e> Walk<'w, 'e> {
             let lens = self.objects.stored_lens(&blobs)?;
             blobs.retain(|blob| lens.get(blob).is_none_or(|len| *len <= most));
         }
-        let absent = self.read(blobs, OTHERS, |walk, item, _| match &item {
-            Item::Whole { content, .. } if content.len() as u64 >= limit => Ok(()),
-            Item::Large { len, .. } if *len >= limit => Ok(()),
-            _ => walk.add(item),
+        let absent = self.read(blobs, OTHERS, |walk, item, _| {
+            walk.must_be_due(&item)?;
+            match &item {
+                Item::Whole { content, .. } if content.len() as u64 >= limit => Ok(()),
+                Item::Large { len, .. } if *len >= limit => Ok(()),
+                _ => walk.add(item),
+            }
         })?;
         self.must_have(&absent)
+    }
+
+    /// It must be what a tree or a commit said that it is.
+    fn must_be_due(&self, item: &Item<'_>) -> Result<(), MirrorError> {
+        let (Item::Whole { oid, kind, .. } | Item::Large { oid, kind, .. }) = item;
+        match self.seen.get(oid) == Some(kind) {
+            true => Ok(()),
+            false => Err(unreadable(oid)),
+        }
     }
 }
 

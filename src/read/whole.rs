@@ -79,7 +79,8 @@ pub(super) fn download(
             let _ = fs::remove_file(&partial.path);
         }
     })?;
-    let keep = install(&folder, &trailer, &partial.path, &index, promisor)?;
+    let write_index = |out: &mut dyn Write| out.write_all(&index);
+    let keep = install(&folder, &trailer, &partial.path, write_index, promisor)?;
     Ok(Installed { keep, is_connected })
 }
 
@@ -291,34 +292,26 @@ fn merged(
 }
 
 /// Gives a pack its name: nothing of it is seen before all of it is there. The answer is its `.keep`.
-pub(super) fn install(
+pub(super) fn install<T>(
     folder: &Path,
     trailer: &Oid,
     pack: &Path,
-    index: &[u8],
+    write_index: impl FnOnce(&mut dyn Write) -> io::Result<T>,
     promisor: bool,
 ) -> Result<PathBuf, MirrorError> {
     let named = |extension: &str| folder.join(format!("pack-{trailer}.{extension}"));
     let temporary = folder.join(format!("{TEMPORARY}{trailer}.idx"));
-    let write = |path: &Path, bytes: &[u8]| {
-        let file = File::create(path).map_err(|error| failed("create", path, &error))?;
-        let mut file = BufWriter::new(file);
-        let written = file.write_all(bytes).and_then(|()| file.flush());
-        written
-            .and_then(|()| file.get_ref().sync_data())
-            .map_err(|error| failed("write", path, &error))
-    };
     let rename = |from: &Path, to: &Path| {
         fs::rename(from, to).map_err(|error| failed("rename", from, &error))
     };
     let sync = File::open(pack).and_then(|file| file.sync_data());
     sync.map_err(|error| failed("sync", pack, &error))?;
     let keep = named("keep");
-    write(&keep, format!("{KEPT_BY}{}\n", std::process::id()).as_bytes())?;
+    write_synced(&keep, |out| writeln!(out, "{KEPT_BY}{}", std::process::id()))?;
     if promisor {
-        write(&named("promisor"), b"")?;
+        write_synced(&named("promisor"), |_| Ok(()))?;
     }
-    write(&temporary, index)?;
+    write_synced(&temporary, write_index)?;
     rename(pack, &named("pack"))?;
     rename(&temporary, &named("idx"))?;
     for extension in ["pack", "idx"] {
@@ -330,4 +323,14 @@ pub(super) fn install(
         }
     }
     Ok(keep)
+}
+
+fn write_synced<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+) -> Result<(), MirrorError> {
+    let file = File::create(path).map_err(|error| failed("create", path, &error))?;
+    let mut file = BufWriter::new(file);
+    let written = write(&mut file).and_then(|_| file.flush());
+    written.and_then(|()| file.get_ref().sync_data()).map_err(|error| failed("write", path, &error))
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::entries::Form;
+use super::entries::{EntryNumber, Form};
 use super::local::{TEMPORARY, failed};
 use super::objects::Stored;
 use super::whole::install;
@@ -18,12 +18,31 @@ use crate::pack::deflate::Deflater;
 use crate::pack::gather::{entry_header, ofs_delta_header};
 use crate::pack::index_entries::IndexEntries;
 use crate::repository::error::MirrorError;
-use crate::repository::packed::{Content, Place};
+use crate::repository::packed::Content;
 
-/// A place in one number. Two are the same only in packs of terabytes, and then the wrong base is noticed,
-/// because it is hashed.
-fn short((pack, offset): Place) -> u64 {
-    ((pack as u64) << 44) ^ offset
+/// Entries of a pack that are noted together.
+const NOTED: usize = 4096;
+
+/// Which entry of this pack was which of the mirror's: four bytes for each of a pack from which most come,
+/// none where nothing comes from.
+#[derive(Default)]
+struct Origins(HashMap<EntryNumber, Box<[u32; NOTED]>>);
+
+impl Origins {
+    fn at(EntryNumber { pack, rank }: EntryNumber) -> (EntryNumber, usize) {
+        (EntryNumber { pack, rank: rank / NOTED as u32 }, rank as usize % NOTED)
+    }
+
+    fn note(&mut self, origin: EntryNumber, entry: u32) {
+        let (chunk, at) = Self::at(origin);
+        let chunk = self.0.entry(chunk).or_insert_with(|| Box::new([u32::MAX; NOTED]));
+        chunk[at] = entry;
+    }
+
+    fn get(&self, origin: EntryNumber) -> Option<u32> {
+        let (chunk, at) = Self::at(origin);
+        self.0.get(&chunk).map(|chunk| chunk[at]).filter(|entry| *entry != u32::MAX)
+    }
 }
 
 /// A pack on its way into the repository. Removed when dropped, unless it is installed.
@@ -34,8 +53,7 @@ pub(super) struct PackWriter {
     deflater: Deflater,
     format: ObjectFormat,
     entries: IndexEntries,
-    /// Which entry was at this place of the mirror's packs.
-    places: HashMap<u64, u32>,
+    origins: Origins,
     at: u64,
 }
 
@@ -49,8 +67,8 @@ impl PackWriter {
         let file = BufWriter::new(file.map_err(|error| failed("create", &path, &error))?);
         let (folder, deflater) = (folder.to_owned(), Deflater::new(1));
         let entries = IndexEntries::with_capacity(format, 0);
-        let (places, at) = (HashMap::new(), 12);
-        let mut pack = PackWriter { folder, path, file, deflater, format, entries, places, at };
+        let (origins, at) = (Origins::default(), 12);
+        let mut pack = PackWriter { folder, path, file, deflater, format, entries, origins, at };
         // The count is written last.
         pack.write(b"PACK\0\0\0\x02\0\0\0\0")?;
         Ok(pack)
@@ -93,7 +111,7 @@ impl PackWriter {
         }
         self.write(&entry)?;
         if let Some(stored) = stored {
-            self.places.insert(short(stored.place), self.entries.len() as u32);
+            self.origins.note(stored.entry, self.entries.len() as u32);
         }
         let crc32 = zlib_rs::crc32::crc32(0, &entry);
         self.entries.push(oid, self.at, crc32);
@@ -101,10 +119,10 @@ impl PackWriter {
         Ok(())
     }
 
-    /// How far back in this pack the base is that was at this place. The content that the delta was applied
+    /// How far back the base is that was this entry of the mirror's. The content that the delta was applied
     /// to was not checked by itself, so it is here: in this pack there is what its name says.
-    fn distance(&self, base: Place, (kind, content): &Content) -> Option<u64> {
-        let entry = self.entries.get(*self.places.get(&short(base))? as usize)?;
+    fn distance(&self, base: EntryNumber, (kind, content): &Content) -> Option<u64> {
+        let entry = self.entries.get(self.origins.get(base)? as usize)?;
         let found = hash_object(self.format, *kind, content);
         check_name(found, &entry.oid).ok()?;
         Some(self.at - entry.offset)
@@ -159,12 +177,11 @@ impl PackWriter {
     /// Ends the pack and installs it. The answer is its `.keep`.
     pub(super) fn finish(mut self, promisor: bool) -> Result<PathBuf, MirrorError> {
         let trailer = self.end_file().map_err(|error| failed("write", &self.path, &error))?;
-        let mut index = Vec::new();
+        self.origins = Origins::default();
         let empty = IndexEntries::with_capacity(self.format, 0);
-        std::mem::replace(&mut self.entries, empty)
-            .write_index(&trailer, &mut index)
-            .map_err(|error| MirrorError::Internal(error.to_string()))?;
-        install(&self.folder, &trailer, &self.path, &index, promisor)
+        let entries = std::mem::replace(&mut self.entries, empty);
+        let write_index = |mut out: &mut dyn Write| entries.write_index(&trailer, &mut out);
+        install(&self.folder, &trailer, &self.path, write_index, promisor)
     }
 
     fn end_file(&mut self) -> io::Result<Oid> {

@@ -627,7 +627,9 @@ fn partial_clones_fetch_what_is_missing_when_it_is_needed() {
 
 /// Bytes of packs in a repository.
 fn pack_bytes(dir: &Path) -> u64 {
-    let packs = fs::read_dir(dir.join(".git/objects/pack")).unwrap().map(Result::unwrap);
+    let git_dir = Some(dir.join(".git")).filter(|inner| inner.exists());
+    let git_dir = git_dir.unwrap_or_else(|| dir.to_owned());
+    let packs = fs::read_dir(git_dir.join("objects/pack")).unwrap().map(Result::unwrap);
     let packs = packs.filter(|entry| entry.path().extension().is_some_and(|e| e == "pack"));
     packs.map(|pack| pack.metadata().unwrap().len()).sum()
 }
@@ -664,6 +666,32 @@ fn parts_of_history_keep_the_deltas_of_the_mirror() {
         assert!(bytes < 60_000, "{words:?}: {bytes} bytes where the file has 40,000");
         fsck(&clone);
     }
+}
+
+/// A commit with files of noise of which each differs in a line from the others.
+fn with_many_files(files: u64) -> Repo {
+    let repo = Repo::new();
+    let noise: Vec<u8> = (0..100).flat_map(|at| hashed(at).to_le_bytes()).collect();
+    let mut stream =
+        b"commit refs/heads/main\ncommitter A <a@a.a> 1700000000 +0000\ndata 0\n".to_vec();
+    for file in 0..files {
+        let content = [format!("{file}\n").as_bytes(), &noise].concat();
+        let words = format!("M 644 inline {}/{file}\ndata {}\n", file % 99, content.len());
+        stream.extend([words.as_bytes(), &content, b"\n"].concat());
+    }
+    run(git(repo.path()).args(["fast-import", "--quiet"]), &stream);
+    repo.git(&["repack", "-q", "-a", "-d", "-f"]);
+    repo
+}
+
+#[test]
+fn many_files_of_one_commit_keep_their_deltas() {
+    let (world, repo) = (World::new(), with_many_files(20_000));
+    world.mirror(&repo, "a", &["--layout", "pack"]);
+    let clone = world.clone("a", "c", &["--depth", "1"]);
+    fsck(&clone);
+    let (bytes, most) = (pack_bytes(&clone), pack_bytes(repo.path()));
+    assert!(bytes < most + most / 4, "{bytes} bytes, {most} in the source");
 }
 
 #[test]
