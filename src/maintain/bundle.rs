@@ -103,6 +103,11 @@ impl Bundling<'_> {
         let Some(mut entries) = bundles::read(store)? else { return Ok(false) };
         let before = entries.clone();
         if let Some(pack) = news.pack.as_ref().filter(|pack| !is_among(&entries, pack)) {
+            // It came from a bundle of everything, or no branch was published before it: what follows the
+            // others names what it needs.
+            if news.prerequisites.is_empty() {
+                return Ok(false);
+            }
             let entry = Entry { pack: pack.clone(), is_whole: false, token: next_token(&entries) };
             self.make(&entry, &news.prerequisites, self.published)?;
             entries.push(entry);

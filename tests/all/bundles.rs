@@ -13,6 +13,7 @@ use mirror_git_to_s3::maintain::verify::{VerifyOptions, verify};
 use mirror_git_to_s3::mirror::{Layout, MirrorError, Options, Summary, mirror};
 use mirror_git_to_s3::progress::Silent;
 use mirror_git_to_s3::repair::repair;
+use mirror_git_to_s3::source::bundle::Bundle;
 use mirror_git_to_s3::store::memory::{Fault, MemoryStore, Operation};
 use mirror_git_to_s3::store::{Key, Limits, ObjectHeaders, Store, StoreErrorKind};
 use tempfile::TempDir;
@@ -248,6 +249,32 @@ fn bundles_begin_on_a_mirror_that_has_none() {
         assert_eq!(listed(&store), ["clone.bundle"], "{layout:?}");
         assert_bundles_have_all(&repo, &store);
     }
+}
+
+#[test]
+fn increment_that_needs_nothing_begins_the_bundles_anew() {
+    // From bundles that have everything.
+    let (repo, store, folder) = (repo(), MemoryStore::new(), tempfile::tempdir().unwrap());
+    for round in 0..3 {
+        commit(&repo, "refs/heads/main", 70 + round);
+        let path = folder.path().join("a.bundle");
+        repo.git(&["bundle", "create", "-q", path.to_str().unwrap(), "--all"]);
+        mirror(&Bundle::file(path), &store, &options(20), &Silent).unwrap();
+        assert_eq!(listed(&store), ["clone.bundle"]);
+        assert_sound(&store);
+        assert_bundles_have_all(&repo, &store);
+    }
+    // From a history of its own, which has a file that was published by a tag.
+    let (repo, store) = (Repo::new(), MemoryStore::new());
+    let file: &[(&str, &[u8])] = &[("file", b"content")];
+    let tagged = repo.commit_with_parents(&[], file);
+    repo.git(&["update-ref", "refs/tags/v1", &tagged]);
+    mirrored(&repo, &store, &options(20)).unwrap();
+    repo.commit("refs/heads/main", &[file[0], ("other", b"more")]);
+    mirrored(&repo, &store, &options(20)).unwrap();
+    assert_eq!(listed(&store), ["clone.bundle"]);
+    assert_sound(&store);
+    assert_bundles_have_all(&repo, &store);
 }
 
 /// A large pack is copied by the store behind a first part.
