@@ -112,7 +112,8 @@ fn run_pack(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (engine, queues) = Engine::new(env, sink, cores);
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(cores)
+        // One waits now and then, for a batch or for its turn.
+        .num_threads(cores + 1)
         .thread_name(|number| format!("resolve.{number}"))
         .build()
         .map_err(|error| MirrorError::Internal(format!("cannot start threads: {error}")))?;
