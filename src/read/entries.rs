@@ -43,9 +43,12 @@ pub(super) struct EntryNumber {
     pub(super) rank: u32,
 }
 
-/// How far around an entry more is read than is asked for: bytes before and behind.
+/// How far around an entry more is read than is asked for, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Around(pub(super) u64, pub(super) u64);
+pub(super) struct Around {
+    pub(super) before: u64,
+    pub(super) behind: u64,
+}
 
 struct RemotePack {
     key: Key,
@@ -308,8 +311,8 @@ impl<'e> Entries<'e> {
             let range = match len <= SMALL_PACK {
                 true => 0..len,
                 false => {
-                    extent.start.saturating_sub(around.0)
-                        ..len.min(extent.end.saturating_add(around.1))
+                    extent.start.saturating_sub(around.before)
+                        ..len.min(extent.end.saturating_add(around.behind))
                 }
             };
             // Only what is not there yet is worth reading more around it.

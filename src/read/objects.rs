@@ -202,7 +202,7 @@ impl<'e> Objects<'e> {
         taker: &mut Taker<'_, '_>,
     ) -> Result<(), MirrorError> {
         // What is read behind is of those that come next.
-        let most = if around.1 > 0 { 2 * KEPT_BYTES } else { KEPT_BYTES };
+        let most = if around.behind > 0 { 2 * KEPT_BYTES } else { KEPT_BYTES };
         if self.entries.kept_bytes() > most || wave.links.len() > KEPT_LINKS {
             if !wave.begun.is_empty() || !wave.ready.is_empty() {
                 return Ok(());
@@ -219,7 +219,7 @@ impl<'e> Objects<'e> {
             let len = self.entries.len(place)?;
             if len <= LONG_BYTES || !self.read_large(place, &oid, taker)? {
                 // What is read behind counts, too: it is mostly of what comes next.
-                bytes += if self.entries.has(place)? { 0 } else { len + around.1 };
+                bytes += if self.entries.has(place)? { 0 } else { len + around.behind };
                 wave.begun.push(Begun { place, oid, len, next: place, rounds: 0 });
             }
         }
@@ -231,8 +231,11 @@ impl<'e> Objects<'e> {
         // However many there are, no more than this is read around them.
         let most = BEGUN_BYTES / wave.begun.len().max(1) as u64;
         let around = |begun: &Begun| match begun.rounds {
-            0 => Around(around.0, around.1 << wave.rounds.min(1)),
-            rounds => Around(most.min((1 << 10) << (2 * rounds).min(7)), around.1.min(most)),
+            0 => Around { behind: around.behind << wave.rounds.min(1), ..around },
+            rounds => Around {
+                before: most.min((1 << 10) << (2 * rounds).min(7)),
+                behind: around.behind.min(most),
+            },
         };
         let places = wave.begun.iter().map(|begun| (begun.next, around(begun)));
         self.entries.coalesced(places.collect())

@@ -25,10 +25,10 @@ use crate::repository::error::MirrorError;
 use crate::repository::links::{commit_links, tag_link};
 
 /// Commits lie together in a pack: so much is read behind each.
-const COMMITS: Around = Around(0, 64 << 10);
+const COMMITS: Around = Around { before: 0, behind: 64 << 10 };
 
 /// The base of a delta is often right before it.
-const OTHERS: Around = Around(4 << 10, 0);
+const OTHERS: Around = Around { before: 4 << 10, behind: 0 };
 
 /// Blobs that are read in one go.
 const BLOBS: usize = 16_384;
