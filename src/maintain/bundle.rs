@@ -103,8 +103,8 @@ impl Bundling<'_> {
         let Some(mut entries) = bundles::read(store)? else { return Ok(false) };
         let before = entries.clone();
         if let Some(pack) = news.pack.as_ref().filter(|pack| !is_among(&entries, pack)) {
-            // It came from a bundle of everything, or no branch was published before it: what follows the
-            // others names what it needs.
+            // A bundle that follows others names what it needs. This one came from a bundle of everything,
+            // or no branch was published before it.
             if news.prerequisites.is_empty() {
                 return Ok(false);
             }

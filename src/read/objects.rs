@@ -69,6 +69,12 @@ pub(super) struct Wanted {
     pub(super) files: Vec<Oid>,
 }
 
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        self.oids.is_empty() && self.files.is_empty()
+    }
+}
+
 /// Takes an object; what is added is read as well.
 type Each<'c> = dyn FnMut(Item<'_>, &mut Wanted) -> Result<(), MirrorError> + 'c;
 
@@ -158,9 +164,7 @@ impl<'e> Objects<'e> {
                 missing.extend(self.read_loose(&loose, &mut taker)?);
             }
             self.begin(&mut wave, around, &mut taker)?;
-            let Wanted { oids, files } = &taker.wanted;
-            if wave.begun.is_empty() && wave.ready.is_empty() && oids.is_empty() && files.is_empty()
-            {
+            if wave.begun.is_empty() && wave.ready.is_empty() && taker.wanted.is_empty() {
                 return Ok(missing);
             }
             let (store, ranges) = (self.store, self.ranges(&wave, around)?);

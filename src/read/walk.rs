@@ -1,11 +1,11 @@
 //! From wanted objects to all that they need and the repository does not have.
 //!
-//! Commits first, then trees and files. What an object leads to joins those that are being read, in the
-//! order in which it lies in the pack, which is by date: only where it counts how far something was
-//! reached, generation follows generation and level level. An object that the repository has is not
-//! followed: what it leads to is there as well, or cut off, or left out on
-//! purpose; git checks that in the end. How far history is followed is each commit's [`Reach`]; what
-//! of trees is left out, the [`Filter`].
+//! Commits first, then trees, and files when no tree waits. What an object leads to joins those that are
+//! being read, in the order in which it lies in the pack, which is by date: only where it counts how far
+//! something was reached, generation follows generation and level level. An object that the repository has
+//! is not followed: what it leads to is there as well, or cut off, or left out on purpose; git checks that
+//! in the end. How far history is followed is each commit's [`Reach`]; what of trees is left out, the
+//! [`Filter`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::take;

@@ -317,7 +317,7 @@ fn object_that_is_not_what_a_tree_says_is_an_error() {
         let mut copy = Command::new("cp");
         run(copy.arg("-r").arg(repo.path()).arg(&bucket), b"");
         let url = format!("mirror::s3://bucket/odd{number}");
-        for more in [&["--depth", "1"][..], &[]] {
+        for more in [&["--depth", "1"][..], &[], &["--filter=blob:limit=1m"]] {
             let words = [&["clone", "-q"], more, &[&url, "x"]].concat();
             let error = world.fails(world.folder.path(), &words);
             assert!(error.contains(oid) && error.contains("expected kind"), "{error}");
