@@ -46,9 +46,9 @@ impl Engine<'_> {
         let mut done: Vec<Done> = Vec::with_capacity(unit.items.len());
         // What was read back last; its neighbours often want it, too.
         let mut read: Option<(Index, Vec<u8>)> = None;
-        let links: Vec<(Index, u64)> = match unit.links.is_empty() {
-            true => Vec::new(),
-            false => self.ask(|s| unit.links.iter().map(|link| (*link, s.offset(*link))).collect()),
+        let links: Vec<(u32, u64)> = match &unit.links[..] {
+            [] => Vec::new(),
+            links => self.ask(|s| links.iter().map(|(at, link)| (*at, s.offset(*link))).collect()),
         };
         let mut links = links.into_iter().peekable();
         for (at, item) in unit.items.iter().enumerate() {
@@ -64,7 +64,8 @@ impl Engine<'_> {
                 }
                 Work::Delta { delta, base, base_index } => {
                     // Only those that this base stands on: later ones would push them out.
-                    while let Some((_, offset)) = links.next_if(|(link, _)| link <= base_index) {
+                    while let Some((_, offset)) = links.next_if(|(place, _)| *place as usize <= at)
+                    {
                         self.sink.make_link(self, offset)?;
                     }
                     let on_other =

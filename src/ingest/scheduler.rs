@@ -446,37 +446,36 @@ impl<B: Bytes> Scheduler<B> {
         });
     }
 
-    /// The pack is stored: what was deferred is ready, sorted by its base, so that the pack is read
-    /// from its beginning and a base serves all its deltas while it is in memory. Answers how many.
+    /// The pack is stored: what was deferred is ready. Deltas that stand on the same chain come one after
+    /// the other, and the chains in the order of their first deltas: whoever wrote the pack put what follows
+    /// those beside them, while their bases may be anywhere before. Answers how many.
     pub(super) fn pack_stored(&mut self) -> usize {
         self.readable = true;
         self.limits.work = self.limits.work_after;
-        let mut deferred = std::mem::take(&mut self.deferred);
-        let count = deferred.len();
-        let mut links = self.links_of(&deferred);
-        // Last in, first out.
-        deferred.sort_unstable_by(|a, b| b.cmp(a));
-        let mut at = 0;
-        while at < deferred.len() {
-            let (base, index) = deferred[at];
-            let about = self.parked.about(index);
-            if self.is_large(about.header, about.len) {
+        let (deferred, mut tops) = self.deferred_by_chain();
+        let (first_unit, first_heavy) = (self.ready.len(), self.heavy.len());
+        let mut next = deferred.iter().map(|(_, base, index)| (*base, *index)).peekable();
+        while let Some((base, index)) = next.peek().copied() {
+            if !self.fits_memory(index) {
                 self.wake_heavy(index, base);
-                at += 1;
+                next.next();
                 continue;
             }
             let mut items = Vec::new();
+            let mut links = Vec::new();
             let (mut held, mut bytes) = (0, 0);
-            while let Some((base_index, index)) = deferred.get(at).copied() {
-                let about = self.parked.about(index);
-                let len = about.header.result_len;
+            while let Some((base_index, index)) = next.peek().copied() {
+                let len = self.parked.about(index).header.result_len;
                 let fits = items.len() < self.limits.unit_entries.min(64)
                     && (items.is_empty() || bytes + len <= self.limits.unit_bytes);
-                if !fits || self.is_large(about.header, about.len) {
+                if !fits || !self.fits_memory(index) {
                     break;
                 }
-                at += 1;
+                next.next();
                 bytes += len;
+                let path = self.links_to(base_index, &mut tops);
+                let place = items.len() as u32;
+                links.extend(path.into_iter().rev().map(|link| (place, link)));
                 let parked = self.parked.remove(index);
                 held += parked.held;
                 let base = Base::Unknown;
@@ -484,36 +483,77 @@ impl<B: Bytes> Scheduler<B> {
                 let offset = self.table.offset(index);
                 items.push(Item { index, offset, crc32: parked.crc32, work });
             }
-            items.reverse();
             self.push_ready(items, held);
-            // Those between this unit and the one before it.
-            let last = deferred.get(at).map_or(0, |(base, _)| base + 1);
-            let from = links.partition_point(|link| *link < last);
             if let Some(unit) = self.ready.last_mut() {
-                unit.links = links.split_off(from);
-                let sizes = unit.links.iter().map(|link| self.table.longest(*link));
+                let sizes = links.iter().map(|(_, link)| self.table.longest(*link));
                 unit.longest_link = sizes.max().unwrap_or(Size::NONE);
+                unit.links = links;
             }
         }
-        count
+        // Last in, first out.
+        self.ready[first_unit..].reverse();
+        self.heavy[first_heavy..].reverse();
+        deferred.len()
     }
 
-    /// What has to be made again for these deltas, in pack order: their bases, and the links that
-    /// those stand on, up to what is in memory.
-    fn links_of(&self, deferred: &[(Index, Index)]) -> Vec<Index> {
-        let mut seen: IndexMap<()> = IndexMap::default();
-        for (base, _) in deferred {
-            let mut at = Some(*base);
-            while let Some(link) = at
-                && !self.cache.contains(link)
-                && seen.insert(link, ()).is_none()
-            {
-                at = self.table.base(link);
-            }
+    /// What was deferred, as (the first delta on the same chain, base, delta), in the order in which it
+    /// is to run; and of each link that has to be made again for it, the top of its chain.
+    fn deferred_by_chain(&mut self) -> (Vec<(Index, Index, Index)>, IndexMap<Index>) {
+        let deferred = std::mem::take(&mut self.deferred);
+        let mut tops: IndexMap<Index> = IndexMap::default();
+        let mut first_of: IndexMap<Index> = IndexMap::default();
+        let mut ordered: Vec<(Index, Index, Index)> = Vec::with_capacity(deferred.len());
+        for (base, index) in deferred {
+            let top = self.find_top(base, &mut tops);
+            let first = first_of.entry(top).or_insert(index);
+            *first = index.min(*first);
+            ordered.push((top, base, index));
         }
-        let mut links: Vec<Index> = seen.into_keys().collect();
-        links.sort_unstable();
-        links
+        for (chain, ..) in &mut ordered {
+            *chain = first_of[chain];
+        }
+        ordered.sort_unstable();
+        (ordered, tops)
+    }
+
+    /// The last link up the chain that is not in memory, or `base` itself if that is; and notes it for
+    /// all links on the way.
+    fn find_top(&self, base: Index, tops: &mut IndexMap<Index>) -> Index {
+        let mut path = Vec::new();
+        let (mut at, mut top) = (Some(base), base);
+        while let Some(link) = at
+            && !self.cache.contains(link)
+        {
+            if let Some(known) = tops.get(&link) {
+                top = *known;
+                break;
+            }
+            path.push(link);
+            top = link;
+            at = self.table.base(link);
+        }
+        tops.extend(path.into_iter().map(|link| (link, top)));
+        top
+    }
+
+    /// The links from `base` up that are still to be made, which leave `tops`: who comes next finds them
+    /// made.
+    fn links_to(&self, base: Index, tops: &mut IndexMap<Index>) -> Vec<Index> {
+        let mut path = Vec::new();
+        let mut at = Some(base);
+        while let Some(link) = at
+            && tops.remove(&link).is_some()
+        {
+            path.push(link);
+            at = self.table.base(link);
+        }
+        path
+    }
+
+    /// Is this parked delta none of the heavy ones?
+    fn fits_memory(&self, index: Index) -> bool {
+        let about = self.parked.about(index);
+        !self.is_large(about.header, about.len)
     }
 
     /// A unit's objects are known. `results` are buffers of their contents, in order, with what each

@@ -475,8 +475,8 @@ fn scheduler_of_a_pack(large: u64, work_after: u64, unit_entries: usize) -> Sche
     Scheduler::new(limits, false, ObjectFormat::Sha1)
 }
 
-/// Adds an object of so many bytes, or a delta on an entry that makes one.
-fn add(scheduler: &mut Scheduler<()>, number: usize, base: Option<usize>, len: u64) {
+/// An object of so many bytes, or a delta on an entry that makes one.
+fn entry(number: usize, base: Option<usize>, len: u64) -> Entry<()> {
     let body = match base {
         None => Body::Object { kind: Kind::Blob, content: (), len, raw: None },
         Some(base) => {
@@ -485,8 +485,13 @@ fn add(scheduler: &mut Scheduler<()>, number: usize, base: Option<usize>, len: u
             Body::Delta { base: BaseName::Offset(World::offset(base)), delta }
         }
     };
+    Entry { offset: World::offset(number), crc32: 0, body, held: 100 }
+}
+
+/// Adds an entry that comes by itself.
+fn add(scheduler: &mut Scheduler<()>, number: usize, base: Option<usize>, len: u64) {
     assert!(matches!(scheduler.take_room(100, 0), Room::Taken));
-    let entry = Entry { offset: World::offset(number), crc32: 0, body, held: 100 };
+    let entry = entry(number, base, len);
     assert_eq!(scheduler.add(vec![entry]).unwrap(), number as Index);
 }
 
@@ -551,6 +556,57 @@ fn one_long_object_does_not_make_the_second_pass_take_turns() {
         assert_eq!(units.len(), 1);
         end(&mut scheduler, units);
     }
+    assert_eq!(scheduler.unresolved(), 0);
+}
+
+/// What lies side by side in the pack is read together, wherever the bases are; but a chain is made once.
+#[test]
+fn second_pass_follows_the_pack_and_stays_with_a_chain() {
+    let mut scheduler = scheduler_of_a_pack(1 << 20, 1 << 20, 1);
+    assert!(matches!(scheduler.take_room(200, 0), Room::Taken));
+    scheduler.add(vec![entry(0, None, 100), entry(1, Some(0), 100)]).unwrap();
+    add(&mut scheduler, 2, None, 100);
+    add(&mut scheduler, 3, None, 100);
+    end_first_pass(&mut scheduler);
+    for (number, base) in [(4, 3), (5, 1), (6, 2), (7, 0), (8, 1)] {
+        add(&mut scheduler, number, Some(base), 100);
+    }
+    end_first_pass(&mut scheduler);
+    assert_eq!(scheduler.pack_stored(), 5);
+    let mut order = Vec::new();
+    loop {
+        let units = start(&mut scheduler);
+        if units.is_empty() {
+            break;
+        }
+        order.extend(units.iter().map(|unit| (unit.items[0].index, unit.links.clone())));
+        end(&mut scheduler, units);
+    }
+    let wanted = [(4, vec![3]), (7, vec![0]), (5, vec![1]), (8, vec![]), (6, vec![2])];
+    let before_first = |links: Vec<Index>| links.into_iter().map(|link| (0, link)).collect();
+    assert_eq!(order, wanted.map(|(index, links)| (index, before_first(links))));
+    assert_eq!(scheduler.unresolved(), 0);
+}
+
+/// Its links are made down the chain, each before the first item that stands on it.
+#[test]
+fn links_are_made_once_by_whoever_comes_first() {
+    let mut scheduler = scheduler_of_a_pack(1 << 20, 1 << 20, 64);
+    assert!(matches!(scheduler.take_room(400, 0), Room::Taken));
+    let chain = [(0, None), (1, Some(0)), (2, Some(1)), (3, Some(1))];
+    let chain = chain.map(|(number, base)| entry(number, base, 100));
+    scheduler.add(Vec::from(chain)).unwrap();
+    end_first_pass(&mut scheduler);
+    for (number, base) in [(4, 3), (5, 2), (6, 2)] {
+        add(&mut scheduler, number, Some(base), 100);
+    }
+    end_first_pass(&mut scheduler);
+    assert_eq!(scheduler.pack_stored(), 3);
+    let units = start(&mut scheduler);
+    let [unit] = &units[..] else { panic!("{} units", units.len()) };
+    assert_eq!(unit.items.iter().map(|item| item.index).collect::<Vec<_>>(), [5, 6, 4]);
+    assert_eq!(unit.links, [(0, 0), (0, 1), (0, 2), (2, 3)]);
+    end(&mut scheduler, units);
     assert_eq!(scheduler.unresolved(), 0);
 }
 

@@ -77,9 +77,9 @@ pub(super) struct Unit<B> {
     pub(super) items: Vec<Item<B>>,
     /// Something of it is read from the store first.
     pub(super) reads: bool,
-    /// Links of chains that its bases and later ones stand on, in pack order: made first, they are
-    /// read once, one after the other.
-    pub(super) links: Vec<Index>,
+    /// Links of chains that bases of its items stand on, each with the place of the item before which it
+    /// is made: made down the chain, they are read once, one after the other.
+    pub(super) links: Vec<(u32, Index)>,
     /// The longest link of their chains.
     pub(super) longest_link: Size,
     /// Of the intake.

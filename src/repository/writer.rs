@@ -97,7 +97,7 @@ impl<'e> KeyWriter<'e> {
             let room = self.parts.part_bytes().saturating_sub(self.parts.body.len() as u64);
             let room = usize::try_from(room).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.parts.body.extend_from_slice(now);
+            self.parts.push(now);
             bytes = later;
             self.send_full_part()?;
         }

@@ -6,9 +6,10 @@
 //! of it is kept.
 //!
 //! **Second pass**, when the pack can be read: deferred deltas run like others, but that they and
-//! their bases are read from the stored pack in large aligned blocks ([`StoredPackReader`]), sorted by
-//! their bases, so that each block is read about once. A base that is a delta itself is rebuilt down
-//! its chain from the nearest ancestor in memory, each link by one thread at a time.
+//! their bases are read from the stored pack in large aligned blocks ([`StoredPackReader`]), in an
+//! order in which each block is read about once (`Scheduler::pack_stored`). A base that is a delta
+//! itself is rebuilt down its chain from the nearest ancestor in memory, each link by one thread at a
+//! time.
 //!
 //! Then the pack is copied to its name, which is its trailer checksum because a dumb reader stores it
 //! under that name; the index is written meanwhile, and appears after it; and the list
@@ -315,6 +316,7 @@ impl Sink for Pack<'_> {
                 };
                 let write_index = || {
                     let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
+                    let index = index.with_parts_of(env.budget.part / 2);
                     let mut index = BufWriter::with_capacity(64 << 10, index);
                     let fanout = records.fanout().clone();
                     let sorted = records.sorted(store, env.budget.memory / 8)?;
@@ -480,7 +482,7 @@ impl<'e> StoredPackReader<'e> {
         (key, len): (Key, u64),
         budget_bytes: u64,
     ) -> Self {
-        let blocks = BlockCache::new(store, budget_bytes / 2);
+        let blocks = BlockCache::new(store, budget_bytes / 8 * 5);
         let contents = Contents::new(budget_bytes / 4);
         StoredPackReader { format, key, len, blocks, contents }
     }
