@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use self::files::open_regular;
 use self::files::{Done, MAX_HASHED, Trouble, again, etag_of, is_absent, refused};
 use self::listing::{Wanted, folders, walk};
-use self::partial::{PARTIAL, Partial, is_partial};
+use self::partial::{PARTIAL, Partial, TEMPORARY, is_partial};
 use super::interface::{
     Condition, ETag, FolderPage, Key, Limits, ListPage, ObjectHeaders, ObjectInfo, OpenUpload,
     Part, Store, StoreError, StoreErrorKind, Upload,
@@ -294,6 +294,13 @@ impl Store for DirStore {
     fn copy(&self, from: &Key, to: &Key, _headers: ObjectHeaders) -> Result<(), StoreError> {
         self.request("copy to", to.as_str(), || {
             let (mut source, _) = self.open_file(from)?;
+            // What is temporary goes once it has its name: another name for it will do.
+            if from.as_str().starts_with(TEMPORARY)
+                && let Some(second) = self.partial.second_name(&source, &self.path(from)?)?
+            {
+                source.sync_data()?;
+                return self.publish(&second.0, to);
+            }
             let mut temporary = self.partial.temporary()?;
             io::copy(&mut source, &mut temporary.file)?;
             temporary.file.sync_data()?;
@@ -370,6 +377,8 @@ impl Store for DirStore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use crate::store::testing::{TEXT, key};
 
@@ -401,6 +410,41 @@ mod tests {
         fs::write(dir.path().join("by-hand"), "").unwrap();
         let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode("by/store"), mode("by-hand"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_temporary_is_not_copied_to_its_name_but_named_again() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path()).unwrap();
+        let file = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
+        for (from, is_one_file) in [("mirror_tmp/run/pack-1", true), ("kept", false)] {
+            store.put(&key(from), b"bytes", TEXT, None).unwrap();
+            let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+            File::open(dir.path().join(from)).unwrap().set_modified(hour_ago).unwrap();
+            // A second time it has the name already.
+            for _ in 0..2 {
+                store.copy(&key(from), &key("named"), TEXT).unwrap();
+                assert_eq!(file("named").ino() == file(from).ino(), is_one_file);
+                let age = file("named").modified().unwrap().elapsed().unwrap_or_default();
+                assert!(age < Duration::from_secs(60), "as old as what it came from: {age:?}");
+            }
+            store.delete(&[key(from)]).unwrap();
+            assert_eq!(store.get(&key("named"), None, 9).unwrap().0, b"bytes");
+            assert_eq!(file("named").nlink(), 1);
+        }
+        // The name that was opened is another file's by now.
+        fs::write(dir.path().join("other"), "other").unwrap();
+        let other = File::open(dir.path().join("other")).unwrap();
+        let second = store.partial.second_name(&other, &dir.path().join("named"));
+        assert!(second.is_ok_and(|second| second.is_none()));
+        std::os::unix::fs::symlink("other", dir.path().join("link")).unwrap();
+        let second = store.partial.second_name(&other, &dir.path().join("link"));
+        assert!(second.is_ok_and(|second| second.is_none()));
+        fs::remove_file(dir.path().join("other")).unwrap();
+        drop(store);
+        assert!(!dir.path().join("mirror_tmp").exists());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::BuildHasher;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +16,8 @@ use super::files::{Done, again, is_absent, is_named, open_regular, open_to_lock}
 
 /// The folder of temporary files and uploads.
 pub(super) const PARTIAL: &str = "mirror_tmp/.partial";
+/// What temporary keys begin with: they are deleted by the run that wrote them.
+pub(super) const TEMPORARY: &str = "mirror_tmp/";
 /// What single writes in the temporary folder are called.
 const PUT_NAME: &str = "put-";
 /// What uploads in the temporary folder are called.
@@ -114,6 +116,20 @@ impl Partial {
             OpenOptions::new().write(true).create_new(true).open(&path)
         })?;
         Ok(Temporary { path, file })
+    }
+
+    /// Another name for `file`, which has the name `path`, as if it had been written now. `None` where that
+    /// can't be, and it has to be copied.
+    pub(super) fn second_name(&self, file: &File, path: &Path) -> Done<Option<SecondName>> {
+        let second = SecondName(self.path().join(self.new_name(PUT_NAME)?));
+        self.make()?;
+        // Links are linked, too: somebody may have put one there.
+        let is_same = || {
+            fs::symlink_metadata(&second.0).is_ok_and(|about| about.is_file())
+                && is_named(file, &second.0)
+        };
+        let made = fs::hard_link(path, &second.0).is_ok() && is_same();
+        Ok((made && file.set_modified(SystemTime::now()).is_ok()).then_some(second))
     }
 
     /// Held until it is dropped. File systems without locks go without.
@@ -229,6 +245,16 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // It is gone already if it was renamed.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A name in the temporary folder for a file that has another one.
+pub(super) struct SecondName(pub(super) PathBuf);
+
+impl Drop for SecondName {
+    fn drop(&mut self) {
+        // Gone already if it was renamed; still there if it was renamed to what is the same file.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
