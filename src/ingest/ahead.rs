@@ -125,7 +125,11 @@ impl Read for Ahead<'_> {
 
 impl Drop for Ahead<'_> {
     fn drop(&mut self) {
-        self.0.state().reader_has_left = true;
+        let mut state = self.0.state();
+        state.reader_has_left = true;
+        // There is a use for the memory.
+        state.bytes = VecDeque::new();
+        drop(state);
         self.0.changed.notify_all();
     }
 }

@@ -26,6 +26,7 @@
 mod files;
 mod listing;
 mod partial;
+mod places;
 mod uploads;
 
 use std::fs::{self, File};
@@ -317,7 +318,7 @@ impl Store for DirStore {
 
     fn put_part(&self, upload: &Upload, number: u32, body: &[u8]) -> Result<Part, StoreError> {
         self.request("put a part of", upload.key.as_str(), || {
-            self.partial.put_part_from(upload, number, body, None)
+            self.partial.put_part_from(upload, number, body, body.len() as u64)
         })
     }
 
@@ -335,16 +336,16 @@ impl Store for DirStore {
             }
             let (mut source, _) = self.open_file(from)?;
             source.seek(SeekFrom::Start(range.start))?;
-            self.partial.put_part_from(upload, number, source.take(wanted), Some(wanted))
+            self.partial.put_part_from(upload, number, source.take(wanted), wanted)
         })
     }
 
     fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<(), StoreError> {
         self.request("complete the upload of", upload.key.as_str(), || {
             let dir = self.partial.upload_dir(upload)?;
-            let whole = self.partial.join_parts(&dir, parts)?;
-            self.publish(&whole.path, &upload.key)?;
-            Ok(fs::remove_dir_all(dir)?)
+            let whole = self.partial.join_parts(upload, &dir, parts)?;
+            self.publish(whole.path(), &upload.key)?;
+            self.partial.remove_upload(upload, &dir)
         })
     }
 
@@ -353,7 +354,7 @@ impl Store for DirStore {
             match self.partial.upload_dir(upload) {
                 Err(Trouble(StoreErrorKind::NotFound, _)) => Ok(()),
                 Err(trouble) => Err(trouble),
-                Ok(dir) => Ok(fs::remove_dir_all(dir)?),
+                Ok(dir) => self.partial.remove_upload(upload, &dir),
             }
         })
     }

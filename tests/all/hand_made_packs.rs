@@ -542,7 +542,7 @@ fn link_that_many_deltas_need_is_rebuilt_once() {
         let result_len = 1000 + format!("{family} {leaf}").len() as u64;
         builder.ofs_delta(link_at, &raw_delta(len as u64, result_len, &cut));
     }
-    assert_read_back_about_once(&builder, oid("blob", &tip));
+    assert_read_back(&builder, oid("blob", &tip), 1.3);
 }
 
 /// Git writes the trees of a long history in the order of their commits, and those that are deltas against
@@ -561,10 +561,12 @@ fn deltas_are_read_side_by_side_wherever_their_bases_are() {
         content.extend(noise(number as u32 + 1000).take(20 << 10));
         builder.ofs_delta(bases[family], &delta(&base(family), &content));
     }
-    assert_read_back_about_once(&builder, oid("blob", &base(0)));
+    // A base's block and a delta's, and readers that are not at the same place: more than once, but not for
+    // each of the families.
+    assert_read_back(&builder, oid("blob", &base(0)), 2.0);
 }
 
-fn assert_read_back_about_once(builder: &PackBuilder, tip: [u8; 20]) {
+fn assert_read_back(builder: &PackBuilder, tip: [u8; 20], most: f64) {
     for concurrency in [1, 64] {
         let store = MemoryStore::new().with_latency(Duration::from_millis(1));
         run_as(Layout::Pack, &store, builder, tip, concurrency, MIN_MEMORY_BYTES).unwrap();
@@ -576,7 +578,7 @@ fn assert_read_back_about_once(builder: &PackBuilder, tip: [u8; 20]) {
             .map(|r| r.bytes)
             .sum();
         let ratio = read as f64 / pack.len() as f64;
-        assert!(ratio < 1.3, "concurrency {concurrency}: read back {ratio:.2} x the pack");
+        assert!(ratio < most, "concurrency {concurrency}: read back {ratio:.2} x the pack");
         assert!(ratio > 0.1, "nothing was read back");
     }
 }

@@ -4,15 +4,17 @@
 //! as it lives. Assumes that names do not repeat: process id, random number, count. Never removes what a
 //! live run has, and never follows a link on the way to the folder.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::files::{Done, again, is_absent, is_named, open_regular, open_to_lock};
+use super::places::Places;
 
 /// The folder of temporary files and uploads.
 pub(super) const PARTIAL: &str = "mirror_tmp/.partial";
@@ -40,6 +42,8 @@ pub(super) struct Partial {
     run: String,
     /// `run-<name>`, locked: made before the first temporary file. Guarded for making it once.
     alive: Mutex<Option<File>>,
+    /// Of the uploads that this store has begun, by their ids.
+    places: Mutex<HashMap<String, Places>>,
 }
 
 impl Partial {
@@ -52,12 +56,17 @@ impl Partial {
             names: AtomicU64::new(0),
             run: format!("{}-{random:016x}", std::process::id()),
             alive: Mutex::default(),
+            places: Mutex::default(),
         }
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> PathBuf {
         self.root.join(PARTIAL)
+    }
+
+    pub(super) fn places(&self) -> MutexGuard<'_, HashMap<String, Places>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes it; an error if a part of its path inside the directory is a link.
