@@ -198,7 +198,7 @@ impl Store for DirStore {
                 return Err(refused(format!("{wanted} bytes, more than the {max_len} allowed")));
             }
             file.seek(SeekFrom::Start(range.start))?;
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(wanted as usize);
             file.take(wanted).read_to_end(&mut bytes)?;
             Ok((bytes, Some(etag)))
         })
