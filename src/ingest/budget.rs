@@ -64,7 +64,9 @@ impl Budget {
             parts: self.parts,
             deferred: self.memory / 16,
             large: self.large,
-            unit_bytes: self.unit_bytes(),
+            // Families whose results are kept for no upload: the more of one that is resolved at once, the
+            // less it costs to hand on.
+            unit_bytes: if readable { self.unit_bytes() } else { 4 * self.unit_bytes() },
             unit_entries: 256,
             resolving: cores + 2,
             // Read-backs of a pack are ordered, so that its blocks are read once.
