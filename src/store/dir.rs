@@ -2,9 +2,10 @@
 //!
 //! A write goes to a temporary file below `mirror_tmp/.partial` first and is renamed, so that a
 //! reader sees the old bytes or the new ones. Multipart uploads are folders there. Nothing below
-//! that folder can be a key, and no listing shows it. A symbolic link on the way of a key is
-//! refused: no key leads out of the directory. Files get the usual permissions (umask), so that
-//! git can clone by path.
+//! that folder can be a key, and no listing shows it. A temporary key, which is below `mirror_tmp/`
+//! and deleted once it has its name, is copied by a hard link where the file system has such. A
+//! symbolic link on the way of a key is refused: no key leads out of the directory. Files get the
+//! usual permissions (umask), so that git can clone by path.
 //!
 //! What changes, and what is large enough to be uploaded in parts, is synced to disk before its
 //! rename; small immutable files are not, as a sync for each costs more than all else. Git makes

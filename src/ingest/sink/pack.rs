@@ -316,6 +316,7 @@ impl Sink for Pack<'_> {
                 };
                 let write_index = || {
                     let index = KeyWriter::new(env.temp, env.progress, index_key, INDEX);
+                    // What the ingest has freed is in pieces: a part this long is new memory.
                     let index = index.with_parts_of(env.budget.part / 2);
                     let mut index = BufWriter::with_capacity(64 << 10, index);
                     let fanout = records.fanout().clone();
