@@ -65,6 +65,14 @@ impl Places {
         }
     }
 
+    /// The whole is cut to these parts, sorted by number: of others nothing is left there.
+    pub(super) fn keep(&mut self, parts: &[Part]) {
+        self.taken.retain(|number, place| {
+            let found = parts.binary_search_by_key(number, |part| part.number);
+            found.is_ok_and(|at| parts[at].etag.0 == place.etag)
+        });
+    }
+
     /// Where it was written, and its length.
     pub(super) fn find(&self, part: &Part) -> Option<(u64, u64)> {
         let place = self.taken.get(&part.number)?;

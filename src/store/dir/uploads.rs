@@ -136,9 +136,12 @@ impl Partial {
             end += len;
         }
         let path = dir.join(WHOLE_FILE);
-        let open = |options: &mut fs::OpenOptions| open_regular(&path, options);
         if has_place && is_in_place {
-            let mut whole = open(File::options().write(true))?;
+            let mut whole = open_regular(&path, File::options().write(true))?;
+            // Those that were stored and are none of it may be overwritten now, and are cut off.
+            if let Some(places) = self.places().get_mut(&upload.id) {
+                places.keep(parts);
+            }
             let mut start = 0;
             for (source, len) in &sources {
                 if let Source::Own(path) = source {
@@ -147,7 +150,6 @@ impl Partial {
                 }
                 start += len;
             }
-            // Parts that were stored and are none of it.
             whole.set_len(end)?;
             whole.sync_data()?;
             return Ok(Whole::InPlace(path));
@@ -308,6 +310,21 @@ mod tests {
         assert!(error.to_string().contains("part 1 is not stored"), "{error}");
         store.complete_upload(&upload, &parts).unwrap();
         assert_eq!(store.get(&key("a"), None, 99).unwrap().0, b"0123456789");
+    }
+
+    #[test]
+    fn a_part_that_a_failed_completion_has_cut_off_is_not_taken_for_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::new(dir.path()).unwrap();
+        store.put(&key("a/folder"), b"in the way", TEXT, None).unwrap();
+        let upload = store.create_upload(&key("a"), TEXT).unwrap();
+        let parts = [1, 2, 3].map(|number| store.put_part(&upload, number, b"1234").unwrap());
+        store.complete_upload(&upload, &parts[..2]).unwrap_err();
+        store.delete(&[key("a/folder")]).unwrap();
+        let error = store.complete_upload(&upload, &parts).unwrap_err();
+        assert!(error.to_string().contains("part 3 is not stored"), "{error}");
+        store.complete_upload(&upload, &parts[..2]).unwrap();
+        assert_eq!(store.get(&key("a"), None, 99).unwrap().0, b"12341234");
     }
 
     /// As the part that this range begins, of four bytes each.
